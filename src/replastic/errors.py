@@ -1,0 +1,52 @@
+"""What can go wrong, in words a person can act on: every error a user can cause is a `UserError`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ReplasticError(Exception):
+    """Root of all errors raised on purpose by this package."""
+
+
+class UserError(ReplasticError, ValueError):
+    """Wrong input. The message is one clear sentence; the command line prints it without a traceback."""
+
+
+class UnknownNameError(UserError):
+    """A name that is not registered; the message offers near misses."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        close = near_misses(name, known)
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(known) or 'none'}"
+        super().__init__(f"unknown {kind} {name!r}; {hint}")
+
+
+class MissingExtraError(UserError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+class MatrixError(UserError):
+    """A matrix that has no answer (all zero, NaN or Inf).
+
+    `index` is its position in the flattened batch that was given, so that a caller who knows the
+    names of the layers can say which one it was; `problem` says what is wrong with it.
+    """
+
+    def __init__(self, index: int, problem: str) -> None:
+        super().__init__(f"matrix {index} of the batch {problem}")
+        self.index = index
+        self.problem = problem
+
+
+class CheckpointError(UserError):
+    """A file that cannot be read or written as a checkpoint."""
+
+
+def near_misses(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
+    """Up to `limit` of the `known` names that resemble `name`, best first."""
+    known = list(known)
+    close = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=limit, cutoff=0.5)
+    return [next(k for k in known if k.lower() == c) for c in close]

@@ -1,0 +1,190 @@
+"""Run directories: one format for every run, append-only, safe to kill at any moment.
+
+A run is one method with one seed on one benchmark:
+
+    run.json         the resolved configuration, seed, versions, git revision, hardware (see `RunInfo`)
+    metrics.jsonl    one record a line, append-only (see `Record`)
+    state/           what resuming needs; removed when the run has finished
+    DONE             exists when the run has finished
+
+An experiment is a folder of runs, ``<experiment>/<method>/seed-<n>/``; its runs are found by their `run.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from replastic._version import __version__
+from replastic.errors import UserError
+
+FORMAT = 1
+Record = dict[str, Any]
+"""One line of metrics.jsonl.
+
+Keys: ``phase`` (int, from 0), ``step`` (optimizer updates since the run began), ``event`` (``"before_boundary"``,
+``"boundary"``, ``"evaluation"`` or ``"phase_end"``), ``seconds`` (since the run began, not reproducible) and measures
+``metric/<name>`` or ``metric/<name>/<layer>`` with a float each.
+"""
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What run.json holds."""
+
+    benchmark: str
+    method: str
+    seed: int
+    config: Mapping[str, Any]
+    """Every resolved setting, of the benchmark and of the method (`config["method"]`)."""
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    """How to present the run: ``score`` (metric key), ``score_label``, ``higher_is_better``, ``phase_label``."""
+    command: str = ""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+class RunDirectory:
+    """One run's folder: writes and reads the files described in this module's docstring."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def create(self, info: RunInfo) -> None:
+        """Write run.json, making the folder if need be; an existing run.json is left to the caller to compare."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.path / "run.json", json.dumps(asdict(info), indent=2, default=str) + "\n")
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run.json is there."""
+        return (self.path / "run.json").is_file()
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has finished."""
+        return (self.path / "DONE").is_file()
+
+    def finish(self) -> None:
+        """Mark the run as finished."""
+        write_text(self.path / "DONE", "")
+
+    def info(self) -> RunInfo:
+        """Read run.json.
+
+        Raises:
+            UserError: The file is missing, is not JSON, or was written by a newer format.
+        """
+        file = self.path / "run.json"
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{self.path} is not a run: it has no run.json") from None
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file} is damaged: {error}") from None
+        if content.get("format", 0) > FORMAT:
+            raise UserError(f"{file} was written by a newer version of replastic; upgrade to read it")
+        return RunInfo(**content)
+
+    def append(self, *records: Record) -> None:
+        """Append records to metrics.jsonl and flush them to disk."""
+        text = "".join(json.dumps(r) + "\n" for r in records)
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def records(self) -> list[Record]:
+        """Every complete record; a last line cut short by a kill is left out."""
+        file = self.path / "metrics.jsonl"
+        if not file.is_file():
+            return []
+        lines = file.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1] if line]
+
+    def keep_records(self, count: int) -> None:
+        """Drop every record after the first `count`: what a resumed run will write again."""
+        kept = self.records()[:count]
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in kept))
+
+
+def find_runs(path: str | Path) -> list[RunDirectory]:
+    """The runs at or below `path`, sorted by path.
+
+    Raises:
+        UserError: There is none.
+    """
+    root = Path(path)
+    found = [RunDirectory(f.parent) for f in sorted(root.rglob("run.json"))] if root.is_dir() else []
+    if not found:
+        raise UserError(f"no runs found in {str(path)!r}: give a folder that `replastic run` wrote")
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """Versions, git revision (of the working directory, with a dirty flag) and hardware, for run.json."""
+    return {
+        "replastic": __version__,
+        "python": platform.python_version(),
+        "packages": dict(_versions(("torch", "numpy", "safetensors", "scipy", "scikit-learn"))),
+        "git": _git(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+    }
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that readers see the old content or the new, never a part.
+
+    Raises:
+        UserError: The disk is full or the folder cannot be written.
+    """
+    temporary: str | None = None
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
+            temporary = file.name
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _versions(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    for name in names:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            continue
+
+
+def _git() -> dict[str, Any] | None:
+    def call(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return {"revision": call("rev-parse", "HEAD"), "dirty": bool(call("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")

@@ -1,0 +1,124 @@
+"""Plug-ins by file name: one new file in a package is one new method, metric, network, stream or benchmark."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from replastic.errors import UnknownNameError, UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """One registered thing: the object and what the documentation says of it."""
+
+    name: str
+    target: T
+    reference: str
+    summary: str
+
+
+class Registry(Generic[T]):
+    """Names that come from file stems, imported only when asked for.
+
+    A module of `package` whose name does not begin with an underscore is a plug-in: importing it
+    must register the name that the file carries. Further names come from the entry-point group
+    ``replastic.<kind>s`` and from files loaded with `load_plugin`.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self.package = package
+        self._entries: dict[str, Entry[T]] = {}
+
+    def register(self, name: str, *, reference: str = "") -> Callable[[T], T]:
+        """Decorate a class or function to make it known as `name`.
+
+        Args:
+            name: Public name; inside the package it must equal the file's stem.
+            reference: Address of the paper or page that defines it.
+
+        Raises:
+            UserError: The name is taken by something else, or differs from the file's stem.
+        """
+
+        def decorate(target: T) -> T:
+            module = getattr(target, "__module__", "")
+            if module.startswith(self.package + ".") and module.rsplit(".", 1)[1] != name:
+                raise UserError(f"{self.kind} {name!r} must live in a file of its own name, not in {module}")
+            known = self._entries.get(name)
+            if known is not None and getattr(known.target, "__module__", "") != module:
+                raise UserError(f"{self.kind} {name!r} is already registered by {known.target!r}")
+            if known is None and name in self._files() and not module.startswith(self.package + "."):
+                raise UserError(f"{self.kind} {name!r} is built in; give yours another name")
+            lines = (getattr(target, "__doc__", None) or "").strip().splitlines()
+            self._entries[name] = Entry(name, target, reference, lines[0] if lines else "")
+            return target
+
+        return decorate
+
+    def names(self) -> tuple[str, ...]:
+        """Every known name, sorted. Imports nothing."""
+        return tuple(sorted(set(self._files()) | set(self._entries) | set(self._points())))
+
+    def entry(self, name: str) -> Entry[T]:
+        """The entry for `name`, importing its file if need be.
+
+        Raises:
+            UnknownNameError: No such name; near misses are offered.
+        """
+        if name not in self._entries:
+            if name in self._files():
+                importlib.import_module(f"{self.package}.{name}")
+            elif name in self._points():
+                entry_points(group=f"replastic.{self.kind}s")[name].load()
+        if name not in self._entries:
+            raise UnknownNameError(self.kind, name, self.names())
+        return self._entries[name]
+
+    def get(self, name: str) -> T:
+        """The object registered as `name`; see `entry`."""
+        return self.entry(name).target
+
+    def _files(self) -> list[str]:
+        path = importlib.import_module(self.package).__path__
+        return [m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("_")]
+
+    def _points(self) -> set[str]:
+        return set(entry_points(group=f"replastic.{self.kind}s").names)
+
+
+def load_plugin(path: str | Path) -> None:
+    """Import one Python file from outside the package, so that what it registers becomes known.
+
+    Loading the same file twice is harmless.
+
+    Raises:
+        UserError: The file does not exist or cannot be imported.
+    """
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise UserError(f"plug-in file {str(path)!r} does not exist")
+    name = f"replastic_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"plug-in {str(path)!r} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"plug-in {str(path)!r} failed to import: {type(error).__name__}: {error}") from error

@@ -1,0 +1,51 @@
+"""Recipes: ordered rules that say which weights are touched, by which method, seen in which layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from replastic.weights.entries import MatrixInfo, WeightEntry
+
+LEAVE = "leave"
+APPLY = "apply"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of a recipe; the first rule that matches a weight decides."""
+
+    match: tuple[str, ...]
+    """Any of: a pattern on the weight's or its module's name (shell wildcards; a plain word matches as a suffix at a
+    dot, as in peft), ``role:<role>``, ``kind:<kind>``, or ``*``."""
+    action: str = APPLY
+    """``apply`` (the method the caller asked for), ``leave``, or the name of another method."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the method to override, unless the caller set them."""
+    layout: Mapping[str, Any] = field(default_factory=dict)
+    """How the weight is seen, where modules and shapes do not tell: ``split`` (block names), ``sizes`` (rows of each),
+    ``heads``, ``kv_heads``, ``per_head``, ``interleaved``, ``transposed`` (stored as (in, out)), ``groups``."""
+    blocks: tuple[str, ...] = ()
+    """Blocks of a fused weight to touch; empty for all."""
+    why: str = ""
+    """Reason, shown beside a weight that is left alone."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Ordered rules. A weight that no rule matches is left alone."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    summary: str = ""
+    reference: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A weight that a rule chose, its matrices, and the rule."""
+
+    entry: WeightEntry
+    infos: tuple[MatrixInfo, ...]
+    rule: Rule
