@@ -26,6 +26,7 @@ class Entry(Generic[T]):
     target: T
     reference: str
     summary: str
+    module: str
 
 
 class Registry(Generic[T]):
@@ -42,30 +43,37 @@ class Registry(Generic[T]):
         self._entries: dict[str, Entry[T]] = {}
 
     def register(self, name: str, *, reference: str = "") -> Callable[[T], T]:
-        """Decorate a class or function to make it known as `name`.
+        """Decorate a class or function to make it known as `name`; see `add`."""
+
+        def decorate(target: T) -> T:
+            self.add(name, target, described=target, reference=reference)
+            return target
+
+        return decorate
+
+    def add(self, name: str, target: T, *, described: object, reference: str = "") -> None:
+        """Make `target` known as `name`.
 
         Args:
             name: Public name; inside the package it must equal the file's stem.
+            target: What `get` returns.
+            described: The class or function whose module and docstring tell what it is; often the target itself.
             reference: Address of the paper or page that defines it.
 
         Raises:
             UserError: The name is taken by something else, or differs from the file's stem.
         """
-
-        def decorate(target: T) -> T:
-            module = getattr(target, "__module__", "")
-            if module.startswith(self.package + ".") and module.rsplit(".", 1)[1] != name:
-                raise UserError(f"{self.kind} {name!r} must live in a file of its own name, not in {module}")
-            known = self._entries.get(name)
-            if known is not None and getattr(known.target, "__module__", "") != module:
-                raise UserError(f"{self.kind} {name!r} is already registered by {known.target!r}")
-            if known is None and name in self._files() and not module.startswith(self.package + "."):
-                raise UserError(f"{self.kind} {name!r} is built in; give yours another name")
-            lines = (getattr(target, "__doc__", None) or "").strip().splitlines()
-            self._entries[name] = Entry(name, target, reference, lines[0] if lines else "")
-            return target
-
-        return decorate
+        module = getattr(described, "__module__", "")
+        inside = module.startswith(self.package + ".")
+        if inside and module.rsplit(".", 1)[1] != name:
+            raise UserError(f"{self.kind} {name!r} must live in a file of its own name, not in {module}")
+        if not inside and name in self._files():
+            raise UserError(f"{self.kind} {name!r} is built in; give yours another name")
+        known = self._entries.get(name)
+        if known is not None and known.module != module:
+            raise UserError(f"{self.kind} {name!r} is already registered by {known.module}")
+        lines = (getattr(described, "__doc__", None) or "").strip().splitlines()
+        self._entries[name] = Entry(name, target, reference, lines[0] if lines else "", module)
 
     def names(self) -> tuple[str, ...]:
         """Every known name, sorted. Imports nothing."""
