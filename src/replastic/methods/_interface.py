@@ -111,13 +111,13 @@ class WeightMethod(Method):
     """``matrices``: what the recipe chose, as (batch, d_out, d_in). ``parameters``: every trainable parameter, each in
     its own shape, recipe or not. ``state``: parameters and buffers."""
     batched: ClassVar[bool] = False
-    """Whether matrices of several weights with equal shape and taps may come in one call. `info` is then the first's."""
+    """Whether matrices of several weights with equal shape and taps may come in one call; `info` is then the first's."""
 
     def solve(self, w: Tensor, info: MatrixInfo, w0: Tensor | None, generator: torch.Generator) -> Tensor | Solution:
         """New matrices for old ones.
 
         Args:
-            w: (batch, d_out, d_in), float32 or wider, read only; with scope ``parameters`` or ``state`` the tensor itself.
+            w: (batch, d_out, d_in), float32 or wider, read only; the tensor itself with the other scopes.
             info: What they are.
             w0: The same matrices at initialisation, or None when the run has no `init`.
             generator: Seeded from the run's seed, its phase and the weight's name.
