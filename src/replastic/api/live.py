@@ -1,0 +1,144 @@
+"""The calls for a live model: `fire_`, `apply_`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from replastic import methods, recipes
+from replastic.errors import UserError
+from replastic.probes import undisturbed
+from replastic.weights.module_store import ModuleStore
+from replastic.weights.outcome import Outcome
+from replastic.weights.recipe import Recipe
+from replastic.weights.redraw import redraw
+from replastic.weights.writer import write
+
+LossFunction = Callable[[nn.Module, Any], Tensor]
+"""loss_fn(model, batch) -> mean loss, a scalar tensor."""
+
+
+def fire_(model: nn.Module, **arguments: Any) -> Outcome:
+    """Project the weight matrices of `model` to their nearest orthonormal ones, in place, between two training phases.
+
+    The same as ``apply_("fire", model, ...)``: see there for the arguments. Options of the method itself: `solver`
+    ("exact", "iterative", "fast", "newton_schulz", "svd"), `scale` ("modular", "preserve", "init", "procrustes",
+    "unit"), and for "newton_schulz" `num_iters` and `coefficients`.
+
+    Reference: FIRE (Han et al., ICLR 2026), section 3 and Algorithm 1. Differs from the authors' code in its defaults:
+    an exact factor instead of 5 or 10 iterations; heads and embeddings are left alone. ``recipe="paper-cnn"`` (or
+    ``paper-vit``, ``paper-gpt``, ...) does as they do.
+    """
+    return apply_("fire", model, **arguments)
+
+
+def apply_(
+    method: str | methods.Method,
+    model: nn.Module,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    policy: Literal["reset_touched", "keep", "reset_all"] = "reset_touched",
+    followers: Mapping[str, nn.Module | Mapping[str, Tensor]] | None = None,
+    recipe: str | Recipe = "default",
+    target_modules: str | Sequence[str] | None = None,
+    exclude_modules: Sequence[str] = (),
+    include: Sequence[str] = (),
+    init: Mapping[str, Tensor] | None = None,
+    fresh: Callable[[int], Mapping[str, Tensor]] | None = None,
+    batches: Callable[[], Iterable[Any]] | Iterable[Any] | None = None,
+    loss_fn: LossFunction | None = None,
+    probe: tuple[Any, LossFunction] | None = None,
+    seed: int = 0,
+    dry_run: bool = False,
+    staging: Literal["memory", "disk"] = "memory",
+    **options: Any,
+) -> Outcome:
+    """Rewrite the weights of `model` in place, all of them or none, as the method of that name proposes.
+
+    Parameters keep their identity, dtype, device, memory format and `requires_grad`. Nothing is written unless every
+    new value is finite. What was left alone is listed in the outcome with the reason.
+
+    Args:
+        method: Name (``replastic list methods``), a spec such as ``"fire:solver=fast"``, or a method object.
+        model: The module to change.
+        optimizer: The optimizer that will go on training it, so that its moments can follow.
+        policy: ``reset_touched`` drops the state of rewritten parameters, ``reset_all`` all state, ``keep`` none.
+        followers: Copies that must follow (target networks, averages, fp32 masters), by a name used in messages.
+        recipe: Which weights; a name (``replastic list recipes``), a TOML file, or a `Recipe`.
+        target_modules: Patterns that replace the recipe's choice, or ``"all-linear"``.
+        exclude_modules: Patterns that are left alone whatever else says.
+        include: Roles the recipe leaves alone that are to be rewritten all the same: ``head``, ``embedding``.
+        init: State dict of the model at initialisation, for methods that need it.
+        fresh: Draws a new initial state dict from a seed; by default each module's `reset_parameters` does.
+        batches: Data of the coming phase (an iterable, or a function that returns one), for methods that need it.
+        loss_fn: ``loss_fn(model, batch)``, for methods that need it.
+        probe: ``(batch, loss_fn)``: print the loss on that batch before and after.
+        seed: Seed of everything the method draws.
+        dry_run: Compute and report all, write nothing.
+        staging: Where new values wait: ``memory``, or ``disk`` for models as large as the memory.
+        options: Hyperparameters of the method, when it was given by name.
+
+    Raises:
+        UserError: Wrong input; the model is unchanged.
+    """
+    chosen, explicit = _resolve(method, options)
+    run = methods.Run(
+        store=ModuleStore(model),
+        recipe=recipes.load(recipe) if isinstance(recipe, str) else recipe,
+        target_modules=target_modules,
+        exclude_modules=exclude_modules,
+        include=include,
+        model=model,
+        optimizer=optimizer,
+        init=init,
+        fresh=fresh or partial(redraw, model),
+        batches=batches if batches is None or callable(batches) else lambda: batches,
+        loss_fn=loss_fn,
+        seed=seed,
+        explicit=explicit,
+    )
+    methods.check_needs(chosen, run)
+    before = _probe_loss(model, probe)
+    chosen.setup(run)
+    try:
+        change = chosen.on_boundary(run)
+        if change is None:
+            raise UserError(f"{methods.spec_of(chosen)} acts during training, not between phases: give it to a run")
+        outcome = write(
+            run.store,
+            change,
+            optimizer=optimizer,
+            policy=policy,
+            followers=followers,
+            dry_run=dry_run,
+            staging=staging,
+        )
+    finally:
+        chosen.close()
+    if before is None:
+        return outcome
+    outcome = replace(outcome, probe=(before, _probe_loss(model, probe)))
+    print(outcome.probe_line())
+    return outcome
+
+
+def _resolve(method: str | methods.Method, options: Mapping[str, Any]) -> tuple[methods.Method, frozenset[str]]:
+    if isinstance(method, methods.Method):
+        if options:
+            raise UserError(f"options {', '.join(options)} have no effect on a method object: set its fields instead")
+        return method, frozenset(vars(method))
+    chosen, explicit = methods.from_spec(method, **options)
+    return chosen, explicit
+
+
+def _probe_loss(model: nn.Module, probe: tuple[Any, LossFunction] | None) -> float | None:
+    if probe is None:
+        return None
+    batch, loss_fn = probe
+    with undisturbed(model), torch.no_grad():
+        return float(loss_fn(model, batch))
