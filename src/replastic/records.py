@@ -12,11 +12,11 @@ An experiment is a folder of runs, ``<experiment>/<method>/seed-<n>/``; its runs
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -90,9 +90,16 @@ class RunDirectory:
             raise UserError(f"{self.path} is not a run: it has no run.json") from None
         except json.JSONDecodeError as error:
             raise UserError(f"{file} is damaged: {error}") from None
+        except UnicodeDecodeError:
+            raise UserError(f"{file} is damaged: it is not UTF-8 text") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{file} is damaged: it holds {type(content).__name__}, not an object")
         if content.get("format", 0) > FORMAT:
             raise UserError(f"{file} was written by a newer version of replastic; upgrade to read it")
-        return RunInfo(**content)
+        try:
+            return RunInfo(**content)
+        except TypeError as error:
+            raise UserError(f"{file} is damaged: {str(error).removeprefix('RunInfo.__init__() ')}") from None
 
     def append(self, *records: Record) -> None:
         """Append records to metrics.jsonl and flush them to disk."""
@@ -103,12 +110,19 @@ class RunDirectory:
             os.fsync(file.fileno())
 
     def records(self) -> list[Record]:
-        """Every complete record; a last line cut short by a kill is left out."""
+        """Every complete record; a last line cut short by a kill is left out.
+
+        Raises:
+            UserError: A line in the middle is not a record.
+        """
         file = self.path / "metrics.jsonl"
         if not file.is_file():
             return []
-        lines = file.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1] if line]
+        lines = file.read_bytes().split(b"\n")
+        try:
+            return [json.loads(line) for line in lines[:-1] if line]
+        except ValueError as error:
+            raise UserError(f"{file} is damaged: {error}") from None
 
     def keep_records(self, count: int) -> None:
         """Drop every record after the first `count`: what a resumed run will write again."""
@@ -148,17 +162,21 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         UserError: The disk is full or the folder cannot be written.
     """
-    temporary: str | None = None
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """`write_text` for what is no text, such as a picture."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-            temporary = file.name
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
