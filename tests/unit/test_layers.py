@@ -52,7 +52,7 @@ def imported_rooms(source: str) -> set[str]:
             modules = [node.module or ""]
         else:
             continue
-        rooms |= {(m.split(".") + [""])[1] for m in modules if m.split(".")[0] == "replastic"}
+        rooms |= {[*m.split("."), ""][1] for m in modules if m.split(".")[0] == "replastic"}
     return rooms
 
 
