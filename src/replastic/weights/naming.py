@@ -1,0 +1,103 @@
+"""What a weight's name tells: its role, on a live model and in a file alike, so that one recipe picks the same weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+ROLES = ("matrix", "head", "embedding", "norm", "bias", "buffer", "other")
+
+_BUFFERS = frozenset(
+    "running_mean running_var num_batches_tracked inv_freq position_ids token_type_ids masked_bias attn_mask "
+    "freqs_cis freqs_cos freqs_sin relative_position_index".split()
+)
+_EMBEDDING = re.compile(
+    r"(^|_)(embed|embeds|embedding|embeddings|emb|embd|wte|wpe)(_|$)"
+    r"|^(cls_token|class_token|dist_token|mask_token|register_tokens|shared|relative_attention_bias)$"
+    r"|^relative_position_bias_table$"
+)
+_NORM = re.compile(r"norm|(^|_)(bn|ln|gn|rms)_?(\d+|f|pre|post|in|out|q|k)?$", re.IGNORECASE)
+_HEAD = re.compile(
+    r"(^|_)(lm)?heads?\d*$"
+    r"|^(head_dist|classifier|score|logits|to_logits|embed_out|output_layer|last_linear|qa_outputs|vocab_proj)$"
+    r"|^(cls|predictions)$"
+)
+_TOP_LEVEL_HEAD = frozenset(("fc", "linear", "output", "out"))
+_ATTENTION = re.compile(r"att(n|ention)|^(sa|ca|mha)\d*$")
+_EXPERT_STACK = frozenset(("gate_up_proj", "gate_proj", "up_proj", "down_proj"))
+_WRAPPERS = frozenset(("model", "net", "network"))
+
+
+def strip_prefixes(name: str) -> str:
+    """The name without what `torch.compile` (``_orig_mod.``) and data parallelism (``module.``) put into it."""
+    name = re.sub(r"(^|\.)_orig_mod\.", r"\1", name)
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
+    return name
+
+
+def role_of(name: str, shape: Sequence[int]) -> str:
+    """The role of a tensor, one of `ROLES`, by the words of its name and its number of axes.
+
+    Matrices are ``embedding``, ``head`` or ``matrix``; what a norm owns is ``norm``; other one-axis parameters are
+    ``bias`` or ``other``. A raw tensor that no name explains is ``other``: nobody knows which axis is the fan-in.
+
+    Args:
+        name: As in `named_parameters` or a state dict; prefixes of wrappers are ignored.
+        shape: Its shape.
+    """
+    *modules, leaf = strip_prefixes(name).split(".")
+    while modules and modules[0] in _WRAPPERS:
+        modules = modules[1:]
+    if leaf in _BUFFERS or (leaf == "bias" and len(shape) > 2):  # a causal mask is often called `attn.bias`
+        return "buffer"
+    if _is_norm(modules, leaf, len(shape)):
+        return "norm"
+    if leaf.endswith("bias") or leaf.startswith("bias_"):
+        return "bias"
+    if _is_head(modules):
+        return "head" if len(shape) > 1 else "other"
+    if _is_embedding(modules, leaf, len(shape)):
+        return "embedding"
+    if len(shape) > 1 and (leaf.endswith("weight") or leaf.startswith("weight") or is_expert_stack(name, shape)):
+        return "matrix"
+    return "other"
+
+
+def in_head(name: str) -> bool:
+    """Whether a tensor, weight or bias, belongs to the head."""
+    *modules, _ = strip_prefixes(name).split(".")
+    while modules and modules[0] in _WRAPPERS:
+        modules = modules[1:]
+    return _is_head(modules)
+
+
+def is_expert_stack(name: str, shape: Sequence[int]) -> bool:
+    """Whether a tensor with three axes is a stack of the matrices of a mixture of experts, by its name."""
+    *modules, leaf = strip_prefixes(name).split(".")
+    if len(shape) != 3:
+        return False
+    return leaf in _EXPERT_STACK or any("expert" in part for part in modules)
+
+
+def _is_norm(modules: Sequence[str], leaf: str, axes: int) -> bool:
+    if axes > 1:  # a Linear inside an adaptive norm is no norm
+        return bool(modules) and bool(_NORM.search(modules[-1])) and leaf in ("weight", "bias")
+    return any(_NORM.search(part) for part in modules) or (leaf == "weight" and axes == 1)
+
+
+def _is_head(modules: Sequence[str]) -> bool:
+    if len(modules) == 1 and modules[0] in _TOP_LEVEL_HEAD:
+        return True
+    for part in modules:
+        if _ATTENTION.search(part):  # the heads inside are attention heads
+            return False
+        if _HEAD.search(part):
+            return True
+    return False
+
+
+def _is_embedding(modules: Sequence[str], leaf: str, axes: int) -> bool:
+    if leaf.endswith("weight") and (axes > 2 or any("patch" in part for part in modules)):  # a projection of pixels
+        return False
+    return any(_EMBEDDING.search(part) for part in (*modules, leaf))
