@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -97,5 +97,16 @@ class WeightStore(Protocol):
     def read(self, name: str) -> Tensor:
         """One tensor, detached, in its stored dtype; it may alias the stored memory: read only."""
 
-    def transaction(self) -> Transaction:
-        """Begin a set of writes."""
+    def transaction(self, *, staging: str = "memory") -> Transaction:
+        """Begin a set of writes; new values wait in ``memory`` or on ``disk`` (a store on disk has no choice)."""
+
+
+@runtime_checkable
+class LiveStore(WeightStore, Protocol):
+    """A store of live tensors, for which an optimizer, followers and module replacements have a meaning."""
+
+    def tensor(self, name: str) -> Tensor:
+        """The live tensor itself (the parameter object), by its name or an alias."""
+
+    def replace_modules(self, modules: Mapping[str, nn.Module]) -> Callable[[], None]:
+        """Put modules in place of those at these names and return a function that puts the old ones back."""
