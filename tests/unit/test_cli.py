@@ -1,0 +1,57 @@
+"""The frame of the command line: help, exit codes, errors in one sentence."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from replastic import __version__
+from replastic.cli import commands, main
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
+def test_help_lists_every_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert {"compare", "inspect", "list", "report", "rewrite", "run"} <= set(commands())
+    for name, summary in commands().items():
+        assert name in text
+        assert summary in text
+
+
+@pytest.mark.parametrize("command", sorted(commands()))
+def test_every_command_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        sys.exit(main([command, "--help"]))
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert f"replastic {command}" in text
+    assert "example" in text.lower()
+
+
+def test_unknown_command_offers_a_near_miss(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reprot"]) == 2
+    assert capsys.readouterr().err == "replastic: error: unknown command 'reprot'; did you mean 'report'?\n"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"replastic {__version__}\n"
+
+
+def test_list_knows_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"fire", "base", "rescale"} <= {row["name"] for row in found["methods"]}
+    assert {"default", "paper-gpt"} <= {row["name"] for row in found["recipes"]}
+    assert [row["name"] for row in found["solvers"]]
+    for rows in found.values():
+        assert all(row["summary"] for row in rows), rows
+
+
+def test_help_is_quick_because_it_does_not_import_torch() -> None:
+    code = "import sys; from replastic.cli import main; main(['--help']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True)
