@@ -1,4 +1,4 @@
-"""What a weight's name tells: its role, on a live model and in a file alike, so that one recipe picks the same weights."""
+"""What the name of a weight tells, on a live model and in a file alike, so that one recipe picks the same weights."""
 
 from __future__ import annotations
 
@@ -8,8 +8,20 @@ from collections.abc import Sequence
 ROLES = ("matrix", "head", "embedding", "norm", "bias", "buffer", "other")
 
 _BUFFERS = frozenset(
-    "running_mean running_var num_batches_tracked inv_freq position_ids token_type_ids masked_bias attn_mask "
-    "freqs_cis freqs_cos freqs_sin relative_position_index".split()
+    (
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+        "inv_freq",
+        "position_ids",
+        "token_type_ids",
+        "masked_bias",
+        "attn_mask",
+        "freqs_cis",
+        "freqs_cos",
+        "freqs_sin",
+        "relative_position_index",
+    )
 )
 _EMBEDDING = re.compile(
     r"(^|_)(embed|embeds|embedding|embeddings|emb|embd|wte|wpe)(_|$)"
