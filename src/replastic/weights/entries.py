@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,11 @@ class View(ABC):
     """A reversible way to see one stored weight as one or more batches of matrices."""
 
     kind: str
+
+    @property
+    def layout(self) -> Mapping[str, Any]:
+        """What a recipe's `layout` would say to describe this view; the keys of a rule replace these."""
+        return {}
 
     @abstractmethod
     def infos(self, name: str, shape: Sequence[int]) -> tuple[MatrixInfo, ...]:
