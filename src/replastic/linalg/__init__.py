@@ -1,1 +1,32 @@
 """Tensors in, tensors out: polar factors, measures of isometry, spectra and ranks. Knows no layers and no models."""
+
+from replastic.linalg.direction import alignment
+from replastic.linalg.lanczos import LanczosResult, lanczos
+from replastic.linalg.matmul import matmul_backend
+from replastic.linalg.measures import dfi, dfi_scaled, normalised_sfe, residual, sfe
+from replastic.linalg.polar import SOLVERS, polar
+from replastic.linalg.result import PolarResult
+from replastic.linalg.scales import SCALES, scale_factor
+from replastic.linalg.spectra import condition_number, effective_rank, singular_values, srank, stable_rank
+
+__all__ = [
+    "SCALES",
+    "SOLVERS",
+    "LanczosResult",
+    "PolarResult",
+    "alignment",
+    "condition_number",
+    "dfi",
+    "dfi_scaled",
+    "effective_rank",
+    "lanczos",
+    "matmul_backend",
+    "normalised_sfe",
+    "polar",
+    "residual",
+    "scale_factor",
+    "sfe",
+    "singular_values",
+    "srank",
+    "stable_rank",
+]

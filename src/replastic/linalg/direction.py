@@ -1,0 +1,54 @@
+"""Whether the factor points where the weight points: <Q, W> against the nuclear norm, which no residual can see."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from replastic.linalg.tall import Tall, inner
+
+_SEED = 20260210
+_DIRECTIONS = 16
+_STEPS = 3
+
+
+def alignment(factor: Tensor, w: Tensor) -> Tensor:
+    """<Q, W> / ||W||_* over all directions, in float64: 1 for the polar factor, less for any other isometry.
+
+    Args:
+        factor: Q, (*B, m, n).
+        w: W, same shape, not zero.
+
+    Returns:
+        (*B,) float64.
+    """
+    w = w.detach().double()
+    return torch.div(inner(factor.double(), w), torch.linalg.svdvals(w).sum(-1))
+
+
+class Leading:
+    """The leading min(16, n) right singular directions V of a chunk, to compare W V with Q V once Q is known."""
+
+    def __init__(self, tall: Tall, gram: Tensor) -> None:
+        self.directions = _leading_directions(gram.to(tall.out.dtype))
+        self.images = _times(tall, self.directions)
+
+    def alignment(self, factor: Tensor) -> Tensor:
+        """<Q V, W V> / ||W V||_*, (b,) float64, for the factor Q (b, m, n)."""
+        gram = self.images.mT.double() @ self.images.double()
+        nuclear = torch.sum(torch.linalg.eigvalsh(gram).clamp_min(0).sqrt(), dim=-1)
+        return torch.div(inner(factor @ self.directions, self.images), nuclear)
+
+
+def _leading_directions(gram: Tensor) -> Tensor:
+    """An orthonormal basis (b, n, k) close to the span of the leading eigenvectors, by subspace iteration."""
+    b, n, _ = gram.shape
+    start = torch.randn(n, min(_DIRECTIONS, n), generator=torch.Generator().manual_seed(_SEED), dtype=gram.dtype)
+    basis = start.to(gram.device).expand(b, -1, -1)
+    for _ in range(_STEPS):
+        basis = torch.linalg.qr(gram @ basis).Q
+    return basis
+
+
+def _times(tall: Tall, basis: Tensor) -> Tensor:
+    return torch.cat([tall.rows(basis.dtype, rows) @ basis for rows in tall.row_blocks()], dim=1)

@@ -1,0 +1,66 @@
+"""The polar factor by minimax quintic steps until the residual is small; what does not converge is solved exactly."""
+
+from __future__ import annotations
+
+import torch
+
+from replastic.errors import UserError
+from replastic.linalg.direction import Leading
+from replastic.linalg.exact import exact
+from replastic.linalg.polynomial import restarted_gram_form, spectral_bound, x_form
+from replastic.linalg.schedule import POLISH, Step, schedule
+from replastic.linalg.tall import Solved, Tall, gram_residual
+
+LOWER = 1e-4
+SCHEDULE_STEPS = 9
+_SAFETY = 1.01
+_RESTART_EVERY = 3
+_TALL = 1.6
+
+
+def iterative(tall: Tall, *, tol: float = 1e-8, max_iters: int = 20, complete: bool = True) -> Solved:
+    """Nine quintic steps that serve singular values down to 1e-4 of the largest, then polishing ones, until `tol`.
+
+    Everything runs in the working precision (float32), on the matrix where m < 1.6 n and else on its Gram matrix, which
+    is computed afresh after every three steps: rounding in a Gram matrix is multiplied by the square of what small
+    singular values have grown by. Each matrix that is not converged after `max_iters` steps (rank-deficient or very
+    ill-conditioned) is solved by `exact` instead.
+
+    Args:
+        tall: The matrices, and where the factors go.
+        tol: Largest residual ||Q^T Q - I||_F^2 / n accepted.
+        max_iters: Steps allowed.
+        complete: Passed on to `exact`.
+
+    Raises:
+        UserError: An option is out of range.
+
+    Reference: Amsel et al., The Polar Express (arXiv 2505.16932); schedule, bound and restarts are ours.
+    """
+    if not tol > 0:
+        raise UserError(f"tol must be positive, got {tol}")
+    if max_iters < 1:
+        raise UserError(f"max_iters must be at least 1, got {max_iters}")
+    steps = _steps(max_iters)
+    _, m, n = tall.shape
+    dtype = tall.out.dtype
+    gram = tall.gram(dtype)
+    leading = Leading(tall, gram)
+    norm = spectral_bound(gram)
+    gram.div_(norm.square())
+    if m < _TALL * n:
+        x, gram, spent = x_form(tall.rows(dtype).div_(norm), gram, steps, tol=tol)
+        tall.out.copy_(x)
+    else:
+        cycles = [steps[k : k + _RESTART_EVERY] for k in range(0, max_iters, _RESTART_EVERY)]
+        gram, spent = restarted_gram_form(tall, gram, norm, cycles, tol=tol)
+    residual, aligned = gram_residual(gram), leading.alignment(tall.out)
+    for i in torch.nonzero(~(residual <= tol)).flatten().tolist():
+        solved = exact(tall.single(i), complete=complete)
+        residual[i], aligned[i] = solved.residual[0], solved.alignment[0]
+    return Solved(residual, aligned, spent)
+
+
+def _steps(max_iters: int) -> tuple[Step, ...]:
+    steps = schedule(LOWER, SCHEDULE_STEPS, safety=_SAFETY)
+    return (steps + (POLISH,) * (max_iters - len(steps)))[:max_iters]

@@ -1,0 +1,74 @@
+"""How far matrices are from isometries, and how far a new weight is from the old one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from replastic.linalg.tall import gram_residual, inner
+
+
+def dfi(w: Tensor) -> Tensor:
+    """Deviation from isometry of the FIRE paper: ||W W^T - I||_F^2 on the d_out x d_out Gram matrix of the raw weight.
+
+    The paper writes ||W^T W - I||_F^2 with W (d_in, d_out), the transpose of what torch stores. An expanding layer
+    (d_out > d_in) cannot get below d_out - d_in. Computed on the smaller Gram matrix: the two sides' values differ by
+    exactly d_out - d_in.
+
+    Args:
+        w: (*B, d_out, d_in).
+
+    Returns:
+        (*B,) float64, in squared units of the Gram matrix.
+    """
+    d_out, d_in = w.shape[-2:]
+    return residual(w) * min(d_out, d_in) + max(0, d_out - d_in)
+
+
+def dfi_scaled(w: Tensor, scale: Tensor | float) -> Tensor:
+    """`dfi` of `w / scale`: the same after dividing out the factor a layer was given on purpose.
+
+    Args:
+        w: (*B, d_out, d_in).
+        scale: One number, or one per matrix (*B,); not zero.
+    """
+    return dfi(w.double() / _per_matrix(scale, w))
+
+
+def residual(w: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+    """||Q^T Q - I||_F^2 / r of Q = `w / scale` on its smaller Gram matrix, r = min(d_out, d_in) (ours).
+
+    Args:
+        w: (*B, d_out, d_in).
+        scale: One number, or one per matrix (*B,); not zero.
+
+    Returns:
+        (*B,) float64: 0 for orthonormal rows or columns, 1 for a zero matrix.
+    """
+    q = w.detach().double() / _per_matrix(scale, w)
+    q = q if q.shape[-2] >= q.shape[-1] else q.mT
+    return gram_residual(q.mT @ q)
+
+
+def sfe(new: Tensor, old: Tensor) -> Tensor:
+    """Squared Frobenius error ||new - old||_F^2 of the weights as written, scale included (FIRE paper).
+
+    Args:
+        new: (*B, d_out, d_in).
+        old: Same shape.
+
+    Returns:
+        (*B,) float64, in squared weight units.
+    """
+    difference = new.detach().double() - old.detach().double()
+    return inner(difference, difference)
+
+
+def normalised_sfe(new: Tensor, old: Tensor) -> Tensor:
+    """`sfe` divided by ||old||_F^2 (ours): the share of the weight's energy that was moved; inf for a zero `old`."""
+    old = old.detach().double()
+    return sfe(new, old) / inner(old, old)
+
+
+def _per_matrix(scale: Tensor | float, w: Tensor) -> Tensor:
+    return torch.as_tensor(scale, dtype=torch.float64, device=w.device)[..., None, None]

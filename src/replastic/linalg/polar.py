@@ -1,0 +1,131 @@
+"""The front of the solvers: checks the input, brings it into the shape and range they expect, runs them in chunks."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from replastic.errors import MatrixError, UnknownNameError, UserError
+from replastic.linalg.completion import complete_
+from replastic.linalg.exact import exact
+from replastic.linalg.fast import fast
+from replastic.linalg.iterative import iterative
+from replastic.linalg.newton_schulz import newton_schulz
+from replastic.linalg.result import PolarResult
+from replastic.linalg.svd import svd
+from replastic.linalg.tall import Solved, Tall, gram_residual
+
+CHUNK_ELEMENTS = 1 << 20
+"""Elements of a batch solved at a time (one matrix at least): bounds the memory beside the weights and factors."""
+
+SOLVERS: dict[str, Callable[..., Solved]] = {
+    "newton_schulz": newton_schulz,
+    "exact": exact,
+    "iterative": iterative,
+    "fast": fast,
+    "svd": svd,
+}
+"""Solvers by name. Their keyword arguments are the options `polar` takes."""
+
+
+@torch.no_grad()
+def polar(
+    w: Tensor, solver: str = "exact", *, on_zero: str = "error", out: Tensor | None = None, **options: Any
+) -> PolarResult:
+    """Nearest matrix with orthonormal columns (rows if m < n) of every matrix of a batch: Q = W (W^T W)^(-1/2).
+
+    Computed in float32, or float64 for float64 weights, whatever the dtype of `w`. `w` is never changed, and the factor
+    never shares its memory unless asked to by `out`.
+
+    Args:
+        w: Weights (*B, m, n) with any batch axes; need not be contiguous.
+        solver: ``exact`` (default), ``svd``, ``iterative``, ``newton_schulz`` or ``fast``; see `SOLVERS`.
+        on_zero: What becomes of a matrix that is all zero, which has no nearest isometry: ``error``, ``skip`` (factor
+            zero, residual 1) or ``complete`` (an orthonormal matrix that depends on the shape alone).
+        out: Where to write the factor: shape of `w`, the working dtype. With ``exact`` it may be `w` itself, which then
+            is overwritten and saves the memory of a second weight.
+        **options: Options of the solver.
+
+    Raises:
+        MatrixError: A matrix holds NaN or Inf, or is all zero and `on_zero` is ``error``.
+        UserError: Fewer than two axes, an empty matrix, not a float tensor; an unknown option; an unusable `out`.
+    """
+    solve = _solver(solver, options)
+    if on_zero not in ("error", "skip", "complete"):
+        raise UserError(f"on_zero must be 'error', 'skip' or 'complete', got {on_zero!r}")
+    if w.ndim < 2 or 0 in w.shape[-2:] or not w.is_floating_point():
+        raise UserError(
+            f"polar needs a float tensor (*batch, m, n), m and n at least 1; got {w.dtype} {tuple(w.shape)}"
+        )
+    dtype = torch.float64 if w.dtype == torch.float64 else torch.float32
+    out = _output(w, dtype, out, solver)
+    source, target = _upright(w.detach()), _upright(out)
+    peak = torch.linalg.vector_norm(source, ord=torch.inf, dim=(-2, -1), dtype=dtype)
+    _refuse(peak, on_zero)
+    scale = torch.ldexp(torch.ones_like(peak), -peak.frexp().exponent.clamp(-126, 126))[:, None, None]
+    residual = torch.ones(len(peak), dtype=torch.float64, device=w.device)
+    aligned = torch.zeros_like(residual)
+    iterations = 0
+    zero = peak == 0
+    for chunk in _chunks(source, zero):
+        solved = solve(Tall(source[chunk], scale[chunk], target[chunk]), **options)
+        residual[chunk], aligned[chunk] = solved.residual, solved.alignment
+        iterations = max(iterations, solved.iterations)
+    for i in torch.nonzero(zero).flatten().tolist():
+        target[i].zero_()
+        if on_zero == "complete":
+            complete_(target[i], torch.eye(target.shape[-1], dtype=torch.float64, device=w.device))
+            residual[i], aligned[i] = gram_residual(target[i].mT @ target[i]), 1.0
+    batch = w.shape[:-2]
+    return PolarResult(out, residual.reshape(batch), aligned.reshape(batch), iterations, solver)
+
+
+def _solver(name: str, options: dict[str, Any]) -> Callable[..., Solved]:
+    if name not in SOLVERS:
+        raise UnknownNameError("solver", name, SOLVERS)
+    known = [p.name for p in inspect.signature(SOLVERS[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise UserError(f"solver {name!r} has no option {option!r}; it takes {', '.join(known)}")
+    return SOLVERS[name]
+
+
+def _output(w: Tensor, dtype: torch.dtype, out: Tensor | None, solver: str) -> Tensor:
+    if out is None:
+        return torch.empty(w.shape, dtype=dtype, device=w.device)
+    if out.shape != w.shape or out.dtype != dtype or out.device != w.device:
+        raise UserError(f"out must be {dtype} {tuple(w.shape)} on {w.device}; got {out.dtype} {tuple(out.shape)}")
+    if solver != "exact" and out.untyped_storage().data_ptr() == w.untyped_storage().data_ptr():
+        raise UserError(f"solver {solver!r} cannot work in place; give another out, or use 'exact'")
+    return out.detach()
+
+
+def _upright(w: Tensor) -> Tensor:
+    """The batch as (b, m, n) with m >= n: a view wherever the strides allow one."""
+    flat = w.reshape(-1, *w.shape[-2:])
+    return flat if flat.shape[-2] >= flat.shape[-1] else flat.mT
+
+
+def _refuse(peak: Tensor, on_zero: str) -> None:
+    """Raise for the first matrix that has no answer, by its largest absolute entry."""
+    bad = ~peak.isfinite()
+    problem = "holds NaN or Inf"
+    if not bool(bad.any()) and on_zero == "error":
+        bad = peak == 0
+        problem = "is all zero, so no isometry is nearest to it (on_zero='skip' or 'complete' lets it pass)"
+    if bool(bad.any()):
+        raise MatrixError(int(bad.nonzero()[0]), problem)
+
+
+def _chunks(w: Tensor, zero: Tensor) -> Iterator[slice]:
+    """Slices of the batch without a zero matrix, of about CHUNK_ELEMENTS elements."""
+    step = max(1, CHUNK_ELEMENTS // w[0].numel()) if len(w) else 1
+    edges = [-1, *torch.nonzero(zero).flatten().tolist(), len(w)]
+    for before, after in itertools.pairwise(edges):
+        for start in range(before + 1, after, step):
+            yield slice(start, min(start + step, after))

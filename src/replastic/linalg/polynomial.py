@@ -1,0 +1,123 @@
+"""Odd polynomials of matrices applied step by step, on the matrix itself (X form) or on its Gram matrix (Gram form)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from replastic.linalg.schedule import Step
+from replastic.linalg.tall import Tall, gram_residual
+
+
+def x_form(x: Tensor, gram: Tensor, steps: Sequence[Step], *, tol: float | None = None) -> tuple[Tensor, Tensor, int]:
+    """Apply `steps` in turn, X <- X (a I + b A + c A^2), computing A = X^T X afresh for each.
+
+    Stable in any precision, at 2 products (cubic) or 3 (quintic) with the m rows of X per step.
+
+    Args:
+        x: (b, m, n), singular values at most 1; overwritten.
+        gram: X^T X (b, n, n); overwritten.
+        steps: The polynomials.
+        tol: Stop as soon as no residual is above this; None for no check.
+
+    Returns:
+        X after the steps, its Gram matrix, steps spent.
+    """
+    spare, square = torch.empty_like(x), torch.empty_like(gram)
+    for k, step in enumerate(steps):
+        if tol is not None and bool((gram_residual(gram) <= tol).all()):
+            return x, gram, k
+        torch.baddbmm(x, x, _even_part(gram, step, square), beta=step[0], out=spare)
+        x, spare = spare, x
+        torch.bmm(x.mT, x, out=gram)
+    return x, gram, len(steps)
+
+
+def gram_form(gram: Tensor, steps: Sequence[Step], *, tol: float | None = None) -> tuple[Tensor, Tensor, int]:
+    """The matrix T with X T = X after `steps`, found from A = X^T X alone: T <- T P, A <- P A P, P = a I + b A + c A^2.
+
+    It costs 3 (cubic) or 4 (quintic) products of n x n matrices per step, whatever m is. Rounding in A is multiplied
+    by the square of the gain (what the smallest singular values are multiplied by), so in float32 the steps taken at a
+    time must have a modest gain: see `restarted_gram_form`.
+
+    Args:
+        gram: X^T X (b, n, n); overwritten.
+        steps: The polynomials, at least one.
+        tol: Stop as soon as no residual is above this; None for no check.
+
+    Returns:
+        T, T^T A T as the recursion left it, steps spent.
+    """
+    transform: Tensor | None = None
+    square, product = torch.empty_like(gram), torch.empty_like(gram)
+    for k, step in enumerate(steps):
+        if transform is not None and tol is not None and bool((gram_residual(gram) <= tol).all()):
+            return transform, gram, k
+        p = _even_part(gram, step, square)
+        p = p.clone() if p is gram else p
+        p.diagonal(dim1=-2, dim2=-1).add_(step[0])
+        torch.bmm(gram, p, out=product)
+        torch.bmm(p, product, out=gram)
+        transform = p.clone() if transform is None else transform @ p
+    assert transform is not None
+    return transform, gram, len(steps)
+
+
+def restarted_gram_form(
+    tall: Tall, gram: Tensor, norm: Tensor, cycles: Sequence[Sequence[Step]], *, tol: float | None = None
+) -> tuple[Tensor, int]:
+    """Gram form in cycles: after each, what was reached is written to `tall.out` and its Gram matrix computed afresh.
+
+    Args:
+        tall: W; it must not share memory with its `out` unless there is a single cycle.
+        gram: X^T X (b, n, n) of X = W / norm; overwritten.
+        norm: (b, 1, 1).
+        cycles: The steps of each cycle.
+        tol: Stop after the cycle that brings every residual to this; None for no check.
+
+    Returns:
+        The Gram matrix of what is in `out`, steps spent.
+    """
+    spent, source = 0, tall
+    for steps in cycles:
+        transform, _, taken = gram_form(gram, steps)
+        if source is tall:
+            transform.div_(norm)
+        gram, _ = source.times(transform)
+        source = Tall(tall.out, torch.ones_like(tall.scale), tall.out)
+        spent += taken
+        if tol is not None and bool((gram_residual(gram) <= tol).all()):
+            break
+    return gram, spent
+
+
+def in_cycles(steps: Sequence[Step], largest_gain: float) -> list[Sequence[Step]]:
+    """Cut `steps` into runs whose gain, what they multiply a small singular value by, is at most `largest_gain`."""
+    cycles: list[Sequence[Step]] = []
+    start, gain = 0, 1.0
+    for k, (a, _, _) in enumerate(steps):
+        if gain * a > largest_gain and k > start:
+            cycles.append(steps[start:k])
+            start, gain = k, 1.0
+        gain *= a
+    return [*cycles, steps[start:]]
+
+
+def _even_part(gram: Tensor, step: Step, out: Tensor) -> Tensor:
+    """The polynomial less its constant, b A + c A^2, in `out`."""
+    _, b, c = step
+    if c == 0:
+        return torch.mul(gram, b, out=out)
+    return torch.baddbmm(gram, gram, gram, beta=b, alpha=c, out=out)
+
+
+def frobenius_bound(gram: Tensor) -> Tensor:
+    """||X||_F from X^T X, (b, 1, 1)."""
+    return torch.sqrt(gram.diagonal(dim1=-2, dim2=-1).sum(-1))[:, None, None]
+
+
+def spectral_bound(gram: Tensor) -> Tensor:
+    """||(X^T X)^2||_F^(1/4), (b, 1, 1): at least the largest singular value of X, and within a factor n^(1/8) of it."""
+    return torch.pow(torch.linalg.matrix_norm(gram @ gram), 0.25)[:, None, None]

@@ -1,0 +1,81 @@
+"""By how much an orthonormal factor is multiplied to become a weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from replastic.errors import UnknownNameError, UserError
+from replastic.linalg.tall import inner
+
+
+def scale_factor(rule: str, w: Tensor, factor: Tensor, *, taps: int = 1, w0: Tensor | None = None) -> Tensor:
+    """The number each factor is multiplied by.
+
+    Args:
+        rule: ``modular``: sqrt(d_out / d_in) / taps, the FIRE paper's; its authors' code divides by kh * kw for
+            convolutions. ``preserve``: the matrix keeps its own Frobenius norm. ``init``: it gets the norm it had at
+            initialisation. ``procrustes``: the scaled isometry of least squared distance to `w`,
+            s = <W, Q> / ||Q||_F^2, which is <W, Q> / r for an orthonormal Q. ``unit``: 1.
+        w: Old weight (*B, d_out, d_in).
+        factor: Q, same shape.
+        taps: Spatial positions of a convolution kernel (kh * kw).
+        w0: The weight at initialisation, same shape; needed by ``init``.
+
+    Returns:
+        (*B,) float64; 0 where a zero factor leaves nothing to scale to a norm.
+
+    Raises:
+        UserError: Unknown rule, or ``init`` without `w0`.
+    """
+    if rule not in SCALES:
+        raise UnknownNameError("scale", rule, SCALES)
+    return SCALES[rule](w, factor, taps, w0)
+
+
+def _modular(w: Tensor, factor: Tensor, taps: int, w0: Tensor | None) -> Tensor:
+    d_out, d_in = w.shape[-2:]
+    return _constant(w, math.sqrt(d_out / d_in) / taps)
+
+
+def _preserve(w: Tensor, factor: Tensor, taps: int, w0: Tensor | None) -> Tensor:
+    return _ratio(_norm(w), _norm(factor))
+
+
+def _init(w: Tensor, factor: Tensor, taps: int, w0: Tensor | None) -> Tensor:
+    if w0 is None:
+        raise UserError("scale 'init' needs the weights at initialisation: give init=, or choose another scale")
+    return _ratio(_norm(w0), _norm(factor))
+
+
+def _procrustes(w: Tensor, factor: Tensor, taps: int, w0: Tensor | None) -> Tensor:
+    return _ratio(inner(w.double(), factor.double()), _norm(factor).square())
+
+
+def _unit(w: Tensor, factor: Tensor, taps: int, w0: Tensor | None) -> Tensor:
+    return _constant(w, 1.0)
+
+
+SCALES: dict[str, Callable[[Tensor, Tensor, int, Tensor | None], Tensor]] = {
+    "modular": _modular,
+    "preserve": _preserve,
+    "init": _init,
+    "procrustes": _procrustes,
+    "unit": _unit,
+}
+
+
+def _constant(w: Tensor, value: float) -> Tensor:
+    return torch.full(w.shape[:-2], value, dtype=torch.float64, device=w.device)
+
+
+def _norm(w: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(w, dim=(-2, -1), dtype=torch.float64)
+    return norm
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    return torch.where(denominator > 0, numerator / denominator, 0)

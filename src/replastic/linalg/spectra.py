@@ -1,0 +1,65 @@
+"""Singular values and what is counted on them: effective rank, stable rank, srank, condition number."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from replastic.errors import UserError
+
+
+def singular_values(w: Tensor) -> Tensor:
+    """Singular values of every matrix, descending: (*B, m, n) -> (*B, min(m, n)), float64."""
+    values: Tensor = torch.linalg.svdvals(w.detach().double())
+    return values
+
+
+def effective_rank(w: Tensor) -> Tensor:
+    """Exponential of the entropy of the singular values divided by their sum: (*B, m, n) -> (*B,).
+
+    From 1 to min(m, n); a zero matrix has 0.
+
+    Reference: Roy and Vetterli, The effective rank (EUSIPCO 2007).
+    """
+    s = singular_values(w)
+    total = s.sum(-1)
+    share = s / torch.where(total > 0, total, 1).unsqueeze(-1)
+    return torch.where(total > 0, torch.special.entr(share).sum(-1).exp(), 0)
+
+
+def stable_rank(w: Tensor) -> Tensor:
+    """||W||_F^2 / ||W||_2^2: (*B, m, n) -> (*B,), from 1 to min(m, n); 0 for a zero matrix.
+
+    Reference: Rudelson and Vershynin (2007), arXiv math/0503442.
+    """
+    s = singular_values(w)
+    largest = s[..., :1]
+    return (s / torch.where(largest > 0, largest, 1)).square().sum(-1)
+
+
+def srank(w: Tensor, delta: float = 0.01) -> Tensor:
+    """Least k whose k largest singular values make up a share 1 - delta of the sum: (*B, m, n) -> (*B,) int64.
+
+    A zero matrix has 0.
+
+    Args:
+        w: Matrices; for the rank of features, samples by units.
+        delta: Share that may be missing, in (0, 1).
+
+    Raises:
+        UserError: `delta` is out of range.
+
+    Reference: Kumar et al., Implicit under-parameterization (arXiv 2010.14498), section 3.
+    """
+    if not 0 < delta < 1:
+        raise UserError(f"delta must lie strictly between 0 and 1, got {delta}")
+    s = singular_values(w)
+    total = s.sum(-1, keepdim=True)
+    short = s.cumsum(-1) < (1 - delta) * total
+    return torch.where(total.squeeze(-1) > 0, short.sum(-1) + 1, 0)
+
+
+def condition_number(w: Tensor) -> Tensor:
+    """Largest over smallest singular value: (*B, m, n) -> (*B,), from 1; inf when the smallest is zero."""
+    s = singular_values(w)
+    return torch.where(s[..., -1] > 0, s[..., 0] / s[..., -1], torch.inf)

@@ -1,0 +1,99 @@
+"""A chunk of matrices stood upright (m >= n): where they are read, where their factors go, in blocks of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BLOCK_ELEMENTS = 1 << 20
+"""Elements read, multiplied and written at a time: bounds the memory beside the weight and its factor."""
+
+
+class Solved(NamedTuple):
+    """What a solver reports of a chunk, beside the factors it wrote."""
+
+    residual: Tensor
+    """(b,) float64."""
+    alignment: Tensor
+    """(b,) float64."""
+    iterations: int
+
+
+@dataclass(frozen=True)
+class Tall:
+    """Matrices W = `w` * `scale` of shape (b, m, n), m >= n, and the place `out` for their factors.
+
+    `w` and `out` may be transposed views of what the caller gave. `scale` (b, 1, 1) is a power of two per matrix, which
+    brings its largest entry near 1: the polar factor does not change, and norms can neither overflow nor underflow.
+    """
+
+    w: Tensor
+    scale: Tensor
+    out: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(b, m, n)."""
+        b, m, n = self.w.shape
+        return b, m, n
+
+    def single(self, index: int) -> Tall:
+        """One matrix of the chunk, as a chunk of its own."""
+        pick = slice(index, index + 1)
+        return Tall(self.w[pick], self.scale[pick], self.out[pick])
+
+    def rows(self, dtype: torch.dtype, rows: slice = slice(None)) -> Tensor:
+        """A scaled copy of some rows of every matrix, in `dtype`."""
+        return (self.w[:, rows].to(self.scale.dtype) * self.scale).to(dtype)
+
+    def row_blocks(self) -> Iterator[slice]:
+        """Slices of rows of about BLOCK_ELEMENTS elements over the whole chunk."""
+        b, m, n = self.shape
+        step = max(1, BLOCK_ELEMENTS // (b * n))
+        return (slice(start, min(start + step, m)) for start in range(0, m, step))
+
+    def gram(self, dtype: torch.dtype) -> Tensor:
+        """W^T W, (b, n, n), accumulated in `dtype`."""
+        b, _, n = self.shape
+        total = torch.zeros(b, n, n, dtype=dtype, device=self.w.device)
+        for rows in self.row_blocks():
+            block = self.rows(dtype, rows)
+            total.baddbmm_(block.mT, block)
+        return total
+
+    def times(self, transform: Tensor) -> tuple[Tensor, Tensor]:
+        """Write Q = W T to `out`, block by block: each block is read before it is written.
+
+        Args:
+            transform: T (b, n, n); its dtype is the one the product runs in.
+
+        Returns:
+            Q^T Q (b, n, n) and <Q, W> (b,), of what was written.
+        """
+        b, _, n = self.shape
+        gram = torch.zeros(b, n, n, dtype=self.out.dtype, device=self.out.device)
+        product = torch.zeros(b, dtype=torch.float64, device=self.out.device)
+        for rows in self.row_blocks():
+            block = self.rows(transform.dtype, rows)
+            written = (block @ transform).to(self.out.dtype)
+            product += inner(written, block)
+            gram.baddbmm_(written.mT, written)
+            self.out[:, rows] = written
+        return gram, product
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """<A, B> of every pair of matrices, (*B,) float64."""
+    return torch.sum(a * b, dim=(-2, -1), dtype=torch.float64)
+
+
+def gram_residual(gram: Tensor) -> Tensor:
+    """||G - I||_F^2 / n of Gram matrices (b, n, n), (b,) float64, without a copy of them."""
+    diagonal = gram.diagonal(dim1=-2, dim2=-1).double()
+    everything = torch.linalg.vector_norm(gram, dim=(-2, -1), dtype=torch.float64).square()
+    off_diagonal = (everything - diagonal.square().sum(-1)).clamp_min(0)
+    return torch.div(off_diagonal + (diagonal - 1).square().sum(-1), gram.shape[-1])
