@@ -1,0 +1,34 @@
+"""What a network file gives: its sizes as a dataclass, and the module made from them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(ABC):
+    """An architecture. Subclasses are keyword-only dataclasses whose fields are its sizes."""
+
+    @abstractmethod
+    def module(self, sample_shape: Sequence[int], classes: int) -> nn.Module:
+        """The module, initialised by torch's own rules from torch's global generator; use `build` instead.
+
+        Args:
+            sample_shape: Shape of one input.
+            classes: Outputs of the layer called ``head``.
+
+        Raises:
+            UserError: The input does not fit the network.
+        """
+
+
+def build(network: Network, sample_shape: Sequence[int], classes: int, seed: int) -> nn.Module:
+    """The module on the CPU with weights drawn from `seed`; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return network.module(sample_shape, classes)

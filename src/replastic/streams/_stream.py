@@ -1,0 +1,51 @@
+"""What a stream file gives: phases by number, each a pure function of the data and the seed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from replastic.data import Dataset, Splits
+from replastic.errors import UserError
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One data regime: what is trained on, for how long, and what the network is judged by."""
+
+    index: int
+    train: Dataset
+    evaluations: Mapping[str, Dataset] = field(default_factory=dict)
+    """Data to score by name; the score is recorded as ``metric/accuracy_<name>``, or ``metric/accuracy`` for ``""``."""
+    steps: int | None = None
+    """Optimizer updates; give either these or `epochs`."""
+    epochs: int | None = None
+    """Passes over `train`."""
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise UserError(f"phase {self.index} must last either `steps` or `epochs`, and not both")
+        if not len(self.train):
+            raise UserError(f"phase {self.index} has no training data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream(ABC):
+    """Ordered phases. Subclasses are keyword-only dataclasses whose fields are the settings.
+
+    Phases are asked for by number, so that a resumed run begins anywhere; a phase that keeps past data, or has only a
+    part of it, says so by what it puts in `Phase.train`.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of phases."""
+
+    @abstractmethod
+    def phase(self, splits: Splits, index: int, seed: int) -> Phase:
+        """Phase number `index`, the same whenever it is asked for.
+
+        Raises:
+            UserError: The settings do not fit the data.
+        """

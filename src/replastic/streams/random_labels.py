@@ -1,0 +1,45 @@
+"""Memorising random labels, one task after another: the plainest test of whether a network can still learn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from replastic.data import Dataset, Splits, generator
+from replastic.errors import UserError
+from replastic.streams._registry import register
+from replastic.streams._stream import Phase, Stream
+
+
+@register("random_labels", reference="https://arxiv.org/abs/2606.09762")
+@dataclass(frozen=True, kw_only=True)
+class RandomLabels(Stream):
+    """Each task draws some training images and gives each a fresh random label; scored on the same images."""
+
+    tasks: int = 30
+    """Number of tasks."""
+    images: int = 600
+    """Images of a task, drawn without replacement."""
+    steps: int = 300
+    """Optimizer updates per task."""
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "images", "steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be 1 or more, got {getattr(self, name)}")
+
+    def __len__(self) -> int:
+        """One phase per task."""
+        return self.tasks
+
+    def phase(self, splits: Splits, index: int, seed: int) -> Phase:
+        """Task `index`: images and labels depend on the seed and the index alone."""
+        pool = splits.train
+        if self.images > len(pool):
+            raise UserError(f"images must be at most {len(pool)}, the size of the training data; got {self.images}")
+        draw = generator(seed, "random_labels", index)
+        chosen = pool.take(torch.randperm(len(pool), generator=draw)[: self.images])
+        labels = torch.randint(pool.classes, (self.images,), generator=draw).to(chosen.targets.device)
+        task = Dataset(chosen.inputs, labels, pool.classes)
+        return Phase(index, task, {"": task}, steps=self.steps)
