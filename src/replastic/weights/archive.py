@@ -1,0 +1,56 @@
+"""What every checkpoint format offers: tensors by name, one at a time, and a copy with some of them replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Shape and dtype of one stored tensor."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class ArchiveWriter(Protocol):
+    """A copy of an archive in the making."""
+
+    def put(self, name: str, value: Tensor) -> None:
+        """Replace one tensor by another of its shape and dtype."""
+
+    def finish(self) -> None:
+        """Complete the copy and wait until it is on the disk."""
+
+    def close(self) -> None:
+        """Let go of open files; harmless after `finish`."""
+
+
+class Archive(Protocol):
+    """A checkpoint on disk."""
+
+    path: Path
+    tensors: Mapping[str, Stored]
+    ties: tuple[tuple[str, ...], ...]
+    """Groups of names that the file itself says are one tensor."""
+    size: int
+    """Bytes a copy takes."""
+    outputs: frozenset[str]
+    """Files of a copy, relative to its folder; empty if the archive is a single file."""
+    notes: tuple[str, ...]
+    """What a user should know of the archive."""
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, in memory of its own or read only."""
+
+    def equal(self, a: str, b: str) -> bool:
+        """Whether two tensors hold the same bytes."""
+
+    def writer(self, draft: Path) -> ArchiveWriter:
+        """Begin a copy at `draft`, a path where nothing is yet."""

@@ -1,0 +1,271 @@
+"""A checkpoint on disk as a store of weights: read one tensor at a time, written as a new checkpoint beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from replastic.errors import CheckpointError, UserError, near_misses
+from replastic.weights.archive import Archive, ArchiveWriter
+from replastic.weights.config_layout import Described, describe
+from replastic.weights.draft import Draft, writing
+from replastic.weights.entries import WeightEntry
+from replastic.weights.layout import entries_from_shapes
+from replastic.weights.naming import strip_prefixes
+from replastic.weights.pickle_archive import SUFFIXES, PickleArchive
+from replastic.weights.safetensors_archive import SafetensorsArchive
+
+_TABLE_ROLES = ("embedding", "head")
+
+
+class CheckpointStore:
+    """A safetensors file, a folder of shards, or a file of `torch.save`, as a `WeightStore`.
+
+    Names are those of the file without what `torch.compile` and data parallelism put before them. How a weight is seen
+    comes from a ``config.json`` beside it (a rule of a recipe goes first, where it gives a layout), else from names and
+    shapes. The file itself is never changed: a transaction writes a new one to `destination`, which appears whole or
+    not at all.
+
+    Args:
+        path: The checkpoint.
+        destination: Where a transaction writes; a file of the same kind, or a folder if `path` is one. An existing
+            folder as destination of a file means a file of the same name in it.
+        overwrite: Whether an existing output may be replaced; other files are never deleted.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read, or the destination cannot be used.
+    """
+
+    def __init__(self, path: str | Path, *, destination: str | Path | None = None, overwrite: bool = False) -> None:
+        self.path = Path(path).expanduser()
+        self._archive = _open(self.path)
+        self._draft = None if destination is None else self._make_draft(Path(destination).expanduser(), overwrite)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how the checkpoint is read and copied."""
+        return (*((self._described[1],) if self._described[1] else ()), *self._archive.notes)
+
+    @property
+    def destination(self) -> Path | None:
+        """Where a transaction writes."""
+        return None if self._draft is None else self._draft.destination
+
+    def entries(self) -> Sequence[WeightEntry]:
+        """Every tensor of the checkpoint, tied ones once, in its order."""
+        return self._entries
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, by its name or an alias.
+
+        Raises:
+            UserError: No such tensor; near misses are offered.
+        """
+        return self._archive.read(self._stored_names(name)[0])
+
+    def transaction(self, *, staging: str = "disk") -> CheckpointTransaction:
+        """Begin a new checkpoint; new values go to its draft at once, whatever `staging` asks for.
+
+        Raises:
+            UserError: The store was opened without a destination.
+        """
+        if self._draft is None:
+            raise UserError("a checkpoint is never changed in place: give a destination")
+        return CheckpointTransaction(self, self._archive, self._draft)
+
+    def stored_names(self, entry: WeightEntry) -> list[str]:
+        """The names under which the file holds a tensor: several if tied ones are stored twice."""
+        return [raw for name in (entry.name, *entry.aliases) if (raw := self._raw.get(name)) is not None]
+
+    def _stored_names(self, name: str) -> list[str]:
+        entry = self._by_name.get(name)
+        if entry is None:
+            close = near_misses(name, self._by_name)
+            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+            raise UserError(f"{self.path} has no weight {name!r}{hint}")
+        return self.stored_names(entry)
+
+    def _make_draft(self, destination: Path, overwrite: bool) -> Draft:
+        folder = self.path.is_dir()
+        if not folder and destination.is_dir():
+            destination = destination / self.path.name
+        source, target = self.path.resolve(), destination.resolve()
+        if source == target or source in target.parents or (folder and target in source.parents):
+            raise CheckpointError(f"{destination} is, holds or lies inside the input, which is never altered")
+        if not folder and destination.suffix != self.path.suffix:
+            raise CheckpointError(
+                f"the output of {self.path.name} must end in {self.path.suffix}, got {destination.name}"
+            )
+        draft = Draft(destination, overwrite=overwrite)
+        if folder:
+            draft.check_replaceable(set(self._archive.outputs))
+        elif destination.is_dir():
+            raise CheckpointError(f"{destination} is a folder, so no file can be put there")
+        return draft
+
+    @cached_property
+    def _raw(self) -> dict[str, str]:
+        """Names in the file by the names used here."""
+        raw = list(self._archive.tensors)
+        names = [strip_prefixes(name) for name in raw]
+        return dict(zip(names if len(set(names)) == len(names) else raw, raw, strict=True))
+
+    @cached_property
+    def _described(self) -> tuple[Described, str]:
+        return describe(self.path if self.path.is_dir() else self.path.parent, self._raw)
+
+    @cached_property
+    def _entries(self) -> tuple[WeightEntry, ...]:
+        stored = {name: self._archive.tensors[raw] for name, raw in self._raw.items()}
+        guessed = entries_from_shapes(
+            {name: s.shape for name, s in stored.items()}, {name: s.dtype for name, s in stored.items()}
+        )
+        described = self._described[0]
+        entries = {e.name: _with_description(e, described.get(e.name)) for e in guessed}
+        for names in self._ties(entries, described):
+            _join(entries, names)
+        return tuple(entries.values())
+
+    @cached_property
+    def _by_name(self) -> dict[str, WeightEntry]:
+        return {name: e for e in self._entries for name in (e.name, *e.aliases)}
+
+    def _ties(self, entries: Mapping[str, WeightEntry], described: Described) -> Iterator[Sequence[str]]:
+        """Groups of names that are one tensor: the file says so, the config does, or a table is stored twice."""
+        names = {raw: name for name, raw in self._raw.items()}
+        for group in self._archive.ties:
+            yield [names[raw] for raw in group]
+        for name, entry in described.items():
+            if entry.aliases:
+                yield [name, *(a for a in entry.aliases if a in self._raw)]
+        tables = [e for e in entries.values() if e.role in _TABLE_ROLES and e.view is not None]
+        for i, a in enumerate(tables):
+            for b in tables[i + 1 :]:
+                same = a.role != b.role and a.shape == b.shape and a.dtype == b.dtype
+                if same and self._archive.equal(self._raw[a.name], self._raw[b.name]):
+                    yield [a.name, b.name]
+
+
+class CheckpointTransaction:
+    """A new checkpoint in the making; see `Draft` for what a kill or a full disk leaves behind: nothing."""
+
+    def __init__(self, store: CheckpointStore, archive: Archive, draft: Draft) -> None:
+        self._store = store
+        self._archive = archive
+        self._draft = draft
+        self._writer: ArchiveWriter | None = None
+        self._entries = {e.name: e for e in store.entries()}
+
+    def __enter__(self) -> CheckpointTransaction:
+        with writing(self._draft.destination):
+            self._draft.begin(self._archive.size)
+            try:
+                self._writer = self._archive.writer(self._draft.path)
+            except BaseException:
+                self._draft.discard()
+                raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._draft.discard()
+            self._writer = None
+
+    def stage(self, name: str, value: Tensor) -> None:
+        """Cast a new value to the stored dtype and put it into the draft, under every name it is stored by.
+
+        Raises:
+            UserError: No such tensor, another shape, a refused tensor, or a value its dtype cannot hold.
+            CheckpointError: The disk is full.
+        """
+        assert self._writer is not None, "a transaction is used inside `with`"
+        entry = self._entries.get(name)
+        if entry is None:
+            raise UserError(f"{self._store.path} has no weight {name!r}")
+        if entry.refusal:
+            raise UserError(f"{name} cannot be written: {entry.refusal}")
+        if tuple(value.shape) != entry.shape:
+            raise UserError(f"{name} has shape {entry.shape}, but the new value has {tuple(value.shape)}")
+        cast = value.detach().to(device="cpu", dtype=entry.dtype)
+        if entry.dtype == torch.float16 and not torch.isfinite(cast).all():
+            raise UserError(f"the new value of {name} is too large for its dtype, float16")
+        with writing(self._draft.destination):
+            for stored in self._store.stored_names(entry):
+                self._writer.put(stored, cast)
+
+    def commit(self) -> Callable[[], None]:
+        """Complete the new checkpoint and put it in its place; the returned function removes it again.
+
+        Raises:
+            CheckpointError: The disk is full or the place was taken meanwhile; nothing is left behind.
+        """
+        assert self._writer is not None, "a transaction is used inside `with`"
+        with writing(self._draft.destination):
+            self._writer.finish()
+        undo = self._draft.publish()
+        self._writer = None
+        return undo
+
+
+class LazyWeights(Mapping[str, Tensor]):
+    """The tensors of a checkpoint by name, each read when asked for: initial weights of any size."""
+
+    def __init__(self, store: CheckpointStore) -> None:
+        self._store = store
+        self._names = [n for e in store.entries() for n in (e.name, *e.aliases) if store.stored_names(e)]
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._store.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _open(path: Path) -> Archive:
+    if not path.exists():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        close = near_misses(path.name, siblings)
+        hint = f"; did you mean {' or '.join(str(path.parent / c) for c in close)}?" if close else ""
+        raise CheckpointError(f"no checkpoint at {path}{hint}")
+    if path.is_dir() or path.suffix == ".safetensors":
+        return SafetensorsArchive(path)
+    if path.suffix in SUFFIXES:
+        return PickleArchive(path)
+    if path.name.endswith(".safetensors.index.json"):
+        raise CheckpointError(f"{path} is an index: give its folder, {path.parent}")
+    raise CheckpointError(
+        f"{path} is no checkpoint that can be read: give a .safetensors file, a folder that holds one, "
+        f"or a {', '.join(SUFFIXES)} file"
+    )
+
+
+def _with_description(guessed: WeightEntry, described: WeightEntry | None) -> WeightEntry:
+    """What names and shapes tell, with what the config tells put over it."""
+    if described is None or described.shape != guessed.shape or not guessed.dtype.is_floating_point:
+        return guessed
+    refusal = guessed.refusal if guessed.dtype.itemsize < 2 else ""
+    return replace(guessed, role=described.role, view=described.view, aliases=described.aliases, refusal=refusal)
+
+
+def _join(entries: dict[str, WeightEntry], names: Sequence[str]) -> None:
+    """Make tied tensors one entry under the first name; a table of embeddings stays one, whatever else it is."""
+    members = [entries[name] for name in names if name in entries]
+    if len(members) < 2 or len({(m.shape, m.dtype) for m in members}) > 1:
+        return
+    first = members[0]
+    aliases = dict.fromkeys(n for m in members for n in (m.name, *m.aliases) if n != first.name)
+    role = "embedding" if any(m.role == "embedding" for m in members) else first.role
+    entries[first.name] = replace(first, role=role, aliases=tuple(aliases))
+    for member in members[1:]:
+        del entries[member.name]

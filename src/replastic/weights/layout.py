@@ -1,0 +1,167 @@
+"""How the tensors of a bare file are seen: told by their names, their shapes and what lies beside them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from replastic.weights.entries import View, WeightEntry
+from replastic.weights.naming import is_expert_stack, role_of, strip_prefixes
+from replastic.weights.views import fused_layout, view_from_layout
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_RULE = "say so in a recipe rule for it, such as"
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What one tensor most likely is; `refusal` says why it is not safe to go by that, and what would tell."""
+
+    kind: str | None
+    layout: Mapping[str, Any] = field(default_factory=dict)
+    refusal: str = ""
+
+    def view(self, name: str, shape: tuple[int, ...]) -> View | None:
+        """The view it describes."""
+        return None if self.kind is None else view_from_layout(self.kind, shape, self.layout, name=name)
+
+
+def entries_from_shapes(shapes: Shapes, dtypes: Mapping[str, torch.dtype]) -> list[WeightEntry]:
+    """One entry per tensor, in the given order, seen as names and shapes suggest.
+
+    Four axes are a convolution, two a Linear, three a stack of experts or a Conv1d by their names. What shapes alone
+    leave open is settled by what lies beside a weight where that is a proof, and refused with a remedy otherwise:
+
+    * a bias as long as the second axis: the weight is stored as (in, out), or is a transposed convolution;
+    * a kernel with a fan-in that no layer puts out: the convolution is grouped;
+    * a fused qkv whose rows are not three times its fan-in: the key/value heads must be told.
+    """
+    clues = _Clues(shapes)
+    return [_entry(name, shape, dtypes[name], clues) for name, shape in shapes.items()]
+
+
+def _entry(name: str, shape: tuple[int, ...], dtype: torch.dtype, clues: _Clues) -> WeightEntry:
+    role = role_of(name, shape)
+    if not dtype.is_floating_point:
+        packed = role in ("matrix", "head", "embedding") and len(shape) > 1
+        refusal = f"stored as {_short(dtype)}: dequantise the checkpoint first" if packed else ""
+        return WeightEntry(name, shape, dtype, "buffer", None, trainable=False, refusal=refusal)
+    if role in ("buffer", "bias", "norm"):
+        return WeightEntry(name, shape, dtype, role, None, trainable=role != "buffer")
+    guess = _guess(name, shape, clues)
+    refusal = guess.refusal
+    if dtype.itemsize < 2:
+        refusal = f"stored as {_short(dtype)}: dequantise the checkpoint first"
+    return WeightEntry(name, shape, dtype, role, guess.view(name, shape), refusal=refusal)
+
+
+class _Clues:
+    """What the tensors of one file say of each other."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        self.shapes = shapes
+        kernels = [s for n, s in shapes.items() if len(s) in (4, 5) and n.endswith("weight")]
+        self.fan_outs = {s[0] for s in kernels} | {s[0] for s in shapes.values() if len(s) == 2}
+        self.fan_ins = Counter(s[1] for s in kernels)
+        turned, straight = set(), set()
+        for name, shape in shapes.items():
+            if len(shape) == 2 and shape[0] != shape[1]:
+                if self.bias(name) == (shape[1],):
+                    turned.add(_module(name))
+                elif self.bias(name) == (shape[0],):
+                    straight.add(_module(name))
+        self.turned = turned - straight
+        """Names of modules whose two-axis weights are stored as (in, out), by the bias of one that is not square."""
+
+    def bias(self, name: str) -> tuple[int, ...] | None:
+        """Shape of the bias that belongs to a weight."""
+        return self.shapes.get(f"{name.removesuffix('weight')}bias") if name.endswith("weight") else None
+
+    def sibling(self, name: str, other: str) -> tuple[int, ...] | None:
+        """Shape of the tensor `other` of the same module."""
+        return self.shapes.get(".".join((*name.split(".")[:-1], other)))
+
+
+def _guess(name: str, shape: tuple[int, ...], clues: _Clues) -> Guess:
+    leaf = name.rsplit(".", 1)[-1]
+    if "parametrizations" in name.split(".") or leaf in ("weight_g", "weight_v", "weight_orig"):
+        return Guess(None, refusal="part of a parametrization: save the model with it removed")
+    if len(shape) == 2:
+        return _matrix(name, shape, clues)
+    if is_expert_stack(name, shape):
+        return _experts(name, shape, clues)
+    if not leaf.endswith("weight") or not 3 <= len(shape) <= 5:
+        return Guess(None)
+    if len(shape) == 3 and clues.bias(name) != (shape[0],) and "conv" not in name.lower():
+        return Guess(None, refusal="three axes may be a Conv1d or a stack of matrices: put its config.json beside it")
+    return _kernel(name, shape, clues)
+
+
+def _matrix(name: str, shape: tuple[int, ...], clues: _Clues) -> Guess:
+    module = _module(name)
+    transposed = module in clues.turned and clues.bias(name) in (None, (shape[1],))
+    layout: dict[str, Any] = {"transposed": True} if transposed else {}
+    d_in, rows = shape if transposed else reversed(shape)
+    if name.rsplit(".", 1)[-1] == "in_proj_weight":
+        fused: Mapping[str, Any] = {"split": ("q", "k", "v")} if rows == 3 * d_in else {}
+    else:
+        fused = fused_layout(module, rows, d_in)
+    if "q" in fused.get("split", ()):
+        if module == "query_key_value":
+            return Guess("linear", layout, f"the order of q, k and v needs the heads: {_RULE} layout = {{heads = 12}}")
+        if rows != 3 * d_in:
+            return Guess(
+                "linear",
+                layout,
+                f"{rows} rows are not 3 x {d_in}, so it is not told where q, k and v begin: {_RULE} "
+                "layout = {split = ['q', 'k', 'v'], heads = 32, kv_heads = 8}",
+            )
+    return Guess("linear", {**layout, **fused})
+
+
+def _experts(name: str, shape: tuple[int, ...], clues: _Clues) -> Guess:
+    leaf = name.rsplit(".", 1)[-1]
+    both, down = clues.sibling(name, "gate_up_proj"), clues.sibling(name, "down_proj")
+    layout: dict[str, Any] = {"split": ("gate", "up")} if leaf == "gate_up_proj" else {}
+    if both is not None and down is not None and both[1] != 2 * down[2]:
+        return Guess(
+            "experts",
+            layout,
+            f"a stack stored as (in, out), whose rows may alternate: {_RULE} "
+            "layout = {transposed = true, split = ['gate', 'up'], interleaved = true}",
+        )
+    return Guess("experts", layout)
+
+
+def _kernel(name: str, shape: tuple[int, ...], clues: _Clues) -> Guess:
+    channels, fan_in = shape[:2]
+    if clues.bias(name) == (fan_in,) and channels != fan_in:
+        return Guess("conv_transpose")
+    repeated = clues.fan_ins[fan_in] > 1
+    if fan_in == 1 and (repeated or _says_depthwise(name)):
+        return Guess("conv", {"groups": channels})
+    if fan_in not in clues.fan_outs and (repeated or fan_in > 4):
+        wider = (width // fan_in for width in clues.fan_outs if width > fan_in and width % fan_in == 0)
+        groups = min((g for g in wider if channels % g == 0), default=0)
+        if groups:
+            return Guess("conv", {}, f"it looks like a grouped convolution: {_RULE} layout = {{groups = {groups}}}")
+    return Guess("conv")
+
+
+def _says_depthwise(name: str) -> bool:
+    return any(word in part for part in name.lower().split(".") for word in ("depthwise", "dwconv", "conv_dw"))
+
+
+def _module(name: str) -> str:
+    """Last part of the module's name: ``c_attn`` of ``h.0.attn.c_attn.weight``."""
+    parts = strip_prefixes(name).split(".")
+    return parts[-2] if len(parts) > 1 else ""
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
