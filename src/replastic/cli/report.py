@@ -1,0 +1,40 @@
+"""Make the page, tables and curves of an experiment from its records."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from replastic import report
+
+EXAMPLES = """\
+Nothing is trained: everything comes from the run.json and metrics.jsonl files, so it can be repeated at any time,
+also while runs are still going (the report then stops at the last phase that all of them have reached).
+
+examples:
+  replastic report runs/digits_random_labels             writes report.html, tables/ and curves/ beside the runs
+  replastic report runs/digits --out site/digits         the same, elsewhere
+  replastic report runs/a runs/b --out both              two folders that are one experiment (equal settings)
+  replastic report runs/digits --reference full_reset    differences to another method than base
+  replastic report runs/digits --json                    paths and numbers for a script
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse the arguments, build the report, print where it is and what it says."""
+    parser = argparse.ArgumentParser(
+        "replastic report", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folder that `replastic run` wrote")
+    parser.add_argument("--out", metavar="DIR", help="where to write; beside the runs when left out")
+    parser.add_argument("--reference", metavar="METHOD", help="compare with it (default: base)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args(list(arguments))
+    table = report.final_table(report.load(options.runs), options.reference)
+    page = report.write(table, options.out or options.runs[0])
+    if options.json:
+        print(json.dumps({"report": str(page), **table.to_dict()}, indent=2))
+    else:
+        print(f"{report.text_table(table)}\n\nreport: {page}")
+    return 0

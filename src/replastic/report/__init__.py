@@ -1,0 +1,8 @@
+"""Records to tables, curves and one self-contained page; comparisons with honest intervals."""
+
+from replastic.report.comparison import Comparison, compare
+from replastic.report.experiment import Experiment, load
+from replastic.report.folder import build, text_table, write
+from replastic.report.tables import Table, final_table
+
+__all__ = ["Comparison", "Experiment", "Table", "build", "compare", "final_table", "load", "text_table", "write"]

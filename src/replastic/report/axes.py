@@ -1,0 +1,158 @@
+"""Parts of a plot: curves with bands and labels at their ends, dots with whiskers, plain quiet axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from replastic.report import measures, style, words
+from replastic.report.experiment import Array
+from replastic.report.series import Series
+from replastic.report.statistics import Estimate
+from replastic.report.tables import Table
+
+INK, SOFT, RULE = "#1d2129", "#5c6470", "#dfe2e8"
+"""Text, quiet text and rules; the page swaps these for its own in dark mode."""
+LABEL_GAP = 18.0
+"""Points between two labels, as if the axes were as high as their figure."""
+DECADES = 50.0
+"""A positive measure that spans more than this factor is drawn on a logarithmic scale."""
+
+
+def curves(
+    ax: Any,
+    drawn: Sequence[Series],
+    table: Table,
+    *,
+    emphasise: str = "",
+) -> None:
+    """One line per series with the band of its interval; main methods in front, the others thin and grey.
+
+    Args:
+        ax: Axes to draw on.
+        drawn: The series.
+        table: Where styles come from.
+        emphasise: A method to draw as if it were a main one.
+    """
+    styles = style.lines(table)
+    for one in drawn:
+        look = styles[one.method]
+        front = look.front or one.method == emphasise
+        colour = style.MAIN["interpolation"] if front and not look.front else look.colour
+        marker = "o" if len(one.x) <= 12 and front else None
+        ax.plot(
+            one.x,
+            one.mean,
+            color=colour,
+            linewidth=look.width if look.front else 1.6 if front else 0.8,
+            marker=marker,
+            markersize=4,
+            zorder=3 if front else 2,
+            solid_capstyle="round",
+        )
+        if front and np.isfinite(one.low).any():
+            ax.fill_between(one.x, one.low, one.high, color=colour, alpha=0.16, linewidth=0, zorder=1)
+
+
+def dots(
+    ax: Any, table: Table, estimates: Sequence[Estimate | None], *, seeds: bool = False, zero: bool = False
+) -> None:
+    """One line per row of the table, top down: mean with its interval, and the single seeds behind it."""
+    styles = style.lines(table)
+    experiment = table.experiment
+    for y, (row, estimate) in enumerate(zip(table.rows, estimates, strict=True)):
+        if estimate is None or not np.isfinite(estimate.mean):
+            continue
+        look = styles[row.method]
+        colour = look.colour if look.front else SOFT
+        if estimate.low is not None and estimate.high is not None:
+            ax.plot([estimate.low, estimate.high], [y, y], color=colour, linewidth=2, solid_capstyle="butt", zorder=2)
+        if seeds:
+            scores = list(measures.final_scores(experiment, row.method).values())
+            ax.scatter(scores, [y] * len(scores), s=14, color=colour, alpha=0.35, linewidth=0, zorder=1)
+        ax.scatter([estimate.mean], [y], s=34, color=colour, zorder=3, linewidth=0)
+    if zero:
+        ax.axvline(0, color=INK, linewidth=1, zorder=0)
+    ax.set_yticks(range(len(table.rows)), [row.label for row in table.rows])
+    ax.set_ylim(len(table.rows) - 0.4, -0.6)
+
+
+def name(ax: Any, x: str, y: str, *, grid: str = "y") -> None:
+    """Name the axes and keep them quiet."""
+    ax.set_xlabel(x, color=SOFT)
+    ax.set_ylabel(y, color=SOFT)
+    ax.grid(axis=grid, color=RULE, linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.margins(x=0.02)
+    ax.tick_params(which="both", colors=SOFT, labelsize=9.5, length=0)
+    for spine in ax.spines.values():
+        spine.set_color(RULE)
+
+
+def spans_decades(values: Sequence[Array]) -> bool:
+    """Whether a logarithmic scale serves these values: all positive, and far apart."""
+    finite = np.concatenate([v[np.isfinite(v)] for v in values]) if values else np.array([])
+    return bool(finite.size and finite.min() > 0 and finite.max() / finite.min() > DECADES)
+
+
+def spread(wanted: Sequence[float], gap: float) -> list[float]:
+    """Positions at least `gap` apart, in the order of `wanted` and as near to it as least squares asks.
+
+    Neighbours that are too close are merged into a block around their common mean, until no blocks touch (pool
+    adjacent violators).
+    """
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    blocks: list[list[float]] = []
+    for rank, i in enumerate(order):
+        blocks.append([wanted[i] - rank * gap, 1])
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            (a, n), (b, m) = blocks[-2:]
+            blocks[-2:] = [[(a * n + b * m) / (n + m), n + m]]
+    flat = [centre for centre, size in blocks for _ in range(int(size))]
+    placed = [0.0] * len(wanted)
+    for rank, i in enumerate(order):
+        placed[i] = flat[rank] + rank * gap
+    return placed
+
+
+def frame(ax: Any, drawn: Sequence[Series]) -> None:
+    """Scale and limits from the single seeds, so that a wide interval of few seeds does not flatten the picture."""
+    finite = np.concatenate([one.values[np.isfinite(one.values)] for one in drawn])
+    if not finite.size:
+        return
+    low, high = float(finite.min()), float(finite.max())
+    if spans_decades([finite]):
+        ax.set_yscale("log")
+        pad = (high / low) ** 0.06
+        ax.set_ylim(low / pad, high * pad)
+    else:
+        pad = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
+        ax.set_ylim(low - pad, high + pad)
+
+
+def label_ends(ax: Any, drawn: Sequence[Series], table: Table) -> None:
+    """Write the main methods' names beside the ends of their lines, moved apart where lines end together.
+
+    Call it last: it needs the scale and the limits.
+    """
+    names = words.labels(table.experiment.methods)
+    styles = style.lines(table)
+    ends = [(one, one.mean[np.isfinite(one.mean)]) for one in drawn if styles[one.method].front]
+    ends = [(one, means) for one, means in ends if means.size]
+    to_share = ax.transData + ax.transAxes.inverted()
+    wanted = [float(to_share.transform((one.x[-1], means[-1]))[1]) for one, means in ends]
+    gap = LABEL_GAP / (ax.figure.get_figheight() * 72)
+    for (one, _), share in zip(ends, spread(wanted, gap), strict=True):
+        ax.annotate(
+            names[one.method],
+            (1.0, share),
+            xycoords="axes fraction",
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            color=styles[one.method].colour,
+            fontweight="bold",
+            annotation_clip=False,
+        )

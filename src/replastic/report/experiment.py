@@ -1,0 +1,251 @@
+"""Runs read back from their folders as one experiment: what belongs together, what is comparable, what is missing."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replastic.errors import UnknownNameError, UserError
+from replastic.records import Record, RunDirectory, RunInfo, find_runs
+
+Paths = str | Path | Sequence[str | Path]
+Array = NDArray[np.float64]
+
+PER_RUN_SETTINGS = frozenset({"method", "seed"})
+"""Keys of `RunInfo.config` in which the runs of one experiment may differ."""
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """How the runs want to be shown: `RunInfo.summary` with its defaults."""
+
+    score: str
+    score_label: str
+    event: str = "phase_end"
+    higher_is_better: bool = True
+    phase_label: str = "phase"
+    curves: tuple[str, ...] = ()
+    """Metric keys to draw over the phases, beside the score."""
+
+    @classmethod
+    def of(cls, info: RunInfo) -> Presentation:
+        """Read it from run.json."""
+        summary = dict(info.summary)
+        score = summary.get("score")
+        if not isinstance(score, str):
+            raise UserError(f"the run.json of {info.method!r} (seed {info.seed}) names no score in its summary")
+        return cls(
+            score=score,
+            score_label=str(summary.get("score_label", score.removeprefix("metric/"))),
+            event=str(summary.get("event", "phase_end")),
+            higher_is_better=bool(summary.get("higher_is_better", True)),
+            phase_label=str(summary.get("phase_label", "phase")),
+            curves=tuple(key for key in summary.get("curves", ()) if key != score),
+        )
+
+
+@dataclass(frozen=True)
+class RunData:
+    """One run as read: its settings and its records, in one place."""
+
+    path: Path
+    info: RunInfo
+    records: tuple[Record, ...]
+    finished: bool
+
+    def phases(self, event: str, key: str) -> dict[int, float]:
+        """Value of a measure at an event, by phase; the last record wins where a phase has several."""
+        return {
+            r["phase"]: float(r[key]) for r in self.records if r["event"] == event and key in r and r[key] is not None
+        }
+
+    def seconds(self, event: str, phase: int) -> float | None:
+        """Seconds since the run began, at the event of that phase."""
+        values = [r["seconds"] for r in self.records if r["event"] == event and r["phase"] == phase and "seconds" in r]
+        return float(values[-1]) if values else None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Runs of one benchmark with equal settings, cut to the phases that all of them have reached."""
+
+    benchmark: str
+    shown: Presentation
+    settings: Mapping[str, Any]
+    """The configuration all runs share."""
+    runs: Mapping[str, Mapping[int, RunData]]
+    """By method and seed; methods in order of their first path, seeds ascending."""
+    phases: int
+    """Phases that every run of `runs` has completed: all numbers are taken from these."""
+    unfinished: tuple[RunData, ...]
+    """Runs without a DONE mark, those left out of `runs` included."""
+    left_out: tuple[RunData, ...]
+    """Runs that have not completed their first phase."""
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The specs of the methods, as in run.json."""
+        return tuple(self.runs)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Every seed that any method has."""
+        return tuple(sorted({seed for by_seed in self.runs.values() for seed in by_seed}))
+
+    def spec(self, method: str) -> str:
+        """The spec that `method` means: itself, or the only one of that name.
+
+        Raises:
+            UnknownNameError: None or several; what was run is offered.
+        """
+        if method in self.runs:
+            return method
+        found = [spec for spec in self.runs if spec.partition(":")[0] == method]
+        if len(found) != 1:
+            raise UnknownNameError("method of these runs", method, self.runs)
+        return found[0]
+
+    def __iter__(self) -> Iterator[RunData]:
+        for by_seed in self.runs.values():
+            yield from by_seed.values()
+
+    def over_phases(self, method: str, key: str, event: str | None = None) -> Array:
+        """A measure as an array (seeds, phases), NaN where it was not recorded; `event` defaults to the score's."""
+        rows = []
+        for run in self.runs[method].values():
+            values = run.phases(event or self.shown.event, key)
+            rows.append([values.get(phase, math.nan) for phase in range(self.phases)])
+        return np.array(rows, dtype=np.float64).reshape(len(rows), self.phases)
+
+    def until(self, phases: int) -> Experiment:
+        """The same runs cut after the first `phases` phases."""
+        return replace(self, phases=phases)
+
+    def keys(self, event: str) -> tuple[str, ...]:
+        """Every measure recorded at an event within the common phases, sorted."""
+        found = {
+            key for run in self for r in run.records if r["event"] == event and r["phase"] < self.phases for key in r
+        }
+        return tuple(sorted(key for key in found if key.startswith("metric/")))
+
+
+def load(paths: Paths) -> Experiment:
+    """Read every run at or below `paths` as one experiment.
+
+    Raises:
+        UserError: No runs, a damaged file, two runs of one method and seed, no completed phase, or runs whose
+            benchmark or settings differ; the message says where.
+    """
+    runs = [_read(directory) for directory in _directories(paths)]
+    first = runs[0]
+    shown = Presentation.of(first.info)
+    for run in runs[1:]:
+        _check_comparable(first, run)
+    _check_methods(runs)
+    started = [run for run in runs if _completed(run, shown)]
+    if not started:
+        raise UserError(
+            f"none of the {len(runs)} runs has completed its first {shown.phase_label} with {shown.score!r} recorded; "
+            "start them again with `replastic run` to go on, then report"
+        )
+    by_method: dict[str, dict[int, RunData]] = {}
+    for run in sorted(started, key=lambda r: r.info.seed):
+        by_method.setdefault(run.info.method, {})[run.info.seed] = run
+    order = list(dict.fromkeys(run.info.method for run in started))
+    return Experiment(
+        benchmark=first.info.benchmark,
+        shown=shown,
+        settings={k: v for k, v in first.info.config.items() if k not in PER_RUN_SETTINGS},
+        runs={method: by_method[method] for method in order},
+        phases=min(_completed(run, shown) for run in started),
+        unfinished=tuple(run for run in runs if not run.finished),
+        left_out=tuple(run for run in runs if not _completed(run, shown)),
+    )
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """What differs between two nested settings, as ``name: value in a, value in b``."""
+    flat_a, flat_b = flatten(a), flatten(b)
+    names = sorted(flat_a.keys() | flat_b.keys())
+    return [
+        f"{name}: {flat_a.get(name, 'absent')!r} and {flat_b.get(name, 'absent')!r}"
+        for name in names
+        if flat_a.get(name, "absent") != flat_b.get(name, "absent")
+    ]
+
+
+def _directories(paths: Paths) -> list[RunDirectory]:
+    given: Iterable[str | Path] = [paths] if isinstance(paths, (str, Path)) else paths
+    found = {d.path.resolve(): d for path in given for d in find_runs(path)}
+    if not found:
+        raise UserError("no run folder was given")
+    return list(found.values())
+
+
+def _read(directory: RunDirectory) -> RunData:
+    records = directory.records()
+    for record in records:
+        if not isinstance(record, dict) or not isinstance(record.get("phase"), int) or "event" not in record:
+            raise UserError(f"{directory.path / 'metrics.jsonl'} is damaged: a line lacks its phase or event")
+    return RunData(directory.path, directory.info(), tuple(records), directory.done)
+
+
+def _completed(run: RunData, shown: Presentation) -> int:
+    """How many phases from the first on have their score, without a gap."""
+    scored = run.phases(shown.event, shown.score)
+    return next(phase for phase in range(len(scored) + 1) if phase not in scored)
+
+
+def _shared(run: RunData) -> dict[str, Any]:
+    return {key: value for key, value in run.info.config.items() if key not in PER_RUN_SETTINGS}
+
+
+def _check_comparable(first: RunData, run: RunData) -> None:
+    """Refuse a run of another benchmark or with other settings than the first, naming the difference."""
+    if run.info.benchmark != first.info.benchmark:
+        raise UserError(
+            f"two benchmarks in one report: {first.path} is {first.info.benchmark!r}, "
+            f"{run.path} is {run.info.benchmark!r}; report them one by one"
+        )
+    found = differences(_shared(first), _shared(run)) or differences(first.info.summary, run.info.summary)
+    if found:
+        raise UserError(
+            f"{first.path} and {run.path} differ in their settings ({'; '.join(found)}), so their scores cannot stand "
+            "in one table; report them one by one, or use `replastic compare`"
+        )
+
+
+def _check_methods(runs: Sequence[RunData]) -> None:
+    """Refuse the same method and seed twice, and one method name with two sets of options."""
+    twice = [key for key, count in Counter((r.info.method, r.info.seed) for r in runs).items() if count > 1]
+    if twice:
+        method, seed = twice[0]
+        where = " and ".join(str(r.path) for r in runs if (r.info.method, r.info.seed) == twice[0])
+        raise UserError(f"{method!r} with seed {seed} is there twice: {where}")
+    options: dict[str, RunData] = {}
+    for run in runs:
+        known = options.setdefault(run.info.method, run)
+        a, b = ({"method": r.info.config.get("method")} for r in (known, run))
+        if found := differences(a, b):
+            raise UserError(
+                f"{run.info.method!r} has two sets of options: {known.path}, {run.path}: {'; '.join(found)}"
+            )

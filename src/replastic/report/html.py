@@ -1,0 +1,123 @@
+"""The page: everything a reader needs in one file that asks nothing of the network."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from replastic.extras import require
+from replastic.report import axes, measures, style, summary, words
+from replastic.report.curves import Plot
+from replastic.report.experiment import Experiment, flatten
+from replastic.report.tables import AROUND, Table, around_names
+
+TEMPLATES = Path(__file__).parent / "templates"
+COLOURS = {
+    axes.INK: "ink",
+    axes.SOFT: "soft",
+    axes.RULE: "rule",
+    style.MUTED: "muted",
+    **{colour: f"m-{name.replace('_', '-')}" for name, colour in style.MAIN.items()},
+    **{colour: f"m-{i}" for i, colour in enumerate(style.FURTHER)},
+}
+"""Colours of the plots and the page's name for each, so that dark mode can change them."""
+
+
+@dataclass(frozen=True)
+class LayerTable:
+    """One measure by layer (columns) and method (rows) at the end of the last phase."""
+
+    measure: words.Measure
+    layers: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[float | None, ...]], ...]
+
+
+def page(table: Table, plots: Sequence[Plot]) -> str:
+    """The page as text; needs jinja2."""
+    jinja = require("jinja2", "report", "writing the page")
+    environment = jinja.Environment(
+        loader=jinja.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja.StrictUndefined,
+    )
+    environment.filters.update(number=words.number, interval=words.interval, ratio=words.ratio)
+    experiment = table.experiment
+    scores, diagnostics = _split(plots, experiment)
+    return str(
+        environment.get_template("report.html").render(
+            table=table,
+            experiment=experiment,
+            shown=experiment.shown,
+            sentences=summary.sentences(table),
+            styles={method: f"var(--{COLOURS[line.colour]})" for method, line in style.lines(table).items()},
+            around=[(name, *AROUND[name]) for name in around_names(table)],
+            scores=scores,
+            diagnostics=diagnostics,
+            inline={plot.name: jinja.utils.markupsafe.Markup(inline(plot)) for plot in plots},
+            layers=layer_tables(table),
+            defined=[words.measure(key) for key in experiment.shown.curves],
+            commands=sorted({run.info.command for run in experiment if run.info.command}),
+            settings=flatten(experiment.settings),
+            methods={method: _options(experiment, method) for method in experiment.methods},
+            versions=_versions(run.info.environment for run in experiment),
+        )
+    )
+
+
+def inline(plot: Plot) -> str:
+    """The plot's SVG as part of a page: ids of its own, the page's colours and font, and its alternative text."""
+    svg = plot.svg[plot.svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<title>.*?</title>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{plot.name}-', svg)
+    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{plot.name}-", svg)
+    svg = re.sub(r"#[0-9a-f]{6}", lambda m: f"var(--{COLOURS[m[0]]})" if m[0] in COLOURS else m[0], svg)
+    svg = svg.replace("fill: #ffffff", "fill: none")
+    svg = re.sub(r"font-family: [^;\"]*|'DejaVu Sans'[^;\"]*", lambda m: "inherit", svg)
+    opening = svg.index(">")
+    head = re.sub(r'\s(width|height|version)="[^"]*"|\sxmlns(:\w+)?="[^"]*"', "", svg[:opening])
+    label = plot.alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return f'{head} role="img" aria-label="{label}">{svg[opening + 1 :]}'.replace("xlink:href", "href")
+
+
+def layer_tables(table: Table) -> list[LayerTable]:
+    """One table per measure that was recorded by layer."""
+    experiment = table.experiment
+    keys = [key for key in experiment.keys(experiment.shown.event) if key.count("/") > 1]
+    found = []
+    for stem in dict.fromkeys("/".join(key.split("/")[:2]) for key in keys):
+        by_method = {row.label: measures.layers(experiment, row.method, stem) for row in table.rows}
+        names = tuple(dict.fromkeys(name for values in by_method.values() for name in values))
+        rows = tuple((label, tuple(values.get(name) for name in names)) for label, values in by_method.items())
+        found.append(LayerTable(words.measure(stem), names, rows))
+    return found
+
+
+def _split(plots: Sequence[Plot], experiment: Experiment) -> tuple[list[Plot], list[Plot]]:
+    diagnostic = {words.measure(key).name.replace("/", "_") for key in experiment.shown.curves}
+    return [p for p in plots if p.name not in diagnostic], [p for p in plots if p.name in diagnostic]
+
+
+def _options(experiment: Experiment, method: str) -> str:
+    """Every resolved option of a method in one line."""
+    run = next(iter(experiment.runs[method].values()))
+    options = run.info.config.get("method", {})
+    if not isinstance(options, Mapping):
+        return str(options)
+    return ", ".join(f"{name}={json.dumps(value)}" for name, value in flatten(options).items())
+
+
+def _versions(environments: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Versions and hardware; several values where the runs differ."""
+    found: dict[str, list[str]] = {}
+    for environment in environments:
+        for name, value in flatten(environment).items():
+            values = found.setdefault(name.removeprefix("packages."), [])
+            if str(value) not in values:
+                values.append(str(value))
+    return {name: "; ".join(values) for name, values in found.items()}

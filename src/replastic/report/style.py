@@ -1,0 +1,42 @@
+"""Colours of the methods, the same in every plot: safe for colour-blind readers, the main methods in front."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from replastic.report.tables import Table
+
+MAIN = {"base": "#3b414d", "fire": "#d55e00", "interpolation": "#0072b2", "full_reset": "#009e73"}
+"""Methods that are always in front and keep their colour from report to report (palette of Okabe and Ito)."""
+FURTHER = ("#cc79a7", "#e69f00", "#56b4e9")
+MUTED = "#b4b9c2"
+ACCENT = "fire"
+"""Method drawn with the heaviest line."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """How one method is drawn; a method that is not in `front` is thin and grey."""
+
+    colour: str
+    width: float
+    front: bool
+
+
+def lines(table: Table) -> dict[str, Line]:
+    """One line style per spec: the main methods, then those with the best score, as long as there are colours."""
+    specs = [row.method for row in table.rows]
+    own: dict[str, str] = {}
+    for name, colour in MAIN.items():
+        of_that_name = sorted((spec for spec in specs if spec.partition(":")[0] == name), key=len)
+        own.update(dict.fromkeys(of_that_name[:1], colour))
+    free = [colour for colour in (*FURTHER, *MAIN.values()) if colour not in own.values()]
+    for spec in specs:
+        if spec not in own and free:
+            own[spec] = free.pop(0)
+    return {
+        spec: Line(
+            own.get(spec, MUTED), 2.6 if spec.partition(":")[0] == ACCENT else 1.8 if spec in own else 0.8, spec in own
+        )
+        for spec in specs
+    }

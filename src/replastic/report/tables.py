@@ -1,0 +1,216 @@
+"""The final table: one row per method, as Markdown, CSV and plain text for a terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from replastic.report import measures, words
+from replastic.report.experiment import Experiment
+from replastic.report.statistics import Estimate, mean_interval, paired_difference
+
+REFERENCE = "base"
+"""Method that the others are compared with, unless the caller names another."""
+AROUND = {
+    "area": ("area", "mean score over the updates of a phase: trapezoids between its evaluations"),
+    "drop": ("drop", "score just before a boundary minus the first one after it; positive is a loss"),
+    "recovery": ("recovery", "evaluations until the score is back at its value before the boundary"),
+    "recovered": ("recovered", "share of phases in which the score came back"),
+}
+"""Head and meaning of the measures in `Row.around`; see `measures.Boundaries`."""
+CSV_HEAD = (
+    *("method", "seeds", "final_mean", "final_low", "final_high", "phases_mean", "phases_low", "phases_high"),
+    *("difference_mean", "difference_low", "difference_high", "difference_seeds", "difference_standing"),
+    *("seconds", "cost", "unfinished_runs"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method's numbers; `difference` is None for the reference itself and where no seed is common with it."""
+
+    method: str
+    label: str
+    final: Estimate
+    average: Estimate
+    difference: Estimate | None
+    seconds: float | None
+    """Mean over seeds, from the beginning to the end of the last common phase."""
+    cost: float | None
+    """`seconds` divided by the reference's, over common seeds."""
+    unfinished: int
+    """Runs of this method without a DONE mark."""
+    around: Mapping[str, Estimate]
+    """Measures around the boundaries (see `measures.Boundaries`) by name; empty for runs without evaluations."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows, the reference first and then the best score first, with the words to head them."""
+
+    rows: tuple[Row, ...]
+    reference: str | None
+    """Spec of the method the differences refer to; None when it was not run."""
+    experiment: Experiment
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: numbers that are not finite become null."""
+        shown = self.experiment.shown
+        return {
+            "benchmark": self.experiment.benchmark,
+            "score": shown.score,
+            "phases": self.experiment.phases,
+            "reference": self.reference,
+            "unfinished": [str(run.path) for run in self.experiment.unfinished],
+            "methods": [
+                {
+                    "method": row.method,
+                    "final": _json(row.final),
+                    "mean_over_phases": _json(row.average),
+                    "difference": _json(row.difference),
+                    "standing": row.difference.standing(shown.higher_is_better) if row.difference else None,
+                    "seconds": row.seconds,
+                    "cost": row.cost,
+                    "around_boundaries": {name: _json(estimate) for name, estimate in row.around.items()},
+                }
+                for row in self.rows
+            ],
+        }
+
+    def row(self, method: str) -> Row:
+        """The row of one spec."""
+        return next(row for row in self.rows if row.method == method)
+
+
+def final_table(experiment: Experiment, reference: str | None = None) -> Table:
+    """Compute the table from records alone.
+
+    Args:
+        experiment: The runs.
+        reference: Method that the others are compared with; None is ``base``, or no comparison where it was not run.
+
+    Raises:
+        UnknownNameError: A `reference` was named that was not run.
+    """
+    known = REFERENCE if REFERENCE in experiment.runs else None
+    if reference is not None:
+        known = experiment.spec(reference)
+    rows = [_row(experiment, method, known) for method in experiment.runs]
+    sign = -1.0 if experiment.shown.higher_is_better else 1.0
+    rows.sort(key=lambda r: (r.method != known, np.nan_to_num(sign * r.final.mean, nan=np.inf), r.method))
+    return Table(tuple(rows), known, experiment)
+
+
+def to_csv(table: Table) -> str:
+    """Every number at full precision; an empty field where there is none."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    around = around_names(table)
+    higher = table.experiment.shown.higher_is_better
+    writer.writerow([*CSV_HEAD, *around])
+    for row in table.rows:
+        difference = _fields(row.difference)
+        difference += [str(row.difference.n), row.difference.standing(higher)] if row.difference else ["", ""]
+        writer.writerow(
+            [row.method, row.final.n, *_fields(row.final), *_fields(row.average), *difference]
+            + [_text(row.seconds), _text(row.cost), row.unfinished]
+            + [_text(row.around[name].mean) if name in row.around else "" for name in around]
+        )
+    return out.getvalue()
+
+
+def to_markdown(table: Table) -> str:
+    """The table as GitHub shows it."""
+    head, *body = cells(table)
+    lines = [" | ".join(head), " | ".join(["---", *["--:"] * (len(head) - 1)]), *(" | ".join(line) for line in body)]
+    return "\n".join(f"| {line} |" for line in lines) + "\n"
+
+
+def to_text(table: Table) -> str:
+    """The table in plain ASCII with aligned columns."""
+    grid = [[words.plain(cell) for cell in line] for line in cells(table)]
+    widths = [max(len(line[i]) for line in grid) for i in range(len(grid[0]))]
+    lines = [
+        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
+        for line in grid
+    ]
+    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
+
+
+def around_names(table: Table) -> list[str]:
+    """Which of the measures around the boundaries these runs have."""
+    return [name for name in AROUND if any(name in row.around for row in table.rows)]
+
+
+def cells(table: Table) -> list[list[str]]:
+    """Head and rows as text, the same words for Markdown and terminal."""
+    shown = table.experiment.shown
+    against = table.reference or REFERENCE
+    around = around_names(table)
+    head = ["method", "final", "95% interval", f"mean over {shown.phase_label}s", "seeds", f"minus {against}"]
+    head += ["95% interval", "cost", *(AROUND[name][0] for name in around)]
+    lines = [head]
+    for row in table.rows:
+        difference = row.difference
+        mark = f"{row.method} (unfinished)" if row.unfinished else row.method
+        line = [mark, words.number(row.final.mean), words.interval(row.final), words.number(row.average.mean)]
+        line += [str(row.final.n), words.number(difference.mean if difference else None, signed=True)]
+        line += [words.interval(difference, signed=True) if difference else words.MISSING, words.ratio(row.cost)]
+        line += [words.number(row.around[name].mean if name in row.around else None) for name in around]
+        lines.append(line)
+    return lines
+
+
+def _row(experiment: Experiment, method: str, reference: str | None) -> Row:
+    final = measures.final_scores(experiment, method)
+    seconds = measures.costs(experiment, method)
+    difference, cost = None, None
+    if reference is not None:
+        base_seconds = measures.costs(experiment, reference)
+        common = seconds.keys() & base_seconds.keys()
+        if common and sum(base_seconds[s] for s in common) > 0:
+            cost = sum(seconds[s] for s in common) / sum(base_seconds[s] for s in common)
+        if method != reference:
+            difference = paired_difference(final, measures.final_scores(experiment, reference))
+    return Row(
+        method=method,
+        label=words.labels(experiment.methods)[method],
+        final=mean_interval(list(final.values())),
+        average=mean_interval(list(measures.mean_scores(experiment, method).values())),
+        difference=difference,
+        seconds=float(np.mean(list(seconds.values()))) if seconds else None,
+        cost=cost,
+        unfinished=sum(run.info.method == method for run in experiment.unfinished),
+        around=_around(experiment, method),
+    )
+
+
+def _around(experiment: Experiment, method: str) -> dict[str, Estimate]:
+    shown = experiment.shown
+    found = [
+        measures.boundaries(run, shown.score, phases=experiment.phases, higher_is_better=shown.higher_is_better)
+        for run in experiment.runs[method].values()
+    ]
+    known = [one for one in found if one is not None]
+    return {name: mean_interval([getattr(one, name) for one in known]) for name in AROUND} if known else {}
+
+
+def _json(estimate: Estimate | None) -> dict[str, Any] | None:
+    if estimate is None:
+        return None
+    mean = estimate.mean if math.isfinite(estimate.mean) else None
+    return {"mean": mean, "low": estimate.low, "high": estimate.high, "seeds": estimate.n}
+
+
+def _fields(estimate: Estimate | None) -> list[str]:
+    return [_text(v) for v in (estimate.mean, estimate.low, estimate.high)] if estimate else ["", "", ""]
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else repr(float(value))

@@ -1,0 +1,84 @@
+"""Numbers, intervals, methods and measures as text, the same in every table, plot and sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from replastic import metrics
+from replastic.errors import UnknownNameError
+from replastic.report.statistics import Estimate
+
+MINUS = "\u2212"
+MISSING = "\u2013"
+
+
+def number(value: float | None, *, signed: bool = False) -> str:
+    """Three decimals below 100, one from there on, powers of ten for what both would hide."""
+    if value is None or math.isnan(value):
+        return MISSING
+    size = abs(value)
+    digits = "e" if size >= 1e6 or 0 < size < 5e-4 else "f"
+    places = 3 if size < 100 and digits == "f" else 1
+    text = f"{value:{'+' if signed else ''}.{places}{digits}}"
+    return text.replace("-", MINUS, 1) if text.startswith("-") else text
+
+
+def interval(estimate: Estimate, *, signed: bool = False) -> str:
+    """``0.412 to 0.467``, or a dash where no interval can be given."""
+    if estimate.low is None or estimate.high is None:
+        return MISSING
+    return f"{number(estimate.low, signed=signed)} to {number(estimate.high, signed=signed)}"
+
+
+def ratio(value: float | None) -> str:
+    """A cost as a multiple: ``1.08x``."""
+    return MISSING if value is None else f"{value:.2f}\u00d7"
+
+
+def count(n: int, noun: str) -> str:
+    """``1 seed``, ``3 seeds``."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def listing(items: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def plain(text: str) -> str:
+    """The same in ASCII, for terminals of any encoding."""
+    return text.replace(MINUS, "-").replace(MISSING, "-").replace("\u00d7", "x")
+
+
+def labels(methods: Sequence[str]) -> dict[str, str]:
+    """A short name per spec: the method's name, with its options only where two specs share the name."""
+    names = [spec.partition(":")[0] for spec in methods]
+    return {
+        spec: name if names.count(name) == 1 else spec.replace(":", " ", 1).replace(",", ", ")
+        for spec, name in zip(methods, names, strict=True)
+    }
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a record key is called on a page."""
+
+    key: str
+    name: str
+    label: str
+    """Axis label, with the unit."""
+    summary: str
+    reference: str
+
+
+def measure(key: str) -> Measure:
+    """Describe a record key ``metric/<name>`` by its registered measure, or by its own name if it is none."""
+    name = key.removeprefix("metric/")
+    words = name.replace("_", " ").replace("/", ", ")
+    try:
+        entry = metrics.entry(name)
+    except UnknownNameError:
+        return Measure(key, name, words, "", "")
+    return Measure(key, name, entry.target.label, entry.summary, entry.reference)
