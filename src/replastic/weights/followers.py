@@ -1,0 +1,88 @@
+"""Copies of the weights that must follow a rewrite: target networks, moving averages, fp32 masters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from replastic.errors import UserError
+from replastic.weights.entries import WeightEntry
+from replastic.weights.naming import strip_prefixes
+from replastic.weights.staging import open_stage
+
+Followers = Mapping[str, nn.Module | Mapping[str, Tensor]]
+
+
+class FollowerSet:
+    """Copies by a name used in messages: modules (also wrapped, as `AveragedModel` does) or mappings of tensors."""
+
+    def __init__(self, followers: Followers | None) -> None:
+        self._tensors = {name: _tensors(name, follower) for name, follower in (followers or {}).items()}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names the followers were given by."""
+        return tuple(self._tensors)
+
+    def copies(self, entry: WeightEntry) -> list[Tensor]:
+        """The tensors that follow one weight, one of each follower (several where its ties are undone).
+
+        Raises:
+            UserError: A follower lacks the weight, or has it in another shape.
+        """
+        found: dict[int, Tensor] = {}
+        for follower, tensors in self._tensors.items():
+            mine = [tensors[n] for n in (entry.name, *entry.aliases) if n in tensors]
+            if not mine:
+                raise UserError(
+                    f"follower {follower!r} has no {entry.name}, so it cannot follow; pass the copy of the same part "
+                    "of the model, or leave it out and update it yourself"
+                )
+            for tensor in mine:
+                if tuple(tensor.shape) != entry.shape:
+                    raise UserError(
+                        f"follower {follower!r} has {entry.name} in shape {tuple(tensor.shape)}, the model in "
+                        f"{entry.shape}; it is not a copy of this model"
+                    )
+                found[id(tensor)] = tensor
+        return list(found.values())
+
+
+@torch.no_grad()
+def follow(copies: Sequence[tuple[Tensor, Tensor]], staging: str) -> Callable[[], None]:
+    """Overwrite each copy with its weight's value; returns what puts the old values back.
+
+    Args:
+        copies: Pairs (copy, live weight).
+        staging: Where the old values are kept; see `open_stage`.
+    """
+    stage = open_stage(staging)
+    kept: list[tuple[int, Tensor]] = []
+
+    @torch.no_grad()
+    def undo() -> None:
+        for key, copy in reversed(kept):
+            copy.copy_(stage.get(key))
+        stage.close()
+
+    try:
+        for copy, live in copies:
+            kept.append((stage.put(copy.detach().clone()), copy))
+            copy.copy_(live)
+    except BaseException:
+        undo()
+        raise
+    return undo
+
+
+def _tensors(follower: str, given: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if isinstance(given, nn.Module):
+        pairs = [*given.named_parameters(remove_duplicate=False), *given.named_buffers(remove_duplicate=False)]
+        return {strip_prefixes(name): tensor for name, tensor in pairs}
+    if isinstance(given, Mapping):
+        return {strip_prefixes(name): tensor for name, tensor in given.items()}
+    raise UserError(
+        f"follower {follower!r} must be a module or a mapping of names to tensors, got {type(given).__name__}"
+    )

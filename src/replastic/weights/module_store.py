@@ -1,0 +1,267 @@
+"""The weights of a live `nn.Module`: listed with their roles and views, tied ones once, and written in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from replastic.errors import UserError, near_misses
+from replastic.weights.derived import derived_weights, parts_of, read_derived
+from replastic.weights.entries import WeightEntry
+from replastic.weights.naming import role_of, strip_prefixes
+from replastic.weights.staging import Stage, open_stage
+from replastic.weights.views import view_of
+
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
+_TABLES = (nn.Embedding, nn.EmbeddingBag)
+_MATRICES = ("matrix", "head", "embedding")
+
+
+class _Place(NamedTuple):
+    """Where a tensor hangs: looked up anew at each use, as parameters may be replaced."""
+
+    module: nn.Module
+    attribute: str
+    derived: bool = False
+
+    def tensor(self) -> Tensor:
+        if self.derived:
+            return read_derived(self.module, self.attribute)
+        tensor: Tensor = getattr(self.module, self.attribute)
+        return tensor
+
+
+class ModuleStore:
+    """A live model as a `LiveStore`: parameters and persistent buffers, tied ones once.
+
+    Names are those of the state dict, without what `torch.compile` and data parallelism put before them. A weight that
+    a parametrization computes is listed under the name its layer uses it by, readable but refused; the parameters
+    behind it are listed too, as no matrices.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def entries(self) -> Sequence[WeightEntry]:
+        """Every tensor of the model, in its order."""
+        return self._entries
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, detached: it aliases the live one.
+
+        Raises:
+            UserError: No such tensor; near misses are offered.
+        """
+        return self._place(name).tensor().detach()
+
+    def tensor(self, name: str) -> Tensor:
+        """The live parameter or buffer itself.
+
+        Raises:
+            UserError: No such tensor, or one that must not be written; the message says what to do.
+        """
+        place = self._place(name)
+        if self._refusals.get(name):
+            raise UserError(f"{name} cannot be written: {self._refusals[name]}")
+        return place.tensor()
+
+    def transaction(self, *, staging: str = "memory") -> ModuleTransaction:
+        """Begin a set of writes; new values wait in ``memory`` or on ``disk``."""
+        return ModuleTransaction(self, open_stage(staging))
+
+    def replace_modules(self, modules: Mapping[str, nn.Module]) -> Callable[[], None]:
+        """Put modules in place of those at these names; returns what puts the old ones back.
+
+        Raises:
+            UserError: No module of that name.
+        """
+        raw = {strip_prefixes(f"{name}.")[:-1]: name for name, _ in self.model.named_modules() if name}
+        for name in modules:
+            if name not in raw:
+                raise UserError(f"the model has no module {name!r} to replace{_hint(name, raw)}")
+        old = {raw[name]: self.model.get_submodule(raw[name]) for name in modules}
+        self._put_modules({raw[name]: module for name, module in modules.items()})
+        return lambda: self._put_modules(old)
+
+    def _put_modules(self, modules: Mapping[str, nn.Module]) -> None:
+        for name, module in modules.items():
+            self.model.set_submodule(name, module)
+        for cached in ("_places", "_entries", "_refusals"):
+            self.__dict__.pop(cached, None)
+
+    def _place(self, name: str) -> _Place:
+        try:
+            return self._places[name]
+        except KeyError:
+            raise UserError(f"the model has no weight {name!r}{_hint(name, self._places)}") from None
+
+    @cached_property
+    def _places(self) -> dict[str, _Place]:
+        raw = dict(_walk(self.model))
+        names = [strip_prefixes(name) for name in raw]
+        return dict(zip(names if len(set(names)) == len(names) else raw, raw.values(), strict=True))
+
+    @cached_property
+    def _entries(self) -> tuple[WeightEntry, ...]:
+        modules = {strip_prefixes(f"{n}.")[:-1]: m for n, m in self.model.named_modules(remove_duplicate=False)}
+        found: dict[object, WeightEntry] = {}
+        for name, place in self._places.items():
+            around = name.rpartition(".")[0].rpartition(".")[0]
+            entry = _entry(name, place, modules.get(around))
+            key = name if place.derived else _identity(place.tensor())
+            found[key] = _tie(found[key], entry) if key in found else entry
+        return tuple(found.values())
+
+    @cached_property
+    def _refusals(self) -> dict[str, str]:
+        return {name: e.refusal for e in self._entries for name in (e.name, *e.aliases)}
+
+
+class ModuleTransaction:
+    """Writes to live tensors: staged, then copied in place, so that parameters stay the objects they are.
+
+    After the commit the stage holds the old values: one extra copy of what was touched serves both ends.
+    """
+
+    def __init__(self, store: ModuleStore, stage: Stage) -> None:
+        self._store = store
+        self._stage = stage
+        self._staged: dict[str, tuple[int, Tensor]] = {}
+        self._committed = False
+
+    def __enter__(self) -> ModuleTransaction:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if not self._committed:
+            self._stage.close()
+
+    def stage(self, name: str, value: Tensor) -> None:
+        """Cast the new value to the live tensor's dtype and device and keep it.
+
+        Raises:
+            UserError: The weight is unknown or must not be written.
+        """
+        live = self._store.tensor(name)
+        cast = value.detach().to(device=live.device, dtype=live.dtype)
+        if cast.untyped_storage().data_ptr() in self._live_storages:
+            cast = cast.clone()
+        self._staged[name] = (self._stage.put(cast), live)
+
+    @cached_property
+    def _live_storages(self) -> frozenset[int]:
+        places = self._store._places.values()
+        return frozenset(p.tensor().untyped_storage().data_ptr() for p in places if not p.derived)
+
+    def commit(self) -> Callable[[], None]:
+        """Write every staged value in place; an error midway puts back what was written."""
+        written: list[tuple[int, Tensor]] = []
+
+        @torch.no_grad()
+        def undo() -> None:
+            for key, live in reversed(written):
+                live.copy_(self._stage.get(key))
+            self._stage.close()
+
+        self._committed = True
+        try:
+            with torch.no_grad():
+                for key, live in self._staged.values():
+                    new = self._stage.get(key)
+                    self._stage.replace(key, live)
+                    written.append((key, live))
+                    live.copy_(new)
+        except BaseException:
+            undo()
+            raise
+        return undo
+
+
+def _walk(model: nn.Module) -> Iterator[tuple[str, _Place]]:
+    """Every parameter, persistent buffer and derived weight under every name it can be reached by."""
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        path = f"{prefix}." if prefix else ""
+        for attribute, parameter in module._parameters.items():
+            if parameter is not None:
+                yield path + attribute, _Place(module, attribute)
+        for attribute, buffer in module._buffers.items():
+            if buffer is not None and attribute not in module._non_persistent_buffers_set:
+                yield path + attribute, _Place(module, attribute)
+        for attribute, _ in derived_weights(module):
+            yield path + attribute, _Place(module, attribute, derived=True)
+
+
+def _entry(name: str, place: _Place, parent: nn.Module | None) -> WeightEntry:
+    tensor, module = place.tensor(), place.module
+    if is_lazy(tensor):
+        return WeightEntry(name, (), tensor.dtype, "other", None, refusal=_LAZY)
+    shape, role = tuple(tensor.shape), _role(name, place, tensor)
+    view = view_of(module, place.attribute, name=name, parent=parent) if role in _MATRICES else None
+    trainable, refusal = tensor.requires_grad, _refusal(tensor)
+    if place.derived:
+        trainable = any(p.requires_grad for p in module.parameters())
+        refusal = dict(derived_weights(module))[place.attribute]
+    return WeightEntry(
+        name, shape, tensor.dtype, role, view, trainable=trainable, refusal=refusal, derived=place.derived
+    )
+
+
+def _role(name: str, place: _Place, tensor: Tensor) -> str:
+    """What the name tells, unless the module knows better."""
+    module, attribute = place.module, place.attribute
+    if attribute in module._buffers:
+        return "buffer"
+    if ".parametrizations." in f".{name}" or attribute in parts_of(module):
+        return "other"
+    if isinstance(module, _TABLES):
+        return "embedding"
+    if isinstance(module, _NORMS):
+        return "norm"
+    return role_of(name, tensor.shape)
+
+
+_LAZY = "its shape is not known yet; run one forward pass first"
+
+
+def _refusal(tensor: Tensor) -> str:
+    """Why a tensor cannot be rewritten in place, with the remedy; empty if it can."""
+    if hasattr(tensor, "to_local"):
+        return "it is sharded over processes (DTensor); rewrite the full checkpoint, or gather it first"
+    if tensor.is_meta:
+        return "it is on the meta device and has no values; load the weights first"
+    if tensor.layout != torch.strided:
+        return f"it is stored in the sparse layout {tensor.layout}; call .to_dense() first"
+    if isinstance(tensor, nn.Parameter) and not tensor.dtype.is_floating_point:
+        return f"it is stored as {tensor.dtype}, not as floating point; dequantise it first"
+    if type(tensor.detach()) is not Tensor:
+        return f"it is a {type(tensor).__name__}, which does not store plain numbers; dequantise it first"
+    if tensor.is_inference():
+        return "it was made under torch.inference_mode, which forbids changes in place; load it outside of that"
+    return ""
+
+
+def _identity(tensor: Tensor) -> object:
+    """Equal for tensors that are the same memory, whatever object holds it."""
+    if is_lazy(tensor) or tensor.is_meta or tensor.layout != torch.strided or not tensor.numel():
+        return id(tensor)
+    if hasattr(tensor, "to_local"):
+        return id(tensor)
+    return tensor.device, tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.numel()
+
+
+def _tie(first: WeightEntry, other: WeightEntry) -> WeightEntry:
+    """One entry under the first name; a table of embeddings stays one, whatever else it is used as."""
+    role = "embedding" if "embedding" in (first.role, other.role) else first.role
+    aliases = (*first.aliases, other.name) if other.name != first.name else first.aliases
+    return replace(first, role=role, aliases=aliases)
+
+
+def _hint(name: str, known: Mapping[str, object]) -> str:
+    close = near_misses(name, known)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -1,0 +1,97 @@
+"""What an optimizer remembers of rewritten weights: dropped, kept or cleared row by row, and given back on undo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from replastic.errors import UserError
+
+Policy = Literal["reset_touched", "keep", "reset_all"]
+POLICIES = ("reset_touched", "keep", "reset_all")
+Optimizers = Optimizer | Sequence[Optimizer] | None
+
+
+def check_policy(policy: str) -> None:
+    """Raise `UserError` unless it is one of `POLICIES`."""
+    if policy not in POLICIES:
+        raise UserError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
+
+
+class OptimizerState:
+    """The state of one or more optimizers; parameter groups and hyperparameters are never touched."""
+
+    def __init__(self, optimizers: Optimizers) -> None:
+        if optimizers is None:
+            self._optimizers: tuple[Optimizer, ...] = ()
+        else:
+            self._optimizers = (optimizers,) if isinstance(optimizers, Optimizer) else tuple(optimizers)
+        self._holder = {id(p): o for o in self._optimizers for group in o.param_groups for p in group["params"]}
+
+    def __bool__(self) -> bool:
+        return bool(self._optimizers)
+
+    def held(self, name: str, candidates: Iterable[Tensor]) -> list[Tensor]:
+        """Those of the tensors that stand for the weight `name` which the optimizers update.
+
+        Raises:
+            UserError: None of them, though the weight is trainable: its new value would not be trained on, or would be
+                overwritten from a copy.
+        """
+        candidates = list(candidates)
+        found = [t for t in candidates if id(t) in self._holder]
+        if self and not found and candidates[0].requires_grad:
+            raise UserError(
+                f"the optimizer does not hold {name}: pass the optimizer of this very model (all of them, if there are "
+                "several); if it updates fp32 copies, pass those as followers={'masters': {name: tensor}}; or exclude "
+                "the weight, or set requires_grad=False"
+            )
+        return found
+
+    def drop(self, parameters: Iterable[Tensor]) -> Callable[[], None]:
+        """Forget what is remembered of these parameters; returns what restores it."""
+        taken: list[tuple[Any, Tensor, Any]] = []
+        for parameter in parameters:
+            state = self._holder[id(parameter)].state
+            if parameter in state:
+                taken.append((state, parameter, state.pop(parameter)))
+
+        def undo() -> None:
+            for state, parameter, old in taken:
+                state[parameter] = old
+
+        return undo
+
+    def drop_all(self) -> Callable[[], None]:
+        """Forget everything; returns what restores it."""
+        taken = [(o.state, dict(o.state)) for o in self._optimizers]
+        for optimizer in self._optimizers:
+            optimizer.state.clear()
+
+        def undo() -> None:
+            for state, old in taken:
+                state.clear()
+                state.update(old)
+
+        return undo
+
+    @torch.no_grad()
+    def clear_rows(self, parameter: Tensor, dim: int, index: Tensor) -> Callable[[], None]:
+        """Zero these rows (along `dim`) of every state tensor shaped like the parameter; returns what restores them."""
+        state: Mapping[str, Any] = self._holder[id(parameter)].state.get(parameter, {})
+        like = [v for v in state.values() if isinstance(v, Tensor) and v.shape == parameter.shape and v.ndim]
+        index = index.to(parameter.device)
+        taken = [(moment, moment.index_select(dim, index)) for moment in like]
+        for moment in like:
+            moment.index_fill_(dim, index, 0)
+
+        @torch.no_grad()
+        def undo() -> None:
+            for moment, rows in taken:
+                moment.index_copy_(dim, index, rows)
+
+        return undo

@@ -1,0 +1,169 @@
+"""What a write did, or would do: a table to read, a dictionary to store, and the way back."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from replastic.errors import UserError
+from replastic.weights.change import LayerOutcome, Skipped
+
+SHOWN = 24
+"""Rows of the table of layers; of more, the first and the last are shown."""
+NAMED = 3
+"""Names listed per reason among the weights left alone."""
+
+
+class Undo:
+    """The way back, good for one use."""
+
+    def __init__(self, steps: Sequence[Callable[[], None]]) -> None:
+        self._steps: list[Callable[[], None]] | None = list(steps)
+
+    def __call__(self) -> None:
+        """Take the steps back, the last one first."""
+        if self._steps is None:
+            raise UserError("this write has been undone already")
+        steps, self._steps = self._steps, None
+        for step in reversed(steps):
+            step()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened to each weight; prints as a table."""
+
+    layers: tuple[LayerOutcome, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    written: tuple[str, ...] = ()
+    """Names of the tensors that were written, tied ones once."""
+    modules: tuple[str, ...] = ()
+    """Names of the modules that were replaced."""
+    followers: tuple[str, ...] = ()
+    """Names of the followers that were brought up to date."""
+    optimizer: str = ""
+    """What happened to the optimizer's state, in words; empty without an optimizer."""
+    dry_run: bool = False
+    probe: tuple[float, float] | None = None
+    """Loss on the probe's batch before and after, if there was a probe."""
+    _undo: Undo | None = field(default=None, repr=False, compare=False)
+
+    def undo_(self) -> None:
+        """Put back weights, buffers, modules, followers and the optimizer's state as they were before the write.
+
+        Whatever was trained since is lost: the state of the optimizer is the one from before the write, too, except
+        where it was kept (policy ``keep``).
+
+        Raises:
+            UserError: It was undone already, or was a dry run.
+        """
+        if self._undo is None:
+            raise UserError("nothing to undo: this was a dry run")
+        self._undo()
+
+    @property
+    def sfe(self) -> float:
+        """Squared Frobenius error of all layers together."""
+        return math.fsum(layer.sfe for layer in self.layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the way back, ready for JSON: what is not a finite number becomes null."""
+        return {
+            "layers": [_plain(asdict(layer)) for layer in self.layers],
+            "skipped": [asdict(s) for s in self.skipped],
+            "written": list(self.written),
+            "modules": list(self.modules),
+            "followers": list(self.followers),
+            "optimizer": self.optimizer,
+            "dry_run": self.dry_run,
+            "probe": _plain(dict(zip(("before", "after"), self.probe, strict=True))) if self.probe else None,
+            "sfe": _plain(self.sfe),
+        }
+
+    def probe_line(self) -> str:
+        """The probe's losses in one line; empty without a probe."""
+        return f"probe loss {self.probe[0]:.4g} -> {self.probe[1]:.4g}" if self.probe else ""
+
+    def __str__(self) -> str:
+        """The table of layers, what was left alone by reason, and what followed."""
+        parts = [self._headline(), _layer_table(self.layers), _skipped_list(self.skipped)]
+        notes = [
+            f"modules replaced: {', '.join(self.modules)}" if self.modules else "",
+            f"followers brought up to date: {', '.join(self.followers)}" if self.followers else "",
+            f"optimizer: {self.optimizer}" if self.optimizer else "",
+            self.probe_line(),
+        ]
+        return "\n".join(p for p in (*parts, *notes) if p)
+
+    def _headline(self) -> str:
+        verb = "would write" if self.dry_run else "wrote"
+        methods = ", ".join(dict.fromkeys(layer.method for layer in self.layers))
+        by = f" by {methods}" if methods else ""
+        tensors = "1 tensor" if len(self.written) == 1 else f"{len(self.written)} tensors"
+        left = f"; left {len(self.skipped)} alone" if self.skipped else ""
+        return f"{verb} {tensors}{by}{left}"
+
+
+def _layer_table(layers: Sequence[LayerOutcome]) -> str:
+    if not layers:
+        return ""
+    columns = ["weight", "block", "matrices", "residual", "alignment", "norm. SFE", "norm"]
+    rows = [_row(layer) for layer in layers]
+    used = [i for i, _ in enumerate(columns) if any(row[i] for row in rows)]
+    shown = rows if len(rows) <= SHOWN else [*rows[: SHOWN // 2], [], *rows[-SHOWN // 2 :]]
+    table = [[columns[i] for i in used], *([row[i] for i in used] if row else [] for row in shown)]
+    widths = [max(len(row[i]) for row in table if row) for i in range(len(used))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=False)).rstrip() for row in table]
+    gap = f"... {len(rows) - SHOWN} more ..."
+    return "\n".join("  " + (line or gap) for line in lines)
+
+
+def _row(layer: LayerOutcome) -> list[str]:
+    batch = f"{layer.batch} x " if layer.batch > 1 else ""
+    return [
+        layer.weight,
+        layer.block,
+        f"{batch}{layer.d_out} x {layer.d_in}",
+        _number(layer.facts.get("residual")),
+        _number(layer.facts.get("alignment")),
+        _number(layer.normalised_sfe),
+        f"{_number(layer.norm_before)} -> {_number(layer.norm_after)}",
+    ]
+
+
+def _skipped_list(skipped: Sequence[Skipped]) -> str:
+    """One line per reason, most frequent first, with the first names."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for s in skipped:
+        by_reason[s.reason].append(s.weight)
+    lines = [
+        f"  {_listed(names)}: {reason}" for reason, names in sorted(by_reason.items(), key=lambda item: -len(item[1]))
+    ]
+    return "\n".join(["left alone:", *lines]) if lines else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _number(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, int | float) else ""
+
+
+def _plain(value: Any) -> Any:
+    """The same in words of JSON."""
+    if isinstance(value, Tensor):
+        return _plain(value.tolist())
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, int | str | None) else str(value)

@@ -1,0 +1,131 @@
+"""Where tensors wait between being proposed and being written, and the old ones until they may be asked back."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from math import prod
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from replastic.errors import UserError
+
+STAGINGS = ("memory", "disk")
+
+
+class Stage(Protocol):
+    """Numbered tensors; each may be replaced by one of the same shape and dtype."""
+
+    def put(self, value: Tensor) -> int:
+        """Keep a tensor and return its number."""
+
+    def get(self, key: int) -> Tensor:
+        """The tensor kept under that number, to be read only."""
+
+    def replace(self, key: int, value: Tensor) -> None:
+        """Keep a copy of `value` in place of what was there."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+def open_stage(staging: str) -> Stage:
+    """The stage of that name, one of `STAGINGS`.
+
+    Raises:
+        UserError: Unknown name.
+    """
+    if staging == "memory":
+        return MemoryStage()
+    if staging == "disk":
+        return DiskStage()
+    raise UserError(f"staging must be one of {', '.join(STAGINGS)}, got {staging!r}")
+
+
+class MemoryStage:
+    """Tensors kept as they are."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[int, Tensor] = {}
+
+    def put(self, value: Tensor) -> int:
+        """Keep the tensor itself; whoever gave it must not change it."""
+        key = len(self._tensors)
+        self._tensors[key] = value
+        return key
+
+    def get(self, key: int) -> Tensor:
+        """The tensor."""
+        return self._tensors[key]
+
+    def replace(self, key: int, value: Tensor) -> None:
+        """Keep a copy, in the memory format of `value`."""
+        self._tensors[key] = value.detach().clone()
+
+    def close(self) -> None:
+        """Drop the tensors."""
+        self._tensors.clear()
+
+
+class DiskStage:
+    """Tensors kept in a temporary file without a name: gone when closed, or when the process ends in any way.
+
+    Memory in use is that of the one tensor asked for.
+    """
+
+    def __init__(self) -> None:
+        with tempfile.TemporaryFile(buffering=0) as file:
+            self._descriptor = os.dup(file.fileno())
+        self._slots: list[tuple[int, torch.Size, torch.dtype, torch.device]] = []
+        self._end = 0
+
+    def put(self, value: Tensor) -> int:
+        """Write the tensor at the end of the file.
+
+        Raises:
+            UserError: The disk of the temporary folder is full.
+        """
+        key = len(self._slots)
+        self._slots.append((self._end, value.shape, value.dtype, value.device))
+        self._end += value.numel() * value.element_size()
+        self.replace(key, value)
+        return key
+
+    def get(self, key: int) -> Tensor:
+        """Read the tensor back to its device."""
+        offset, shape, dtype, device = self._slots[key]
+        data = torch.empty(prod(shape) * dtype.itemsize, dtype=torch.uint8)
+        _read(self._descriptor, data.numpy().data, offset)
+        return data.view(dtype).reshape(shape).to(device)
+
+    def replace(self, key: int, value: Tensor) -> None:
+        """Write over what was there."""
+        flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        _write(self._descriptor, flat.numpy().data, self._slots[key][0])
+
+    def close(self) -> None:
+        """Give the file's space back."""
+        os.close(self._descriptor)
+
+
+def _read(descriptor: int, buffer: memoryview, offset: int) -> None:
+    while buffer:
+        count = os.preadv(descriptor, [buffer], offset)
+        if not count:
+            raise UserError("the temporary file that held staged weights was cut short")
+        buffer, offset = buffer[count:], offset + count
+
+
+def _write(descriptor: int, buffer: memoryview, offset: int) -> None:
+    while buffer:
+        try:
+            count = os.pwrite(descriptor, buffer, offset)
+        except OSError as error:
+            where = tempfile.gettempdir()
+            raise UserError(
+                f"cannot stage weights in {where}: {error.strerror or error}; free space there, set TMPDIR, "
+                'or use staging="memory"'
+            ) from error
+        buffer, offset = buffer[count:], offset + count

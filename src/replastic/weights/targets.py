@@ -1,0 +1,260 @@
+"""Which weights are touched: a recipe's first matching rule decides, unless the caller names or excludes modules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from replastic.errors import UserError, near_misses
+from replastic.weights.change import Skipped
+from replastic.weights.entries import MatrixInfo, WeightEntry
+from replastic.weights.naming import strip_prefixes
+from replastic.weights.recipe import APPLY, LEAVE, Recipe, Rule, Target
+from replastic.weights.views import view_with
+
+Scope = Literal["matrices", "parameters", "state"]
+
+ALL_LINEAR = "all-linear"
+INCLUDABLE = ("head", "embedding")
+
+_WHY_ROLE = {
+    "norm": "belongs to a norm",
+    "bias": "is a bias",
+    "buffer": "is a buffer",
+    "other": "is no weight matrix by its name",
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is touched, in the store's order, and what is left alone with the reason."""
+
+    targets: tuple[Target, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def select(
+    entries: Sequence[WeightEntry],
+    recipe: Recipe,
+    *,
+    target_modules: str | Sequence[str] | None = None,
+    exclude_modules: str | Sequence[str] = (),
+    include: str | Sequence[str] = (),
+    scope: Scope = "matrices",
+) -> Selection:
+    """Choose the weights to touch.
+
+    Args:
+        entries: All tensors of a store.
+        recipe: Rules, the first that matches decides; a weight that none matches is left alone.
+        target_modules: Patterns that replace the recipe's choice: a full name, its end after a dot, shell wildcards,
+            each of a weight or of its module; or ``"all-linear"``, every Linear but heads and embeddings. The recipe
+            then only says how a weight is seen and with which options.
+        exclude_modules: Patterns that are left alone whatever else says.
+        include: Roles that the recipe leaves alone and that are to be touched all the same: ``head``, ``embedding``.
+        scope: ``matrices`` goes by recipe or `target_modules`. ``parameters`` takes every trainable parameter, and
+            ``state`` the buffers too, unless `target_modules` says which; of the recipe only rules that name another
+            method count.
+
+    Raises:
+        UserError: A pattern or a role matches nothing (near misses are offered), a chosen weight cannot be written or
+            seen as asked, or nothing at all is chosen.
+    """
+    chosen_patterns = None if target_modules is None else _patterns("target_modules", target_modules, entries)
+    excluded_patterns = _patterns("exclude_modules", exclude_modules, entries)
+    roles = _roles(include, entries)
+    frozen_modules = _frozen_modules(entries)
+    targets: list[Target] = []
+    skipped: list[Skipped] = []
+    for entry in entries:
+        if matches_any(entry, excluded_patterns):
+            skipped.append(Skipped(entry.name, "excluded by exclude_modules"))
+            continue
+        if chosen_patterns is not None and not _chosen(entry, chosen_patterns, roles):
+            skipped.append(Skipped(entry.name, "not among target_modules"))
+            continue
+        rule, reason = _decide(entry, recipe, roles, chosen_patterns is not None, scope)
+        reason = reason or _untouchable(entry, rule, scope, frozen_modules)
+        if reason or rule is None:
+            skipped.append(Skipped(entry.name, reason))
+        else:
+            targets.append(_target(entry, rule, scope))
+    if not targets:
+        raise UserError(_nothing(recipe, target_modules, skipped))
+    buffers = {e.name for e in entries if e.role == "buffer"} if scope != "state" else set()
+    return Selection(tuple(targets), tuple(s for s in skipped if s.weight not in buffers))
+
+
+def matches(entry: WeightEntry, pattern: str) -> bool:
+    """Whether a pattern of a rule, of `target_modules` or of `exclude_modules` means this entry (see `Rule.match`)."""
+    word, colon, value = pattern.partition(":")
+    if colon and word == "role":
+        return entry.role == value
+    if colon and word == "kind":
+        return entry.view is not None and entry.view.kind == value
+    return any(_names_match(name, pattern) for name in (entry.name, *entry.aliases))
+
+
+def matches_any(entry: WeightEntry, patterns: Iterable[str]) -> bool:
+    """Whether any of the patterns means this entry."""
+    return any(matches(entry, pattern) for pattern in patterns)
+
+
+def _names_match(name: str, pattern: str) -> bool:
+    """Suffix at a dot, or shell wildcards from any dot on, of the weight's name or its module's."""
+    name = strip_prefixes(name)
+    candidates = (name, name.rpartition(".")[0])
+    if any(c in pattern for c in "*?["):
+        return any(fnmatchcase(c, pattern) or fnmatchcase(c, f"*.{pattern}") for c in candidates if c)
+    return any(c == pattern or c.endswith(f".{pattern}") for c in candidates)
+
+
+def _decide(
+    entry: WeightEntry, recipe: Recipe, roles: frozenset[str], named: bool, scope: Scope
+) -> tuple[Rule | None, str]:
+    """The rule for an entry, or None with the reason why it is left alone."""
+    first = next((r for r in recipe.rules if matches_any(entry, r.match) and not _lifted(r, entry, roles)), None)
+    if scope != "matrices":
+        other = first is not None and first.action not in (APPLY, LEAVE)
+        return (first if other else _EVERYTHING), ""
+    if named:
+        kept = first if first is not None and first.action == APPLY else Rule(("*",), layout=_layout(first))
+        return replace(kept, blocks=()), ""
+    if first is None and entry.role in roles:
+        return _EVERYTHING, ""
+    if first is None or first.action == LEAVE:
+        return None, _why_left(entry, first, recipe)
+    return first, ""
+
+
+_EVERYTHING = Rule(("*",))
+
+
+def _layout(rule: Rule | None) -> dict[str, object]:
+    return dict(rule.layout) if rule is not None else {}
+
+
+def _lifted(rule: Rule, entry: WeightEntry, roles: frozenset[str]) -> bool:
+    """Whether `include` takes this rule's effect on the entry away."""
+    return rule.action == LEAVE and entry.role in roles and f"role:{entry.role}" in rule.match
+
+
+def _chosen(entry: WeightEntry, patterns: Sequence[str], roles: frozenset[str]) -> bool:
+    if ALL_LINEAR not in patterns:
+        return matches_any(entry, patterns)
+    linear = entry.view is not None and entry.view.kind == "linear"
+    rest = [p for p in patterns if p != ALL_LINEAR]
+    return (linear and (entry.role == "matrix" or entry.role in roles)) or matches_any(entry, rest)
+
+
+def _untouchable(entry: WeightEntry, rule: Rule | None, scope: Scope, frozen_modules: frozenset[str]) -> str:
+    """Why a chosen entry is left alone all the same; empty if it is not."""
+    needs_matrix = scope == "matrices" and rule is not None and rule.action == APPLY
+    if entry.role == "buffer":
+        if scope != "state":
+            return _WHY_ROLE["buffer"]
+        return "its layer is frozen" if _module(entry.name) in frozen_modules else ""
+    if not entry.trainable:
+        return "is frozen (requires_grad=False)"
+    if entry.derived and scope != "matrices":
+        return "is computed from parameters that are touched themselves"
+    if needs_matrix and entry.view is None and not entry.refusal:
+        return _WHY_ROLE.get(entry.role, "is no matrix")
+    return "" if math.prod(entry.shape) else "has no elements"
+
+
+def _target(entry: WeightEntry, rule: Rule, scope: Scope) -> Target:
+    if entry.refusal:
+        raise UserError(f"{entry.name} cannot be touched: {entry.refusal}")
+    if scope != "matrices" or entry.view is None:
+        return Target(entry, (), rule)
+    if rule.layout:
+        entry = replace(entry, view=view_with(entry.view, entry.shape, rule.layout, name=entry.name))
+    assert entry.view is not None
+    infos = entry.view.infos(entry.name, entry.shape)
+    return Target(entry, _restricted(entry.name, infos, rule), rule)
+
+
+def _restricted(name: str, infos: tuple[MatrixInfo, ...], rule: Rule) -> tuple[MatrixInfo, ...]:
+    """The blocks that the rule asks for."""
+    if not rule.blocks:
+        return infos
+    kept = tuple(i for i in infos if i.block in rule.blocks)
+    if not kept:
+        known = ", ".join(repr(i.block) for i in infos if i.block) or "none"
+        raise UserError(
+            f"a rule asks for blocks {', '.join(map(repr, rule.blocks))} of {name}, which has blocks: {known}; "
+            "give the layout in the rule, such as layout = {split = ['q', 'k', 'v']}"
+        )
+    return kept
+
+
+def _why_left(entry: WeightEntry, rule: Rule | None, recipe: Recipe) -> str:
+    if entry.role in INCLUDABLE and (rule is None or f"role:{entry.role}" in rule.match):
+        return f"is {_article(entry.role)}; include=[{entry.role!r}] (--include {entry.role}) touches it"
+    if rule is not None and rule.why:
+        return rule.why
+    if entry.role in _WHY_ROLE:
+        return _WHY_ROLE[entry.role]
+    how = "no rule matches it" if rule is None else "a rule leaves it"
+    return f"{how} in recipe {recipe.name!r}; target_modules=[{_module(entry.name)!r}] touches it"
+
+
+def _article(role: str) -> str:
+    return "an embedding" if role == "embedding" else f"a {role}"
+
+
+def _patterns(field: str, given: str | Sequence[str], entries: Sequence[WeightEntry]) -> tuple[str, ...]:
+    """The patterns as a tuple, each known to match something."""
+    patterns = (given,) if isinstance(given, str) else tuple(given)
+    for pattern in patterns:
+        if pattern == ALL_LINEAR and field == "target_modules":
+            continue
+        if not any(matches(e, pattern) for e in entries):
+            raise UserError(f"{field}: {pattern!r} matches no weight{_near(pattern, entries)}")
+    return patterns
+
+
+def _near(pattern: str, entries: Sequence[WeightEntry]) -> str:
+    modules = list(dict.fromkeys(_module(e.name) for e in entries if "." in e.name))
+    if any(m.startswith(f"{pattern}.") for m in modules):
+        return f"; for all below it write {pattern + '.*'!r}"
+    leaves = list(dict.fromkeys(part for m in modules for part in (m, m.rpartition(".")[2])))
+    close = near_misses(pattern, leaves)
+    if close:
+        return f"; did you mean {' or '.join(map(repr, close))}?"
+    shown = ", ".join(modules[:5]) + (", ..." if len(modules) > 5 else "")
+    return f"; modules with weights: {shown}"
+
+
+def _roles(include: str | Sequence[str], entries: Sequence[WeightEntry]) -> frozenset[str]:
+    roles = (include,) if isinstance(include, str) else tuple(include)
+    for role in roles:
+        if role not in INCLUDABLE:
+            raise UserError(f"include: {role!r} is not allowed; allowed: {', '.join(INCLUDABLE)}")
+        if not any(e.role == role for e in entries):
+            raise UserError(f"include: no weight is {_article(role)} by its name or module; name it in target_modules")
+    return frozenset(roles)
+
+
+def _frozen_modules(entries: Sequence[WeightEntry]) -> frozenset[str]:
+    """Modules with parameters of which none is trainable."""
+    parameters = [e for e in entries if e.role != "buffer"]
+    return frozenset(_module(e.name) for e in parameters) - {_module(e.name) for e in parameters if e.trainable}
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _nothing(recipe: Recipe, target_modules: str | Sequence[str] | None, skipped: Sequence[Skipped]) -> str:
+    asked = f"target_modules={target_modules!r}" if target_modules is not None else f"recipe {recipe.name!r}"
+    matrices = [s for s in skipped if s.reason not in _WHY_ROLE.values()] or list(skipped)
+    example = f" ({matrices[0].weight}: {matrices[0].reason})" if matrices else ""
+    return (
+        f"{asked} chooses no weight of this model{example}; name the modules in target_modules, "
+        'such as target_modules="all-linear", or use another recipe'
+    )

@@ -1,0 +1,207 @@
+"""The one writer: checks everything a method proposes, then writes all of it or nothing, and knows the way back."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from replastic.errors import UserError, near_misses
+from replastic.weights.change import Change, LayerOutcome, UnitReset
+from replastic.weights.entries import LiveStore, Transaction, WeightEntry, WeightStore
+from replastic.weights.followers import Followers, FollowerSet, follow
+from replastic.weights.optimizer_state import Optimizers, OptimizerState, Policy, check_policy
+from replastic.weights.outcome import Outcome, Undo
+
+
+def write(
+    store: WeightStore,
+    change: Change,
+    *,
+    optimizer: Optimizers = None,
+    policy: Policy = "reset_touched",
+    followers: Followers | None = None,
+    dry_run: bool = False,
+    staging: str = "memory",
+) -> Outcome:
+    """Apply a change to a store: every tensor of it, or, after any error, none.
+
+    Live tensors are written in place and keep identity, dtype, device, strides and `requires_grad`. One extra copy of
+    the touched weights is held while and after writing, so that the write can be undone; with ``staging="disk"`` it is
+    in a temporary file, and memory grows by about one layer.
+
+    Args:
+        store: Where the weights live.
+        change: What a method proposes; its proposals are read once, one at a time.
+        optimizer: The optimizer (or several) that trains a live model. Its parameter groups are left alone.
+        policy: ``reset_touched`` forgets the state of rewritten weights, ``reset_all`` all state, ``keep`` none. Rows
+            of replaced units are cleared under every policy, but only those rows.
+        followers: Copies to bring up to date for the touched weights: modules or mappings of tensors, by name.
+        dry_run: Compute, check and report everything, write nothing.
+        staging: ``memory`` or ``disk``.
+
+    Raises:
+        UserError: A value is not finite in the stored dtype, a weight is refused or unknown, the optimizer or a
+            follower does not fit; nothing was written.
+    """
+    check_policy(policy)
+    job = _Write(store, change, OptimizerState(optimizer), FollowerSet(followers))
+    with store.transaction(staging=staging) as transaction:
+        job.stage(None if dry_run else transaction)
+        steps = job.steps(policy, staging)
+        if dry_run:
+            return job.outcome(policy, undo=None)
+        taken_back: list[Callable[[], None]] = []
+        try:
+            for step in (transaction.commit, *steps):
+                taken_back.append(step())
+        except BaseException:
+            Undo(taken_back)()
+            raise
+    return job.outcome(policy, Undo(taken_back))
+
+
+class _Write:
+    """One change on its way into a store."""
+
+    def __init__(self, store: WeightStore, change: Change, optimizer: OptimizerState, followers: FollowerSet) -> None:
+        self._store = store
+        self._live = store if isinstance(store, LiveStore) else None
+        self._change = change
+        self._optimizer = optimizer
+        self._followers = followers
+        self._entries = {name: e for e in store.entries() for name in (e.name, *e.aliases)}
+        self._touched: dict[str, WeightEntry] = {}
+        self._units: dict[str, list[UnitReset]] = defaultdict(list)
+        self._rewritten: set[str] = set()
+        self._layers: list[LayerOutcome] = []
+        self._check_fit()
+
+    def stage(self, transaction: Transaction | None) -> None:
+        """Read the proposals once, check each new value and hand it over; without a transaction only check."""
+        for unit in self._change.units:
+            self._units[self._entry(unit.name).name].append(unit)
+        for proposal in self._change.proposals:
+            entry = self._entry(proposal.name)
+            if entry.name in self._touched:
+                raise UserError(f"{entry.name} was given two new values")
+            self._rewritten.add(entry.name)
+            self._layers.extend(proposal.layers)
+            self._put(transaction, entry, proposal.value)
+        for name in self._units:
+            if name not in self._touched:
+                self._put(transaction, self._entries[name], self._store.read(name))
+
+    def steps(self, policy: Policy, staging: str) -> list[Callable[[], Callable[[], None]]]:
+        """What follows the commit, checked to fit: each step, done, returns what takes it back."""
+        if self._live is None:
+            return []
+        live, copies, held = self._live, list[tuple[Tensor, Tensor]](), dict[str, list[Tensor]]()
+        for name, entry in self._touched.items():
+            tensor = live.tensor(name)
+            mine = self._followers.copies(entry)
+            copies.extend((copy, tensor) for copy in mine)
+            held[name] = self._optimizer.held(name, [tensor, *mine])
+        steps: list[Callable[[], Callable[[], None]]] = [partial(follow, copies, staging)] if copies else []
+        if self._change.modules:
+            steps.append(partial(live.replace_modules, self._change.modules))
+        return steps + self._optimizer_steps(policy, held)
+
+    def outcome(self, policy: Policy, undo: Undo | None) -> Outcome:
+        """What happened, or would have."""
+        return Outcome(
+            layers=tuple(self._layers),
+            skipped=self._change.skipped,
+            written=tuple(self._touched),
+            modules=tuple(self._change.modules),
+            followers=self._followers.names if self._touched else (),
+            optimizer=self._optimizer_words(policy),
+            dry_run=undo is None,
+            _undo=undo,
+        )
+
+    def _check_fit(self) -> None:
+        change = self._change
+        if self._live is None and (self._optimizer or self._followers.names or change.modules):
+            raise UserError("an optimizer, followers and replaced modules need a live model; these weights are files")
+        if change.reset_optimizer and not self._optimizer:
+            raise UserError("this method drops the optimizer's state: pass optimizer=")
+        if change.modules and self._followers.names:
+            raise UserError(
+                f"followers ({', '.join(self._followers.names)}) cannot follow a change of modules "
+                f"({', '.join(change.modules)}): make new copies of the model after it"
+            )
+
+    def _entry(self, name: str) -> WeightEntry:
+        entry = self._entries.get(name)
+        if entry is None:
+            close = near_misses(name, self._entries)
+            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+            raise UserError(f"a new value was proposed for {name}, which does not exist{hint}")
+        if entry.refusal:
+            raise UserError(f"{name} cannot be written: {entry.refusal}")
+        return entry
+
+    def _put(self, transaction: Transaction | None, entry: WeightEntry, value: Tensor) -> None:
+        if tuple(value.shape) != entry.shape:
+            raise UserError(f"{entry.name} has shape {entry.shape}, but its new value has {tuple(value.shape)}")
+        units = self._units.get(entry.name, ())
+        value = value.detach().to(entry.dtype, copy=bool(units))
+        for unit in units:
+            _put_rows(value, unit)
+        _check_finite(entry, value)
+        self._touched[entry.name] = entry
+        if transaction is not None:
+            transaction.stage(entry.name, value)
+
+    def _optimizer_steps(
+        self, policy: Policy, held: Mapping[str, Sequence[Tensor]]
+    ) -> list[Callable[[], Callable[[], None]]]:
+        if policy == "reset_all" or self._change.reset_optimizer:
+            return [self._optimizer.drop_all]
+        dropped = self._rewritten if policy == "reset_touched" else frozenset()
+        steps = [
+            partial(self._optimizer.clear_rows, tensor, unit.dim, unit.index)
+            for name, units in self._units.items()
+            if name not in dropped
+            for unit in units
+            for tensor in held[name]
+        ]
+        return [partial(self._optimizer.drop, [t for name in dropped for t in held[name]]), *steps]
+
+    def _optimizer_words(self, policy: Policy) -> str:
+        if not self._optimizer:
+            return ""
+        if policy == "reset_all" or self._change.reset_optimizer:
+            return "all state dropped"
+        words = ["state of rewritten weights dropped" if policy == "reset_touched" else "state kept"]
+        if self._units:
+            words.append("rows of replaced units cleared")
+        return ", ".join(words)
+
+
+def _put_rows(value: Tensor, unit: UnitReset) -> None:
+    """Write the new values of the units into `value`, in place."""
+    try:
+        index = unit.index.to(value.device)
+        value.index_copy_(unit.dim, index, unit.values.to(value.device, value.dtype))
+    except (IndexError, RuntimeError) as error:
+        raise UserError(
+            f"{unit.name}: cannot reset {unit.index.numel()} units along axis {unit.dim} of shape "
+            f"{tuple(value.shape)} with values of shape {tuple(unit.values.shape)}: {error}"
+        ) from error
+
+
+def _check_finite(entry: WeightEntry, value: Tensor) -> None:
+    """Refuse NaN and infinity, also those that only the stored dtype makes; needs no memory."""
+    if not value.is_floating_point() or not value.numel():
+        return
+    if not bool(torch.isfinite(torch.stack(torch.aminmax(value))).all()):
+        bad = int(value.numel() - torch.isfinite(value).sum())
+        raise UserError(
+            f"the new value of {entry.name} has {bad} of {value.numel()} numbers that are NaN or infinite "
+            f"in {entry.dtype}; nothing was written"
+        )
