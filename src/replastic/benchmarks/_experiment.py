@@ -1,0 +1,155 @@
+"""A whole experiment: methods times seeds, planned, checked against what is there, carried out in parallel."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from replastic import methods, metrics, recipes
+from replastic.benchmarks._runs import Job, execute
+from replastic.benchmarks._spec import BenchmarkSpec
+from replastic.errors import UserError
+from replastic.records import find_runs
+from replastic.report.experiment import differences
+from replastic.training import Protocol
+from replastic.training.workers import work
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, and what is done already."""
+
+    jobs: tuple[Job, ...]
+    shared: tuple[Job, ...]
+    """Phases that all methods share, to be trained first."""
+
+    @property
+    def todo(self) -> tuple[Job, ...]:
+        """Runs that are not finished."""
+        return tuple(job for job in self.jobs if not job.directory.done)
+
+    def estimate(self, workers: int) -> float | None:
+        """Seconds that the runs to do will take on `workers` quiet cores, by those that are finished, if any are."""
+        taken = [job.directory.records()[-1]["seconds"] for job in self.jobs if job.directory.done]
+        rounds = -(-len(self.todo) // workers)
+        return rounds * sum(taken) / len(taken) if taken and rounds else None
+
+
+@dataclass
+class Listener:
+    """What someone who watches is told; every function may be left out."""
+
+    progress: Callable[[str, float], None] = field(default=lambda name, phases: None)
+    """Name of a job and how many phases it has completed."""
+    ended: Callable[[str, str], None] = field(default=lambda name, problem: None)
+    """Name of a job, and what went wrong or ""."""
+
+
+def plan(
+    spec: BenchmarkSpec,
+    protocol: Protocol,
+    chosen: Sequence[str],
+    seeds: Sequence[int],
+    out: str | Path,
+    *,
+    device: str = "cpu",
+    command: str = "",
+) -> Plan:
+    """List the runs and see that they fit what `out` holds.
+
+    Args:
+        spec: The benchmark.
+        protocol: Its protocol, with whatever the caller changed.
+        chosen: Methods by spec.
+        seeds: Seeds.
+        out: Folder of the experiment; runs that are there already are resumed or, when finished, skipped.
+        device: Where to train.
+        command: The command line, for the records.
+
+    Raises:
+        UserError: An unknown method or option, no seeds, or `out` holds runs of another benchmark or other settings.
+    """
+    if not seeds:
+        raise UserError("an experiment needs at least one seed")
+    specs = dict.fromkeys(methods.spec_of(methods.from_spec(text)) for text in chosen)
+    jobs = tuple(
+        Job(spec.name, protocol, spec.summary, Path(out), method, seed, device, command)
+        for method in specs
+        for seed in dict.fromkeys(seeds)
+    )
+    by_seed = {job.seed: shared for job in jobs if not job.directory.done and (shared := job.shared())}
+    for measure in protocol.metrics:
+        metrics.get(measure)
+    recipes.load(protocol.recipe)
+    planned = Plan(jobs, tuple(job for job in by_seed.values() if not job.directory.done))
+    _check(jobs[0])
+    for job in (*jobs, *by_seed.values()):
+        _compare(str(job.directory.path), job.known(), job.settings())
+    return planned
+
+
+def run(
+    planned: Plan, *, workers: int, plugins: Sequence[str] = (), listener: Listener | None = None
+) -> dict[str, str]:
+    """Carry out what is not done yet.
+
+    Returns:
+        What went wrong, by name of the job; the other runs are finished.
+    """
+    listener = listener or Listener()
+
+    def carry_out(jobs: Iterable[Job]) -> dict[str, str]:
+        return work(
+            {job.name: job for job in jobs},
+            execute,
+            workers=workers,
+            plugins=plugins,
+            progress=listener.progress,
+            ended=listener.ended,
+        )
+
+    with _alone(planned.jobs[0].folder):
+        failures = carry_out(planned.shared)
+        lost = {job.seed for job in planned.shared if job.name in failures}
+        return failures | carry_out(job for job in planned.todo if job.seed not in lost)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder against a second process that would write the same runs."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"another process is running an experiment in {folder}; wait for it or give --out"
+            ) from None
+        yield
+
+
+def _check(job: Job) -> None:
+    """See that the runs in the folder are of this benchmark with these settings, whatever their method."""
+    if not job.folder.is_dir() or not any(job.folder.rglob("run.json")):
+        return
+    wanted = job.settings()
+    for directory in find_runs(job.folder):
+        info = directory.info()
+        known = {"benchmark": info.benchmark, **info.config, "method": wanted["method"]}
+        _compare(str(directory.path), known, wanted)
+
+
+def _compare(where: str, known: dict[str, object] | None, wanted: dict[str, object]) -> None:
+    found = differences(known, wanted) if known is not None else []
+    if found:
+        raise UserError(
+            f"{where} was begun with other settings (there and now): {'; '.join(found)}. "
+            "Give the same settings to go on with it, or another --out"
+        )

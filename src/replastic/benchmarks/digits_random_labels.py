@@ -1,0 +1,69 @@
+"""Random labels on digits: can the network still memorise its thirtieth task as it did its first?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from replastic import methods
+from replastic.benchmarks._registry import register
+from replastic.benchmarks._spec import BenchmarkSpec, Preset
+from replastic.networks.mlp import Mlp
+from replastic.streams.random_labels import RandomLabels
+from replastic.training import Protocol, Trainer
+
+FIRE_VARIANTS = (
+    "fire:solver=newton_schulz,num_iters=5",
+    "fire:solver=exact",
+    "fire:solver=exact,scale=preserve",
+    "fire:solver=exact,scale=procrustes",
+    "fire:solver=exact,scale=init",
+)
+
+
+@register("digits_random_labels", reference="https://arxiv.org/abs/2606.09762")
+def digits_random_labels() -> BenchmarkSpec:
+    """Thirty tasks of 600 digits with fresh random labels; score: accuracy on the task at its end."""
+    protocol = Protocol(
+        data="digits",
+        stream=RandomLabels(tasks=30, images=600, steps=300),
+        network=Mlp(hidden=(256, 256, 256)),
+        trainer=Trainer(learning_rate=1e-3, batch_size=64, warmup=0.1, clip_norm=0.5),
+        recipe="paper-cnn",
+        metrics=("dfi", "effective_rank", "weight_norm", "sfe", "dormant", "feature_srank"),
+    )
+    tiny = replace(protocol, stream=RandomLabels(tasks=3, images=64, steps=20), network=Mlp(hidden=(32, 32)))
+    every = tuple(name for name in methods.names() if name not in ("interpolation",))
+    return BenchmarkSpec(
+        name="digits_random_labels",
+        presets={
+            "demo": Preset(
+                protocol=protocol,
+                methods=("base", "fire", "interpolation:strength=0.8", "full_reset"),
+                seeds=3,
+                help="the four methods of the first picture; about two minutes on two cores",
+            ),
+            "full": Preset(
+                protocol=protocol,
+                methods=(*every, "interpolation:strength=0.8", *FIRE_VARIANTS),
+                seeds=5,
+                help="every method and control, and fire with other solvers and scales",
+            ),
+            "smoke": Preset(
+                protocol=tiny, methods=("base", "fire"), seeds=2, help="three tiny tasks: does it run? seconds"
+            ),
+        },
+        summary={
+            "score": "metric/accuracy",
+            "score_label": "accuracy on the task at its end",
+            "event": "phase_end",
+            "higher_is_better": True,
+            "phase_label": "task",
+            "curves": [
+                "metric/dfi",
+                "metric/dormant",
+                "metric/effective_rank",
+                "metric/feature_srank",
+                "metric/weight_norm",
+            ],
+        },
+    )

@@ -1,0 +1,50 @@
+"""Warm start on digits: a tenth of the data first, then all of it; how much of the test accuracy is lost for good?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from replastic import methods
+from replastic.benchmarks._registry import register
+from replastic.benchmarks._spec import BenchmarkSpec, Preset
+from replastic.networks.convnet import ConvNet
+from replastic.streams.warm_start import WarmStart
+from replastic.training import Protocol, Trainer
+
+
+@register("digits_warm_start", reference="https://arxiv.org/abs/2602.08040")
+def digits_warm_start() -> BenchmarkSpec:
+    """A small convnet trained on 10% of the digits, then on all; score: test accuracy after the last epoch."""
+    protocol = Protocol(
+        data="digits",
+        stream=WarmStart(ratio=0.1, first_epochs=200, epochs=30),
+        network=ConvNet(channels=(32, 64, 64)),
+        trainer=Trainer(learning_rate=1e-3, batch_size=64, warmup=0.1, clip_norm=0.5, evaluate_every=1),
+        recipe="paper-cnn",
+        methods_from=1,
+        metrics=("dfi", "effective_rank", "weight_norm", "sfe", "dormant", "feature_srank"),
+    )
+    tiny = replace(protocol, stream=WarmStart(ratio=0.1, first_epochs=2, epochs=2), network=ConvNet(channels=(8, 8)))
+    return BenchmarkSpec(
+        name="digits_warm_start",
+        presets={
+            "demo": Preset(
+                protocol=protocol,
+                methods=("base", "fire", "interpolation:strength=0.8", "shrink_perturb", "full_reset"),
+                seeds=5,
+                help="the main methods",
+            ),
+            "full": Preset(protocol=protocol, methods=tuple(methods.names()), seeds=5, help="every method and control"),
+            "smoke": Preset(
+                protocol=tiny, methods=("base", "fire"), seeds=2, help="two tiny phases: does it run? seconds"
+            ),
+        },
+        summary={
+            "score": "metric/accuracy",
+            "score_label": "test accuracy after the last epoch",
+            "event": "phase_end",
+            "higher_is_better": True,
+            "phase_label": "phase",
+            "curves": ["metric/dfi", "metric/dormant", "metric/effective_rank", "metric/weight_norm"],
+        },
+    )

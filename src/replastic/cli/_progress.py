@@ -1,0 +1,72 @@
+"""What `replastic run` shows while it works: a bar on a terminal, a line for each finished run elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tqdm import tqdm
+
+from replastic.benchmarks import Listener, Plan
+
+
+class Watch(Listener):
+    """Says what is planned, then follows it. A context manager; writes to standard error."""
+
+    def __init__(self, planned: Plan, *, workers: int, unit: str) -> None:
+        super().__init__(progress=self._progress, ended=self._ended)
+        self.terminal = sys.stderr.isatty()
+        self.reached: dict[str, float] = {}
+        self.runs_ended = 0
+        self.runs = len(planned.todo)
+        self.began = time.perf_counter()
+        jobs = (*planned.shared, *planned.todo)
+        self._say(_plan_lines(planned, workers))
+        self.bar = tqdm(
+            total=sum(job.phases for job in jobs),
+            disable=not self.terminal or not jobs,
+            bar_format="{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} " + unit + "s [{elapsed}<{remaining}{postfix}]",
+            dynamic_ncols=True,
+        )
+        self.phases = {job.name: job.phases for job in jobs}
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def _progress(self, name: str, phases: float) -> None:
+        self.bar.update(phases - self.reached.get(name, 0))
+        self.reached[name] = phases
+
+    def _ended(self, name: str, problem: str) -> None:
+        self._progress(name, self.phases[name])
+        self.runs_ended += 1
+        what = "failed" if problem else "done"
+        if self.terminal:
+            self.bar.set_postfix_str(f"{what}: {name}")
+        else:
+            self._say(
+                f"[{self.runs_ended}/{len(self.phases)}] {what}: {name} ({time.perf_counter() - self.began:.0f} s)"
+            )
+
+    def _say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _plan_lines(planned: Plan, workers: int) -> str:
+    """How many runs, how many are left and, if some are finished, how long those will take."""
+    methods = dict.fromkeys(job.method for job in planned.jobs)
+    seeds = dict.fromkeys(job.seed for job in planned.jobs)
+    first, todo = planned.jobs[0], planned.todo
+    lines = [
+        f"{first.benchmark}: {len(planned.jobs)} runs ({len(methods)} methods x {len(seeds)} seeds) in {first.folder}",
+        f"methods: {', '.join(methods)}",
+    ]
+    if len(todo) < len(planned.jobs):
+        lines.append(f"{len(planned.jobs) - len(todo)} finished before, {len(todo)} to do")
+    seconds = planned.estimate(workers)
+    if seconds is not None:
+        lines.append(f"expected: {seconds / 60:.1f} minutes, by the runs that are finished")
+    return "\n".join(lines)

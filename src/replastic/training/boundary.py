@@ -1,0 +1,43 @@
+"""What happens between two phases. This is the one place that knows the order."""
+
+from __future__ import annotations
+
+from replastic.streams import Phase
+from replastic.training import diagnostics, evaluate, supervised
+from replastic.training.session import Session
+from replastic.weights.writer import write
+
+Measures = dict[str, float]
+
+
+def cross(session: Session, phase: Phase) -> tuple[Measures, Measures]:
+    """Lead the run over the boundary before `phase`.
+
+    In order: scores before; the method, set up if this is its first phase, proposes; the writer writes, with the run's
+    optimizer policy; scores and measures after; a new optimizer, or the old one kept. The measures of the weights
+    before the boundary are those of the end of the phase before.
+
+    Returns:
+        Measures before and after, as the records name them. Both are taken on the data of the new phase.
+    """
+    protocol, run = session.protocol, session.run
+    before = evaluate.scores(session.model, phase)
+    old = diagnostics.snapshot(session)
+    begin(session, phase)
+    change = session.method.on_boundary(run) if session.method_is_on else None
+    if change is not None:
+        write(run.store, change, optimizer=session.optimizer, policy=protocol.trainer.optimizer_policy)
+    after = evaluate.scores(session.model, phase)
+    after |= diagnostics.measure(session, phase) | diagnostics.measure_change(session, old)
+    if protocol.trainer.optimizer_policy == "reset_all":
+        session.renew_optimizer()
+    return before, after
+
+
+def begin(session: Session, phase: Phase) -> None:
+    """Tell the method which phase it is in, turning it on in its first: all there is to do before the first phase."""
+    run, protocol = session.run, session.protocol
+    run.phase = phase.index
+    run.batches = lambda: supervised.one_pass(phase.train, protocol.trainer.batch_size)
+    if phase.index >= protocol.methods_from and not session.method_is_on:
+        session.set_up_method()

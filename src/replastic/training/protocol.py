@@ -1,0 +1,77 @@
+"""What a run trains, on what and how: everything but the method and the seed, equal for all that are compared."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from replastic.errors import UserError
+from replastic.networks import Network
+from replastic.streams import Stream
+
+OptimizerPolicy = Literal["reset_all", "reset_touched", "keep"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """How every phase is trained: Adam with a linear warm-up and gradient clipping."""
+
+    learning_rate: float = 1e-3
+    """Adam's step size after the warm-up."""
+    batch_size: int = 64
+    """Samples per update."""
+    warmup: float = 0.1
+    """Share of each phase over which the learning rate rises linearly."""
+    clip_norm: float = 0.5
+    """Largest norm of the whole gradient; 0 clips nothing."""
+    optimizer_policy: OptimizerPolicy = "reset_all"
+    """Optimizer state at a boundary, for every method alike: a new optimizer (reset_all), dropped for rewritten
+    weights (reset_touched), or kept."""
+    evaluate_every: int = 0
+    """Passes over the data between evaluations; 0 evaluates at the ends of phases alone."""
+    save_seconds: float = 30.0
+    """Within a phase, save what resuming needs at the first evaluation after so many seconds; no effect on numbers."""
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise UserError(f"learning_rate must be positive, got {self.learning_rate}")
+        if self.batch_size < 1:
+            raise UserError(f"batch_size must be 1 or more, got {self.batch_size}")
+        if not 0 <= self.warmup <= 1:
+            raise UserError(f"warmup must lie in [0, 1], got {self.warmup}")
+        for name in ("clip_norm", "evaluate_every", "save_seconds"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Everything of a run but the method and the seed."""
+
+    data: str
+    stream: Stream
+    network: Network
+    trainer: Trainer = field(default_factory=Trainer)
+    recipe: str = "default"
+    """Which weights boundary methods rewrite, and which weights the measures are taken of."""
+    methods_from: int = 0
+    """First phase in which methods are on. Phases before it are plain training, trained once per seed and shared."""
+    metrics: tuple[str, ...] = ()
+    """Measures taken at the end of every phase and after every boundary."""
+    probe_samples: int = 600
+    """Samples on which measures of features and of the loss are taken: the first ones of the phase's training data."""
+
+    def config(self) -> dict[str, Any]:
+        """Every setting as it goes into run.json; what has no effect on numbers is left out."""
+        trainer = asdict(self.trainer)
+        del trainer["save_seconds"]
+        return {
+            "data": self.data,
+            "stream": {"type": type(self.stream).__name__, **asdict(self.stream)},
+            "network": {"type": type(self.network).__name__, **asdict(self.network)},
+            "trainer": trainer,
+            "recipe": self.recipe,
+            "methods_from": self.methods_from,
+            "metrics": list(self.metrics),
+            "probe_samples": self.probe_samples,
+        }

@@ -1,0 +1,158 @@
+"""Stop at any moment and go on to the same numbers: what is saved, when it counts, how it is read back.
+
+The state is one safetensors file, replaced by a rename, so that it is whole or absent: tensors named ``model/<name>``,
+``optimizer/<parameter>/<key>`` and ``method/<name>``, and the rest as JSON in its metadata. Generators are not in it:
+every draw of a run has a seed that follows from the run's and from what it is for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from replastic.errors import UserError
+from replastic.records import RunDirectory
+from replastic.training.session import Position, Session
+
+NAME = "state.safetensors"
+
+
+class Log:
+    """Writes the records of a run and remembers how many and how long."""
+
+    def __init__(self, directory: RunDirectory, count: int = 0, seconds: float = 0.0) -> None:
+        self.directory = directory
+        self.count = count
+        self._began = time.perf_counter() - seconds
+        self._saved = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training since the run began, over all its resumptions."""
+        return time.perf_counter() - self._began
+
+    def add(self, event: str, position: Position, measures: Mapping[str, float]) -> None:
+        """Append one record."""
+        record = {"phase": position.phase, "step": position.step, "event": event, "seconds": round(self.seconds, 3)}
+        self.directory.append({**record, **measures})
+        self.count += 1
+
+    def due(self, after: float) -> bool:
+        """Whether `after` seconds have passed since the state was saved."""
+        return time.perf_counter() - self._saved >= after
+
+    def saved(self) -> None:
+        """Note that the state was saved now."""
+        self._saved = time.perf_counter()
+
+
+def save(session: Session, log: Log) -> None:
+    """Keep what going on from here needs; records added after this are written anew by a resumed run.
+
+    Raises:
+        UserError: The disk is full or the folder cannot be written.
+    """
+    tensors, scalars = _optimizer_state(session)
+    tensors |= {f"model/{name}": value for name, value in session.model.state_dict().items()}
+    tensors |= {f"method/{name}": value for name, value in session.method.state_dict().items()}
+    rest = {
+        "position": asdict(session.position),
+        "records": log.count,
+        "seconds": log.seconds,
+        "optimizer": scalars,
+    }
+    folder = log.directory.path / "state"
+    temporary = folder / f"{NAME}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # A copy of each, because safetensors refuses tensors that share memory.
+        save_file(
+            {name: value.detach().clone().contiguous() for name, value in tensors.items()},
+            temporary,
+            metadata={"replastic": json.dumps(rest)},
+        )
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, folder / NAME)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot save the state of the run in {folder}: {error}") from error
+    log.saved()
+
+
+def restore(session: Session, directory: RunDirectory, start: RunDirectory | None) -> Log:
+    """Bring a new session to where `directory` was saved last, else to where `start` stopped, else leave it new.
+
+    Raises:
+        UserError: The state is damaged or belongs to another network.
+    """
+    source = directory if (directory.path / "state" / NAME).is_file() else start
+    if source is None:
+        directory.keep_records(0)
+        return Log(directory)
+    file = source.path / "state" / NAME
+    try:
+        with safe_open(file, framework="pt") as opened:
+            rest = json.loads(opened.metadata()["replastic"])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+        _load(session, rest, tensors)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"cannot resume from {file}: {error}; delete its run folder to begin that run anew") from error
+    if source is directory:
+        directory.keep_records(rest["records"])
+    else:
+        directory.keep_records(0)
+        directory.append(*source.records()[: rest["records"]])
+    return Log(directory, rest["records"], rest["seconds"])
+
+
+def forget(directory: RunDirectory) -> None:
+    """Remove what resuming needed, once the run has finished."""
+    shutil.rmtree(directory.path / "state", ignore_errors=True)
+
+
+def _load(session: Session, rest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    position = Position(**rest["position"])
+    if position.set_up:
+        session.set_up_method()
+    session.position = position
+    session.run.phase, session.run.step = position.phase, position.step
+    session.model.load_state_dict(_under("model/", tensors))
+    session.method.load_state_dict(_under("method/", tensors))
+    session.renew_optimizer()
+    states: dict[int, dict[str, Any]] = {}
+    for name, value in {**_under("optimizer/", tensors), **rest["optimizer"]}.items():
+        index, key = name.split("/", 1)
+        states.setdefault(int(index), {})[key] = value
+    for index, parameter in enumerate(session.parameters):
+        if index in states:
+            session.optimizer.state[parameter] = {
+                key: value.to(parameter.device) if isinstance(value, Tensor) else value
+                for key, value in states[index].items()
+            }
+
+
+def _optimizer_state(session: Session) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State of the optimizer by ``<parameter>/<key>``: tensors (named as in the file), and the rest."""
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, Any] = {}
+    for index, parameter in enumerate(session.parameters):
+        for key, value in session.optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{index}/{key}"] = value
+            else:
+                scalars[f"{index}/{key}"] = value
+    return tensors, scalars
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

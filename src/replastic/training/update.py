@@ -1,0 +1,48 @@
+"""One update of the weights: loss and penalty, clipping, learning rate, optimizer, what the method does after it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from replastic.training import supervised
+from replastic.training.session import Session
+from replastic.weights.writer import write
+
+
+def update(session: Session, batch: supervised.Batch, rate: float) -> Tensor:
+    """Train on one batch.
+
+    Args:
+        session: The run; its model is in training mode.
+        batch: Inputs and targets.
+        rate: Factor on every group's learning rate (the warm-up).
+
+    Returns:
+        The loss before the update, without the penalty; detached, on the device, so that nobody waits for it.
+    """
+    trainer, method, optimizer = session.protocol.trainer, session.method, session.optimizer
+    run = session.run
+    loss = supervised.loss(session.model, batch)
+    penalty = method.penalty(run) if session.method_is_on else None
+    total = loss if penalty is None else loss + penalty
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(total)
+    if trainer.clip_norm:
+        nn.utils.clip_grad_norm_(session.parameters, trainer.clip_norm, foreach=True)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["initial_lr"]
+    optimizer.step()
+    session.position.step += 1
+    session.position.step_in_phase += 1
+    run.step = session.position.step
+    change = method.after_step(run) if session.method_is_on else None
+    if change is not None:
+        write(run.store, change, optimizer=optimizer, policy="keep")
+    return loss.detach()
+
+
+def warm_up(step: int, steps: int, share: float) -> float:
+    """Factor on the learning rate at update number `step` (from 0) of a phase of `steps`: linear up to 1, then 1."""
+    rising = round(share * steps)
+    return min(1.0, (step + 1) / rising) if rising else 1.0

@@ -1,0 +1,167 @@
+"""Jobs in parallel processes: one that fails or dies is reported by name and the others go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from threading import Thread
+from typing import Any
+
+import torch
+
+from replastic.errors import ReplasticError
+from replastic.registry import load_plugin
+
+Report = Callable[[float], None]
+"""A job tells its progress, in units of its own."""
+Function = Callable[[Any, Report], None]
+
+
+def work(
+    jobs: Mapping[str, Any],
+    function: Function,
+    *,
+    workers: int,
+    plugins: Iterable[str] = (),
+    progress: Callable[[str, float], None] = lambda name, value: None,
+    ended: Callable[[str, str], None] = lambda name, problem: None,
+) -> dict[str, str]:
+    """Call `function(job, report)` for every job, each in one of `workers` processes with one torch thread.
+
+    Leaving by Ctrl-C or an error ends the processes at once: jobs must be safe to kill.
+
+    Args:
+        jobs: What to do, by name; started in this order.
+        function: A function of a module; it and the jobs are pickled.
+        workers: Most processes at a time.
+        plugins: Plug-in files that each process loads first.
+        progress: Told the name of a job and the progress it reported.
+        ended: Told the name of a job that ended, and what went wrong or "".
+
+    Returns:
+        What went wrong, by name of the job.
+    """
+    waiting = list(jobs)
+    crew: list[_Worker] = []
+    failures: dict[str, str] = {}
+    try:
+        while waiting or any(worker.job for worker in crew):
+            crew = [worker for worker in crew if worker.alive]
+            while waiting and len(crew) < workers and not any(not worker.job for worker in crew):
+                crew.append(_Worker(function, tuple(plugins)))
+                crew[-1].give(waiting[0], jobs[waiting.pop(0)])
+            for worker in crew:
+                if waiting and not worker.job:
+                    worker.give(waiting[0], jobs[waiting.pop(0)])
+            for worker in _ready(crew):
+                name = worker.job
+                kind, value = worker.receive()
+                if kind == "progress":
+                    progress(name, value)
+                else:
+                    if value:
+                        failures[name] = value
+                    ended(name, value)
+    finally:
+        for worker in crew:
+            worker.end()
+    return failures
+
+
+class _Worker:
+    """A process and what it is doing."""
+
+    def __init__(self, function: Function, plugins: tuple[str, ...]) -> None:
+        context = get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_main, args=(theirs, function, plugins), daemon=True)
+        # Ctrl-C reaches the whole group of processes; a worker must leave it to its parent from its first moment on.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        theirs.close()
+        self.job = ""
+        self.alive = True
+
+    def give(self, name: str, job: Any) -> None:
+        """Start a job."""
+        self.job = name
+        with suppress(BrokenPipeError):  # It died while starting: `receive` will say so.
+            self.connection.send(job)
+
+    def receive(self) -> tuple[str, Any]:
+        """The next message: ("progress", value), or ("ended", problem or "")."""
+        try:
+            kind, value = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            self.alive = False
+            kind, value = "ended", _cause_of_death(self.process.exitcode or 0)
+        if kind == "ended":
+            self.job = ""
+        return kind, value
+
+    def end(self) -> None:
+        """End the process, whatever it is doing."""
+        self.process.terminate()
+        self.process.join()
+        self.connection.close()
+
+
+def _ready(crew: Iterable[_Worker]) -> list[_Worker]:
+    by_connection = {worker.connection: worker for worker in crew if worker.job}
+    return [by_connection[c] for c in wait(list(by_connection)) if isinstance(c, Connection)]
+
+
+def _cause_of_death(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"its process ended with exit code {exit_code}"
+    name = signal.Signals(-exit_code).name
+    hint = ", perhaps for lack of memory: try fewer --jobs" if name == "SIGKILL" else ""
+    return f"its process was killed ({name}{hint})"
+
+
+def _main(connection: Connection, function: Function, plugins: tuple[str, ...]) -> None:
+    """Body of a worker: one job after another until the parent closes the pipe."""
+    torch.set_num_threads(1)
+    Thread(target=_die_with_parent, daemon=True).start()
+    broken = ""
+    try:
+        for plugin in plugins:
+            load_plugin(plugin)
+    except ReplasticError as error:
+        broken = str(error)
+    while True:
+        try:
+            job = connection.recv()
+            problem = broken or _attempt(function, job, lambda value: connection.send(("progress", value)))
+            connection.send(("ended", problem))
+        except (EOFError, BrokenPipeError):
+            return  # The parent is gone.
+
+
+def _die_with_parent() -> None:
+    """End this process as soon as its parent is gone, however it went: another may soon write the same files."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _attempt(function: Function, job: Any, report: Report) -> str:
+    try:
+        function(job, report)
+    except BrokenPipeError:
+        raise
+    except ReplasticError as error:
+        return str(error)
+    except Exception:
+        return f"an unexpected error, please report it:\n{traceback.format_exc()}"
+    return ""
