@@ -1,6 +1,23 @@
 """Interventions that protect or restore plasticity, one file each; the file's name is the method's public name."""
 
-from replastic.methods._interface import Method, Run, Solution, WeightMethod, option
+from replastic.methods._interface import Method, Run, Scope, Solution, WeightMethod, option
+from replastic.methods._needs import check_needs
 from replastic.methods._registry import entry, get, names, register
+from replastic.methods._spec import from_spec, make, spec_of
 
-__all__ = ["Method", "Run", "Solution", "WeightMethod", "entry", "get", "names", "option", "register"]
+__all__ = [
+    "Method",
+    "Run",
+    "Scope",
+    "Solution",
+    "WeightMethod",
+    "check_needs",
+    "entry",
+    "from_spec",
+    "get",
+    "make",
+    "names",
+    "option",
+    "register",
+    "spec_of",
+]

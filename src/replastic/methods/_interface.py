@@ -15,6 +15,8 @@ from replastic.weights.recipe import Recipe
 
 Need = Literal["model", "init", "fresh", "batches", "loss", "units", "optimizer"]
 
+Scope = Literal["matrices", "layers", "parameters", "state"]
+
 
 def option(default: Any, *, help: str, choices: Sequence[Any] = ()) -> Any:
     """A hyperparameter of a method: a dataclass field with a default, help text and, if closed, its choices."""
@@ -63,13 +65,29 @@ class Solution(NamedTuple):
 class Method:
     """An intervention. Subclasses are keyword-only dataclasses whose fields are the hyperparameters."""
 
+    name: ClassVar[str] = ""
+    """Public name; set by `register`."""
     needs: ClassVar[frozenset[Need]] = frozenset()
     """What must be in the run; checked before `setup`, with a message that says how to give it."""
     changes_structure: ClassVar[bool] = False
     """Whether it adds or replaces modules."""
 
+    explicit = frozenset[str]()
+    """Names of the fields the caller set by hand, as `make` and `from_spec` record them; not itself a field."""
+
     def validate(self) -> None:
         """Raise `UserError` naming the field, its value and what is allowed."""
+
+    def required(self) -> frozenset[Need]:
+        """What must be in the run with these hyperparameters; `needs` unless a field asks for more."""
+        return self.needs
+
+    def idle(self) -> frozenset[str]:
+        """Names of the fields that have no effect beside the values of the others."""
+        return frozenset()
+
+    def check(self, run: Run) -> None:
+        """Look at the run without touching it: raise `UserError` for what would fail later."""
 
     def setup(self, run: Run) -> None:
         """Called once, before the first phase in which the method is on."""
@@ -107,11 +125,17 @@ class Method:
 class WeightMethod(Method):
     """A method that is a function of the weights alone, one batch of matrices at a time: it also runs on files."""
 
-    scope: ClassVar[Literal["matrices", "parameters", "state"]] = "matrices"
-    """``matrices``: what the recipe chose, as (batch, d_out, d_in). ``parameters``: every trainable parameter, each in
-    its own shape, recipe or not. ``state``: parameters and buffers."""
+    scope: ClassVar[Scope] = "matrices"
+    """Which tensors `solve` gets, and how. ``matrices``: the weights the recipe chose, as (batch, d_out, d_in).
+    ``parameters``: every trainable parameter, recipe or not, in its own shape. ``state``: buffers as well. ``layers``:
+    every trainable parameter, as (batch, d_out, d_in) where it is a matrix, in its own shape where not."""
     batched: ClassVar[bool] = False
-    """Whether matrices of several weights with equal shape and taps may come in one call; `info` is then the first's."""
+    """Whether matrices of several weights with equal shape and taps may come in one call; `info` is then the first's.
+    For methods that treat every matrix alike and draw nothing: `generator` is then the first's, too."""
+
+    def narrowed(self, run: Run) -> Run:
+        """The run with the choice of weights that the method makes itself, if it makes one."""
+        return run
 
     def solve(self, w: Tensor, info: MatrixInfo, w0: Tensor | None, generator: torch.Generator) -> Tensor | Solution:
         """New matrices for old ones.
@@ -120,9 +144,18 @@ class WeightMethod(Method):
             w: (batch, d_out, d_in), float32 or wider, read only; the tensor itself with the other scopes.
             info: What they are.
             w0: The same matrices at initialisation, or None when the run has no `init`.
-            generator: Seeded from the run's seed, its phase and the weight's name.
+            generator: On the device of `w`, seeded from the run's seed, its phase, the weight's name and the block, so
+                that a draw depends neither on the order of the weights nor on where they are stored.
         """
         raise NotImplementedError
+
+    def check(self, run: Run) -> None:
+        """Choose the weights, so that a pattern without match or a setting without effect shows before training."""
+        from replastic.methods._needs import require
+        from replastic.methods._plan import plan
+
+        for method in {id(job.method): job.method for job in plan(self, run).jobs}.values():
+            require(method, run)
 
     def on_boundary(self, run: Run) -> Change | None:
         """Propose `solve` of every chosen weight."""

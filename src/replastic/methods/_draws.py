@@ -1,0 +1,33 @@
+"""Seeds and random matrices of the methods that draw."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from replastic.methods._interface import Run
+
+
+def derive_seed(run: Run, *words: str) -> int:
+    """A seed from the run's seed, its phase and some words; the same on every machine."""
+    text = "\0".join((str(run.seed), str(run.phase), *words))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def haar(shape: Sequence[int], generator: torch.Generator, like: Tensor) -> Tensor:
+    """Random matrices (*B, m, n) with orthonormal columns (rows if m < n), uniform over all such.
+
+    The Q of a Gaussian matrix, its columns' signs set by the diagonal of R; without that it is not uniform.
+
+    Reference: Mezzadri, How to generate random matrices from the classical compact groups (2007), section 5.
+    """
+    *batch, m, n = shape
+    tall = torch.empty((*batch, max(m, n), min(m, n)), dtype=like.dtype, device=like.device)
+    q: Tensor
+    q, r = torch.linalg.qr(tall.normal_(generator=generator))
+    sign = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q)
+    q = q * sign.unsqueeze(-2)
+    return q if m >= n else q.mT

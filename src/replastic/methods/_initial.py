@@ -1,0 +1,44 @@
+"""Initial values by name, whatever wrappers the names were taken with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from replastic.errors import UserError
+from replastic.weights.entries import WeightEntry
+from replastic.weights.naming import strip_prefixes
+
+
+class Initial:
+    """Values to return to or to compare with, read when asked for, so that the mapping may be a file."""
+
+    def __init__(self, values: Mapping[str, Tensor] | None) -> None:
+        self._values = values or {}
+        self._names = {strip_prefixes(name): name for name in self._values}
+
+    def of(self, entry: WeightEntry) -> Tensor | None:
+        """The value for a stored tensor, under its name or an alias; None if there is none.
+
+        Raises:
+            UserError: Its shape is another.
+        """
+        name = next((self._names[n] for n in (entry.name, *entry.aliases) if n in self._names), None)
+        if name is None:
+            return None
+        w0 = self._values[name].detach()
+        if tuple(w0.shape) != tuple(entry.shape):
+            raise UserError(f"{entry.name} has shape {entry.shape}, but {tuple(w0.shape)} among the initial weights")
+        return w0
+
+    def need(self, entry: WeightEntry, method: str) -> Tensor:
+        """As `of`, for a method that cannot do without.
+
+        Raises:
+            UserError: There is none.
+        """
+        w0 = self.of(entry)
+        if w0 is None:
+            raise UserError(f"{method} needs the initial value of {entry.name}, which is not among those given")
+        return w0

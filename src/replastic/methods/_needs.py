@@ -1,0 +1,51 @@
+"""What a method needs of a run: checked before anything starts, with a sentence that says how to give it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from replastic.errors import UserError
+from replastic.methods._interface import Method, Need, Run
+from replastic.methods._spec import check_fields
+
+REMEDIES: Final[dict[Need, str]] = {
+    "model": "the live model: weights in a file are not enough",
+    "init": "the initial weights: pass init=<state dict kept from before training> (on the command line --init FILE)",
+    "fresh": "a way to draw new weights: pass fresh=<function seed -> state dict>",
+    "batches": "data of the coming phase: pass batches=<iterable of batches>, such as a DataLoader",
+    "loss": "a loss: pass loss_fn=<function (model, batch) -> mean loss>",
+    "units": "the live model, whose units it watches during training",
+    "optimizer": "the optimizer whose state it drops: pass optimizer=<the optimizer>",
+}
+"""How to give what is missing."""
+
+
+def check_needs(method: Method, run: Run) -> None:
+    """Check a method against the run it is meant for: its fields, what it needs, which weights it would touch.
+
+    Raises:
+        UserError: A field is not allowed or has no effect, something it needs is missing, or a pattern matches nothing.
+    """
+    check_fields(method)
+    require(method, run)
+    method.check(run)
+
+
+def require(method: Method, run: Run) -> None:
+    """See that what a method needs is in the run.
+
+    Raises:
+        UserError: Something is missing; the message says how to give it.
+    """
+    there: dict[Need, object] = {
+        "model": run.model,
+        "init": run.init,
+        "fresh": run.fresh,
+        "batches": run.batches,
+        "loss": run.loss_fn,
+        "units": run.model,
+        "optimizer": run.optimizer,
+    }
+    for need in sorted(method.required()):
+        if there[need] is None:
+            raise UserError(f"{method.name} needs {REMEDIES[need]}")

@@ -1,0 +1,19 @@
+"""Base: keeps the weights; what every other method is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from replastic.methods._interface import Method, Run
+from replastic.methods._registry import register
+from replastic.weights.change import Change
+
+
+@register("base")
+@dataclass(kw_only=True)
+class Base(Method):
+    """Keeps the weights as training left them."""
+
+    def on_boundary(self, run: Run) -> Change:
+        """An empty change: a boundary like any other, at which nothing is rewritten."""
+        return Change()

@@ -1,0 +1,38 @@
+"""Fresh: every parameter and buffer is drawn anew, as if training began with another seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from replastic.methods._draws import derive_seed
+from replastic.methods._interface import Need, Run, Scope, WeightMethod
+from replastic.methods._propose import propose
+from replastic.methods._registry import register
+from replastic.weights.change import Change
+from replastic.weights.entries import MatrixInfo
+
+
+@register("fresh")
+@dataclass(kw_only=True)
+class Fresh(WeightMethod):
+    """Puts a new random draw in place of every trainable parameter and every buffer.
+
+    Like `full_reset`, with a different draw at every boundary: the run's seed and the phase decide it.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"fresh"})
+    scope: ClassVar[Scope] = "state"
+
+    def on_boundary(self, run: Run) -> Change:
+        """Propose the new draw."""
+        assert run.fresh is not None
+        return propose(self, run, reference=run.fresh(derive_seed(run, "fresh")))
+
+    def solve(self, w: Tensor, info: MatrixInfo, w0: Tensor | None, generator: torch.Generator) -> Tensor:
+        """The new value, which `on_boundary` hands in as the initial one."""
+        assert w0 is not None
+        return w0

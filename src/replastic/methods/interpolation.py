@@ -1,0 +1,56 @@
+"""Interpolation: every parameter moves part of the way back to its initial value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from replastic.errors import UserError
+from replastic.methods._draws import derive_seed
+from replastic.methods._interface import Need, Run, Scope, WeightMethod, option
+from replastic.methods._propose import propose
+from replastic.methods._registry import register
+from replastic.weights.change import Change
+from replastic.weights.entries import MatrixInfo
+
+
+@register("interpolation", reference="https://arxiv.org/abs/2602.08040")
+@dataclass(kw_only=True)
+class Interpolation(WeightMethod):
+    """theta <- (1 - strength) theta + strength theta_0, over all trainable parameters.
+
+    Reference: the baseline that FIRE (Han et al., ICLR 2026) calls S&P, after Lee et al. (2024); strengths .2 to .8
+    were searched, .8 chosen in all vision settings. Their SAC runs pull toward a fresh draw (``toward="fresh"``).
+    Drawing noise instead is `shrink_perturb`.
+    """
+
+    scope: ClassVar[Scope] = "parameters"
+
+    strength: float = option(0.8, help="how far to go: 0 keeps the weights, 1 gives the initial ones")
+    toward: str = option(
+        "init", help="stored initial weights, or a new draw at every boundary", choices=("init", "fresh")
+    )
+
+    def validate(self) -> None:
+        """`strength` is a share."""
+        if not 0.0 <= self.strength <= 1.0:
+            raise UserError(f"{self.name}: strength must lie in [0, 1], got {self.strength}")
+
+    def required(self) -> frozenset[Need]:
+        """What is pulled toward."""
+        return frozenset({"init"} if self.toward == "init" else {"fresh"})
+
+    def on_boundary(self, run: Run) -> Change:
+        """Propose the mixture."""
+        if self.toward == "init":
+            return propose(self, run)
+        assert run.fresh is not None
+        return propose(self, run, reference=run.fresh(derive_seed(run, "fresh")))
+
+    def solve(self, w: Tensor, info: MatrixInfo, w0: Tensor | None, generator: torch.Generator) -> Tensor:
+        """The mixture of old and initial value."""
+        assert w0 is not None
+        return torch.lerp(w, w0, self.strength)

@@ -1,0 +1,57 @@
+"""L2 toward init: training is pulled, at every step, toward the initial weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from replastic.errors import UserError
+from replastic.methods._initial import Initial
+from replastic.methods._interface import Method, Need, Run, option
+from replastic.methods._plan import choose
+from replastic.methods._registry import register
+from replastic.weights.entries import LiveStore
+
+
+@register("l2_init", reference="https://arxiv.org/abs/2308.11958")
+@dataclass(kw_only=True)
+class L2Init(Method):
+    """Adds strength/2 ||theta - theta_0||^2 to the loss, over all trainable parameters.
+
+    Reference: Kumar et al. (2023), section 4; strengths 1e-5 to 1e-3 in the code of FIRE (Han et al., 2026).
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"model", "init"})
+
+    strength: float = option(1e-3, help="weight of the pull: 0 turns it off")
+
+    def validate(self) -> None:
+        """`strength` is not negative."""
+        if self.strength < 0.0:
+            raise UserError(f"{self.name}: strength must not be negative, got {self.strength}")
+
+    def check(self, run: Run) -> None:
+        """See that every chosen parameter has an initial value."""
+        self._pairs(run)
+
+    def setup(self, run: Run) -> None:
+        """Look up the parameters and their initial values, on their device."""
+        self._anchors = [(p, w0.to(p)) for p, w0 in self._pairs(run)]
+
+    def penalty(self, run: Run) -> Tensor | None:
+        """Half the squared distance to the initial weights, times `strength`."""
+        terms = [(p - w0).square().sum() for p, w0 in self._anchors]
+        return 0.5 * self.strength * sum(terms[1:], start=terms[0]) if terms else None
+
+    def close(self) -> None:
+        """Let go of the parameters."""
+        self._anchors = []
+
+    def _pairs(self, run: Run) -> list[tuple[Tensor, Tensor]]:
+        assert isinstance(run.store, LiveStore)
+        assert run.init is not None
+        initial = Initial(run.init)
+        entries = [target.entry for target in choose("parameters", run)[0]]
+        return [(run.store.tensor(e.name), initial.need(e, self.name)) for e in entries]

@@ -1,0 +1,33 @@
+"""Matched noise (control): a random step of exactly the size of fire's; what the amount of change alone does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from replastic import linalg
+from replastic.methods._interface import Solution
+from replastic.methods._polar import PolarMethod
+from replastic.methods._registry import register
+from replastic.weights.entries import MatrixInfo
+
+
+@register("noise_matched")
+@dataclass(kw_only=True)
+class NoiseMatched(PolarMethod):
+    """Adds Gaussian noise to each matrix, scaled to the squared Frobenius error that fire would make on it.
+
+    Ours, as a control.
+    """
+
+    batched: ClassVar[bool] = False
+
+    def solve(self, w: Tensor, info: MatrixInfo, w0: Tensor | None, generator: torch.Generator) -> Solution:
+        """The perturbed matrices."""
+        distance = linalg.sfe(self.written(w, info, w0).weight, w).sqrt()
+        noise = torch.empty_like(w).normal_(generator=generator)
+        factor = distance / torch.linalg.matrix_norm(noise.double())
+        return Solution(w + noise * factor.to(w)[:, None, None], {"noise_norm": distance})

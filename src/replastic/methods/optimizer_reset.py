@@ -1,0 +1,26 @@
+"""Optimizer reset (control): the weights stay, the optimizer's memory goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from replastic.methods._interface import Method, Need, Run
+from replastic.methods._registry import register
+from replastic.weights.change import Change
+
+
+@register("optimizer_reset")
+@dataclass(kw_only=True)
+class OptimizerReset(Method):
+    """Drops the whole state of the optimizer and keeps the weights.
+
+    Shows what a method owes to the reset of the moments that comes with it. Has no effect where the run's policy is
+    ``reset_all``. Ours, as a control.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"optimizer"})
+
+    def on_boundary(self, run: Run) -> Change:
+        """A change of nothing but the optimizer's state."""
+        return Change(reset_optimizer=True)

@@ -1,0 +1,39 @@
+"""Orthogonal reset (control): a fresh orthogonal initialisation, as `torch.nn.init.orthogonal_` makes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from replastic.errors import UserError
+from replastic.methods._draws import haar
+from replastic.methods._interface import WeightMethod, option
+from replastic.methods._kernels import joined_taps, split_taps
+from replastic.methods._registry import register
+from replastic.weights.entries import MatrixInfo
+
+
+@register("orthogonal_reset", reference="https://arxiv.org/abs/1312.6120")
+@dataclass(kw_only=True)
+class OrthogonalReset(WeightMethod):
+    """Puts a new orthogonal initialisation, gain x a random orthonormal matrix, in place of each weight.
+
+    Nothing of the old weight is kept, its scale neither. Differs from `random_isometry` in two ways: the kernel of a
+    convolution is one matrix, C_out x (C_in kh kw), whose rows are orthonormal together, so that a single tap is no
+    isometry; and the factor is `gain`, whatever the layer's fans, where `random_isometry` uses fire's scale.
+
+    Reference: Saxe et al. (2014), section 3; the flattening is that of `torch.nn.init.orthogonal_`.
+    """
+
+    gain: float = option(1.0, help="factor on the orthonormal matrix; 1.414 is torch's for ReLU")
+
+    def validate(self) -> None:
+        """`gain` is positive."""
+        if self.gain <= 0.0:
+            raise UserError(f"{self.name}: gain must be positive, got {self.gain}")
+
+    def solve(self, w: Tensor, info: MatrixInfo, w0: Tensor | None, generator: torch.Generator) -> Tensor:
+        """The new weights; groups of a convolution are drawn on their own."""
+        return split_taps(self.gain * haar(joined_taps(w, info).shape, generator, w), info)

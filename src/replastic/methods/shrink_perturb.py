@@ -1,0 +1,40 @@
+"""Shrink and perturb: every parameter is shrunk toward zero and gets a little noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from replastic.errors import UserError
+from replastic.methods._interface import Scope, WeightMethod, option
+from replastic.methods._registry import register
+from replastic.weights.entries import MatrixInfo
+
+
+@register("shrink_perturb", reference="https://arxiv.org/abs/1910.08475")
+@dataclass(kw_only=True)
+class ShrinkPerturb(WeightMethod):
+    """theta <- shrink theta + noise, noise ~ N(0, perturb_std^2), over all trainable parameters.
+
+    Reference: Ash and Adams (2020), section 4. What the FIRE paper calls S&P is `interpolation`.
+    """
+
+    scope: ClassVar[Scope] = "parameters"
+
+    shrink: float = option(0.4, help="factor on the old weights: 1 keeps them, 0 drops them")
+    perturb_std: float = option(0.01, help="standard deviation of the noise, in weight units")
+
+    def validate(self) -> None:
+        """`shrink` is a share, the deviation not negative."""
+        if not 0.0 <= self.shrink <= 1.0:
+            raise UserError(f"{self.name}: shrink must lie in [0, 1], got {self.shrink}")
+        if self.perturb_std < 0.0:
+            raise UserError(f"{self.name}: perturb_std must not be negative, got {self.perturb_std}")
+
+    def solve(self, w: Tensor, info: MatrixInfo, w0: Tensor | None, generator: torch.Generator) -> Tensor:
+        """The shrunk and perturbed value."""
+        noise = torch.empty_like(w).normal_(generator=generator)
+        return self.shrink * w + self.perturb_std * noise

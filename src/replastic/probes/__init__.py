@@ -1,0 +1,8 @@
+"""Looking inside a running network without leaving a trace: activations, gradients, curvature."""
+
+from replastic.probes.activations import activations
+from replastic.probes.gradients import gradients
+from replastic.probes.hessian import HessianProduct
+from replastic.probes.quiet import undisturbed
+
+__all__ = ["HessianProduct", "activations", "gradients", "undisturbed"]

@@ -1,0 +1,37 @@
+"""The gradient of the loss on each batch, leaving the model and its `.grad` as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from replastic.probes.quiet import undisturbed
+
+
+def gradients(
+    model: nn.Module,
+    batches: Iterable[Any],
+    loss_fn: Callable[[nn.Module, Any], Tensor],
+    *,
+    training: bool = True,
+) -> Iterator[dict[str, Tensor]]:
+    """The gradient on each batch, by parameter name; zero where the loss does not depend on a parameter.
+
+    Between two batches the model is in the probe's mode: read to the end, or close the iterator, before using it.
+
+    Args:
+        model: Its trainable parameters are those differentiated; tied ones appear once.
+        batches: What `loss_fn` takes.
+        loss_fn: Mean loss of the model on a batch.
+        training: Mode of the model: batch statistics and dropout as in training, or neither.
+    """
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    with undisturbed(model, training=training):
+        for batch in batches:
+            with torch.enable_grad():
+                loss = loss_fn(model, batch)
+                found = torch.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
+            yield dict(zip(named, found, strict=True))

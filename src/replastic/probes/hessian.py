@@ -1,0 +1,63 @@
+"""Products of the Hessian of the loss with vectors, by differentiating twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from replastic.errors import UserError
+from replastic.probes.quiet import undisturbed
+
+
+class HessianProduct:
+    """v -> H v for the Hessian of the mean loss over given batches, in the trainable parameters of a model.
+
+    The model is in evaluation mode during each product: batch normalisation uses its running statistics, which makes
+    the loss a fixed function of the weights, and dropout is off. Nothing of the model is changed. Attention runs on the
+    plain kernel, since the fused ones cannot be differentiated twice.
+
+    Shapes: vectors are flat, (dim,), the parameters one after the other in the order of `named_parameters`.
+    """
+
+    def __init__(self, model: nn.Module, batches: Iterable[Any], loss_fn: Callable[[nn.Module, Any], Tensor]) -> None:
+        self.model = model
+        self.batches = list(batches)
+        self.loss_fn = loss_fn
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        if not self.parameters or not self.batches:
+            raise UserError("a Hessian needs at least one trainable parameter and one batch")
+        self.dim = sum(p.numel() for p in self.parameters)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the vectors."""
+        return self.parameters[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the vectors."""
+        return self.parameters[0].dtype
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """H times `vector`, (dim,) -> (dim,)."""
+        pieces = torch.split(vector, [p.numel() for p in self.parameters])
+        direction = [v.view_as(p).to(p) for v, p in zip(pieces, self.parameters, strict=True)]
+        total = torch.zeros_like(vector)
+        with undisturbed(self.model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            for batch in self.batches:
+                total += self._on_batch(batch, direction).to(vector)
+        return total / len(self.batches)
+
+    def _on_batch(self, batch: Any, direction: list[Tensor]) -> Tensor:
+        loss = self.loss_fn(self.model, batch)
+        first = torch.autograd.grad(loss, self.parameters, create_graph=True, materialize_grads=True, allow_unused=True)
+        slope = sum((g * v).sum() for g, v in zip(first, direction, strict=True))
+        assert isinstance(slope, Tensor)
+        if not slope.requires_grad:
+            return torch.zeros(self.dim, device=self.device, dtype=self.dtype)
+        second = torch.autograd.grad(slope, self.parameters, materialize_grads=True, allow_unused=True)
+        return torch.cat([g.detach().reshape(-1) for g in second])
