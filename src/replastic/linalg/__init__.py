@@ -7,13 +7,14 @@ from replastic.linalg.measures import dfi, dfi_scaled, normalised_sfe, residual,
 from replastic.linalg.polar import SOLVERS, polar
 from replastic.linalg.result import PolarResult
 from replastic.linalg.scales import SCALES, scale_factor
-from replastic.linalg.spectra import condition_number, effective_rank, singular_values, srank, stable_rank
+from replastic.linalg.spectra import Spectrum, condition_number, effective_rank, singular_values, srank, stable_rank
 
 __all__ = [
     "SCALES",
     "SOLVERS",
     "LanczosResult",
     "PolarResult",
+    "Spectrum",
     "alignment",
     "condition_number",
     "dfi",

@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from replastic.errors import UserError
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Singular values of a batch of matrices, (*B, r) float64 and descending, and what is counted on them.
+
+    For several counts on one weight: the values are computed once. Each count is described at the function of its name.
+    """
+
+    values: Tensor
+
+    def effective_rank(self) -> Tensor:
+        """(*B,), from 1 to r; 0 for a zero matrix."""
+        s = self.values
+        total = s.sum(-1)
+        share = s / torch.where(total > 0, total, 1).unsqueeze(-1)
+        return torch.where(total > 0, torch.special.entr(share).sum(-1).exp(), 0)
+
+    def stable_rank(self) -> Tensor:
+        """(*B,), from 1 to r; 0 for a zero matrix."""
+        largest = self.values[..., :1]
+        return (self.values / torch.where(largest > 0, largest, 1)).square().sum(-1)
+
+    def condition_number(self) -> Tensor:
+        """(*B,), from 1; inf when the smallest is zero."""
+        s = self.values
+        return torch.where(s[..., -1] > 0, s[..., 0] / s[..., -1], torch.inf)
 
 
 def singular_values(w: Tensor) -> Tensor:
@@ -21,10 +50,7 @@ def effective_rank(w: Tensor) -> Tensor:
 
     Reference: Roy and Vetterli, The effective rank (EUSIPCO 2007).
     """
-    s = singular_values(w)
-    total = s.sum(-1)
-    share = s / torch.where(total > 0, total, 1).unsqueeze(-1)
-    return torch.where(total > 0, torch.special.entr(share).sum(-1).exp(), 0)
+    return Spectrum(singular_values(w)).effective_rank()
 
 
 def stable_rank(w: Tensor) -> Tensor:
@@ -32,9 +58,7 @@ def stable_rank(w: Tensor) -> Tensor:
 
     Reference: Rudelson and Vershynin (2007), arXiv math/0503442.
     """
-    s = singular_values(w)
-    largest = s[..., :1]
-    return (s / torch.where(largest > 0, largest, 1)).square().sum(-1)
+    return Spectrum(singular_values(w)).stable_rank()
 
 
 def srank(w: Tensor, delta: float = 0.01) -> Tensor:
@@ -61,5 +85,4 @@ def srank(w: Tensor, delta: float = 0.01) -> Tensor:
 
 def condition_number(w: Tensor) -> Tensor:
     """Largest over smallest singular value: (*B, m, n) -> (*B,), from 1; inf when the smallest is zero."""
-    s = singular_values(w)
-    return torch.where(s[..., -1] > 0, s[..., 0] / s[..., -1], torch.inf)
+    return Spectrum(singular_values(w)).condition_number()
