@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from replastic.errors import CheckpointError, UserError, near_misses
@@ -69,13 +68,7 @@ class CheckpointStore:
         return self._archive.read(self._stored_names(name)[0])
 
     def transaction(self, *, staging: str = "disk") -> CheckpointTransaction:
-        """Begin a new checkpoint; new values go to its draft at once, whatever `staging` asks for.
-
-        Raises:
-            UserError: The store was opened without a destination.
-        """
-        if self._draft is None:
-            raise UserError("a checkpoint is never changed in place: give a destination")
+        """Begin a new checkpoint; new values go to its draft at once, whatever `staging` asks for."""
         return CheckpointTransaction(self, self._archive, self._draft)
 
     def stored_names(self, entry: WeightEntry) -> list[str]:
@@ -154,7 +147,7 @@ class CheckpointStore:
 class CheckpointTransaction:
     """A new checkpoint in the making; see `Draft` for what a kill or a full disk leaves behind: nothing."""
 
-    def __init__(self, store: CheckpointStore, archive: Archive, draft: Draft) -> None:
+    def __init__(self, store: CheckpointStore, archive: Archive, draft: Draft | None) -> None:
         self._store = store
         self._archive = archive
         self._draft = draft
@@ -162,29 +155,22 @@ class CheckpointTransaction:
         self._entries = {e.name: e for e in store.entries()}
 
     def __enter__(self) -> CheckpointTransaction:
-        with writing(self._draft.destination):
-            self._draft.begin(self._archive.size)
-            try:
-                self._writer = self._archive.writer(self._draft.path)
-            except BaseException:
-                self._draft.discard()
-                raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._writer is not None:
+        if self._draft is not None and self._writer is not None:
             self._writer.close()
-            self._draft.discard()
             self._writer = None
+            self._draft.discard()
 
     def stage(self, name: str, value: Tensor) -> None:
         """Cast a new value to the stored dtype and put it into the draft, under every name it is stored by.
 
         Raises:
-            UserError: No such tensor, another shape, a refused tensor, or a value its dtype cannot hold.
+            UserError: No such tensor, another shape, a refused tensor, or no destination.
             CheckpointError: The disk is full.
         """
-        assert self._writer is not None, "a transaction is used inside `with`"
+        draft, writer = self._begun()
         entry = self._entries.get(name)
         if entry is None:
             raise UserError(f"{self._store.path} has no weight {name!r}")
@@ -193,11 +179,9 @@ class CheckpointTransaction:
         if tuple(value.shape) != entry.shape:
             raise UserError(f"{name} has shape {entry.shape}, but the new value has {tuple(value.shape)}")
         cast = value.detach().to(device="cpu", dtype=entry.dtype)
-        if entry.dtype == torch.float16 and not torch.isfinite(cast).all():
-            raise UserError(f"the new value of {name} is too large for its dtype, float16")
-        with writing(self._draft.destination):
+        with writing(draft.destination):
             for stored in self._store.stored_names(entry):
-                self._writer.put(stored, cast)
+                writer.put(stored, cast)
 
     def commit(self) -> Callable[[], None]:
         """Complete the new checkpoint and put it in its place; the returned function removes it again.
@@ -205,12 +189,22 @@ class CheckpointTransaction:
         Raises:
             CheckpointError: The disk is full or the place was taken meanwhile; nothing is left behind.
         """
-        assert self._writer is not None, "a transaction is used inside `with`"
-        with writing(self._draft.destination):
-            self._writer.finish()
-        undo = self._draft.publish()
+        draft, writer = self._begun()
+        with writing(draft.destination):
+            writer.finish()
+        undo = draft.publish()
         self._writer = None
         return undo
+
+    def _begun(self) -> tuple[Draft, ArchiveWriter]:
+        """The draft and its writer, begun at the first use so that a dry run leaves no trace."""
+        if self._draft is None:
+            raise UserError("a checkpoint is never changed in place: give a destination")
+        if self._writer is None:
+            with writing(self._draft.destination):
+                self._draft.begin(self._archive.size)
+                self._writer = self._archive.writer(self._draft.path)
+        return self._draft, self._writer
 
 
 class LazyWeights(Mapping[str, Tensor]):

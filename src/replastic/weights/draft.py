@@ -30,7 +30,8 @@ class Draft:
         overwrite: Whether it may replace what is there.
 
     Raises:
-        CheckpointError: Something is there and `overwrite` is False, or the folder around it does not exist.
+        CheckpointError: Something is there and `overwrite` is False, or the folder around it does not exist or is
+            not writable.
     """
 
     def __init__(self, destination: Path, *, overwrite: bool = False) -> None:
@@ -39,6 +40,8 @@ class Draft:
         parent = destination.absolute().parent
         if not parent.is_dir():
             raise CheckpointError(f"the folder {parent} does not exist; make it first")
+        if not os.access(parent, os.W_OK):
+            raise CheckpointError(f"cannot write {destination}: the folder {parent} is not writable")
         if not overwrite and os.path.lexists(destination):
             raise CheckpointError(f"{destination} exists already; give another destination, or overwrite it explicitly")
         self.path = parent / f".{destination.name}{_MARK}{socket.gethostname()}-{os.getpid()}"
@@ -47,7 +50,7 @@ class Draft:
         """Clear what a killed process left of the same output and see whether `size` bytes fit.
 
         Raises:
-            CheckpointError: The disk has less room, or the folder cannot be written.
+            CheckpointError: The disk has less room.
         """
         for left in self.path.parent.glob(f".{self.destination.name}{_MARK}{socket.gethostname()}-*"):
             if left == self.path or not _is_running(left.name.rsplit("-", 1)[1]):
@@ -57,8 +60,6 @@ class Draft:
             raise CheckpointError(
                 f"{self.destination} needs {size / 1e6:,.1f} MB, but only {free / 1e6:,.1f} MB are free there"
             )
-        if not os.access(self.path.parent, os.W_OK):
-            raise CheckpointError(f"cannot write {self.destination}: the folder {self.path.parent} is not writable")
 
     def publish(self) -> Callable[[], None]:
         """Put the draft in its place and return a function that takes it away again.

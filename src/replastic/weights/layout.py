@@ -10,32 +10,38 @@ from typing import Any
 import torch
 
 from replastic.weights.entries import View, WeightEntry
+from replastic.weights.geometry import UnclearView
 from replastic.weights.naming import is_expert_stack, role_of, strip_prefixes
 from replastic.weights.views import fused_layout, view_from_layout
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 _RULE = "say so in a recipe rule for it, such as"
+_MATRICES = ("matrix", "head", "embedding")
 
 
 @dataclass(frozen=True)
 class Guess:
-    """What one tensor most likely is; `refusal` says why it is not safe to go by that, and what would tell."""
+    """What one tensor most likely is; `problem` says why it is not safe to go by that, and what would tell."""
 
     kind: str | None
     layout: Mapping[str, Any] = field(default_factory=dict)
-    refusal: str = ""
+    problem: str = ""
 
     def view(self, name: str, shape: tuple[int, ...]) -> View | None:
-        """The view it describes."""
-        return None if self.kind is None else view_from_layout(self.kind, shape, self.layout, name=name)
+        """The view it describes; one that only a rule's layout makes usable if there is a problem."""
+        if self.kind is None:
+            return None
+        if self.problem:
+            return UnclearView(self.kind, f"{name}: {self.problem}", self.layout)
+        return view_from_layout(self.kind, shape, self.layout, name=name)
 
 
 def entries_from_shapes(shapes: Shapes, dtypes: Mapping[str, torch.dtype]) -> list[WeightEntry]:
     """One entry per tensor, in the given order, seen as names and shapes suggest.
 
     Four axes are a convolution, two a Linear, three a stack of experts or a Conv1d by their names. What shapes alone
-    leave open is settled by what lies beside a weight where that is a proof, and refused with a remedy otherwise:
+    leave open is settled by what lies beside a weight where that is a proof; otherwise the weight asks for a layout:
 
     * a bias as long as the second axis: the weight is stored as (in, out), or is a transposed convolution;
     * a kernel with a fan-in that no layer puts out: the convolution is grouped;
@@ -46,18 +52,21 @@ def entries_from_shapes(shapes: Shapes, dtypes: Mapping[str, torch.dtype]) -> li
 
 
 def _entry(name: str, shape: tuple[int, ...], dtype: torch.dtype, clues: _Clues) -> WeightEntry:
-    role = role_of(name, shape)
+    role = "other" if _is_part(name, clues.shapes) else role_of(name, shape)
+    matrix = role in _MATRICES and len(shape) > 1
+    packed = f"it is stored as {str(dtype).removeprefix('torch.')}: dequantise the checkpoint first"
     if not dtype.is_floating_point:
-        packed = role in ("matrix", "head", "embedding") and len(shape) > 1
-        refusal = f"stored as {_short(dtype)}: dequantise the checkpoint first" if packed else ""
-        return WeightEntry(name, shape, dtype, "buffer", None, trainable=False, refusal=refusal)
-    if role in ("buffer", "bias", "norm"):
-        return WeightEntry(name, shape, dtype, role, None, trainable=role != "buffer")
-    guess = _guess(name, shape, clues)
-    refusal = guess.refusal
-    if dtype.itemsize < 2:
-        refusal = f"stored as {_short(dtype)}: dequantise the checkpoint first"
-    return WeightEntry(name, shape, dtype, role, guess.view(name, shape), refusal=refusal)
+        return WeightEntry(name, shape, dtype, "buffer", None, trainable=False, refusal=packed if matrix else "")
+    view = _guess(name, shape, clues).view(name, shape) if matrix else None
+    refusal = packed if dtype.itemsize < 2 else ""
+    return WeightEntry(name, shape, dtype, role, view, trainable=role != "buffer", refusal=refusal)
+
+
+def _is_part(name: str, shapes: Shapes) -> bool:
+    """Whether a tensor only serves to compute a weight: part of a parametrization, weight norm or pruning."""
+    stem, _, part = name.rpartition("_")
+    partners = {"g": ("v",), "v": ("g",), "orig": ("mask", "u")}.get(part, ())
+    return "parametrizations" in name.split(".") or any(f"{stem}_{partner}" in shapes for partner in partners)
 
 
 class _Clues:
@@ -89,8 +98,6 @@ class _Clues:
 
 def _guess(name: str, shape: tuple[int, ...], clues: _Clues) -> Guess:
     leaf = name.rsplit(".", 1)[-1]
-    if "parametrizations" in name.split(".") or leaf in ("weight_g", "weight_v", "weight_orig"):
-        return Guess(None, refusal="part of a parametrization: save the model with it removed")
     if len(shape) == 2:
         return _matrix(name, shape, clues)
     if is_expert_stack(name, shape):
@@ -98,7 +105,7 @@ def _guess(name: str, shape: tuple[int, ...], clues: _Clues) -> Guess:
     if not leaf.endswith("weight") or not 3 <= len(shape) <= 5:
         return Guess(None)
     if len(shape) == 3 and clues.bias(name) != (shape[0],) and "conv" not in name.lower():
-        return Guess(None, refusal="three axes may be a Conv1d or a stack of matrices: put its config.json beside it")
+        return Guess("conv", {}, f"three axes may be a Conv1d or a stack of matrices: {_RULE} layout = {{groups = 1}}")
     return _kernel(name, shape, clues)
 
 
@@ -113,7 +120,8 @@ def _matrix(name: str, shape: tuple[int, ...], clues: _Clues) -> Guess:
         fused = fused_layout(module, rows, d_in)
     if "q" in fused.get("split", ()):
         if module == "query_key_value":
-            return Guess("linear", layout, f"the order of q, k and v needs the heads: {_RULE} layout = {{heads = 12}}")
+            problem = f"the order of its rows depends on the heads: {_RULE} layout = {{heads = 12, interleaved = true}}"
+            return Guess("linear", layout, problem)
         if rows != 3 * d_in:
             return Guess(
                 "linear",
@@ -161,7 +169,3 @@ def _module(name: str) -> str:
     """Last part of the module's name: ``c_attn`` of ``h.0.attn.c_attn.weight``."""
     parts = strip_prefixes(name).split(".")
     return parts[-2] if len(parts) > 1 else ""
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
