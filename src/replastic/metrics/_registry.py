@@ -18,7 +18,7 @@ class Metric:
     `on` says what it is a function of, and so how it is called:
     ``weight``: compute(w, info) with matrices (batch, d_out, d_in) -> (batch,);
     ``change``: compute(new, old, info) likewise;
-    ``features``: compute(features) with the outputs of one layer (samples, units) -> scalar;
+    ``features``: compute(features) with the outputs of one layer (samples, units) -> scalar, or one value per unit;
     ``loss``: compute(model, batches, loss_fn, generator=...) -> scalar.
     """
 

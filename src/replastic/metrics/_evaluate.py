@@ -1,0 +1,165 @@
+"""From names of measures to records: which matrices, which features, and one number for each layer and for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from replastic.errors import UserError
+from replastic.metrics._registry import Metric, get
+from replastic.probes import activations, undisturbed
+from replastic.weights.entries import MatrixInfo, WeightStore
+from replastic.weights.recipe import Recipe, Target
+from replastic.weights.targets import select
+
+
+def measure(
+    names: Sequence[str],
+    *,
+    store: WeightStore,
+    recipe: Recipe,
+    target_modules: str | Sequence[str] | None = None,
+    exclude_modules: Sequence[str] = (),
+    include: Sequence[str] = (),
+    model: nn.Module | None = None,
+    batch: Any = None,
+    loss_fn: Callable[[nn.Module, Any], Tensor] | None = None,
+    old: Mapping[str, Tensor] | None = None,
+    generator: torch.Generator | None = None,
+) -> dict[str, float]:
+    """Evaluate measures of a network, leaving no trace in it.
+
+    Args:
+        names: Names of measures.
+        store: The weights.
+        recipe: Whose choice of weights measures of weights and of their change look at.
+        target_modules: See `select`.
+        exclude_modules: See `select`.
+        include: See `select`.
+        model: The live module, for measures of features and of the loss; in evaluation mode while they look.
+        batch: What `loss_fn` takes; for measures of features, any samples.
+        loss_fn: Mean loss of the model on a batch.
+        old: Weights by name to compare with, for measures of change; see `snapshot`.
+        generator: Source of the draws of measures of the loss; on the CPU. Seeded with 0 unless given.
+
+    Returns:
+        ``metric/<name>`` for the network and ``metric/<name>/<layer>`` for each layer. The value of several matrices,
+        units or layers is the measure's `total` over all of them.
+
+    Raises:
+        UserError: Unknown name, or something a measure needs is not given.
+    """
+    chosen = {name: get(name) for name in names}
+    for name, metric in chosen.items():
+        _require(name, metric, model, batch, loss_fn, old)
+    layers: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    selection = (recipe, target_modules, exclude_modules, include)
+    if any(m.on in ("weight", "change") for m in chosen.values()):
+        for info, w, before in _matrices(store, _targets(store, *selection), old):
+            for name, metric in chosen.items():
+                if metric.on == "weight":
+                    layers[name][info.label] = metric.compute(w, info)
+                elif metric.on == "change":
+                    layers[name][info.label] = metric.compute(w, before, info)
+    features = {name: metric for name, metric in chosen.items() if metric.on == "features"}
+    if features:
+        assert model is not None
+        _watch(model, batch, loss_fn, features, layers)
+    for name, metric in chosen.items():
+        if metric.on == "loss":
+            draw = generator or torch.Generator().manual_seed(0)
+            layers[name][""] = metric.compute(model, [batch], loss_fn, generator=draw)
+    found: dict[str, float] = {}
+    for name, metric in chosen.items():
+        found |= _records(name, metric, layers[name])
+    return found
+
+
+def snapshot(
+    store: WeightStore,
+    recipe: Recipe,
+    *,
+    target_modules: str | Sequence[str] | None = None,
+    exclude_modules: Sequence[str] = (),
+    include: Sequence[str] = (),
+) -> dict[str, Tensor]:
+    """Copies of the weights that measures of change will look at, by name."""
+    targets = _targets(store, recipe, target_modules, exclude_modules, include)
+    return {t.entry.name: store.read(t.entry.name).clone() for t in targets}
+
+
+def _targets(
+    store: WeightStore,
+    recipe: Recipe,
+    target_modules: str | Sequence[str] | None,
+    exclude_modules: Sequence[str],
+    include: Sequence[str],
+) -> tuple[Target, ...]:
+    chosen = select(
+        store.entries(), recipe, target_modules=target_modules, exclude_modules=exclude_modules, include=include
+    )
+    return chosen.targets
+
+
+def _matrices(
+    store: WeightStore, targets: Sequence[Target], old: Mapping[str, Tensor] | None
+) -> Iterator[tuple[MatrixInfo, Tensor, Tensor]]:
+    """Each batch of matrices with its old values (the same where nothing is compared)."""
+    for target in targets:
+        entry = target.entry
+        assert entry.view is not None
+        new = store.read(entry.name)
+        if old is not None and entry.name not in old:
+            raise UserError(f"{entry.name} is missing from the old weights to compare with")
+        before = new if old is None else old[entry.name]
+        infos = entry.view.infos(entry.name, entry.shape)
+        for info, w, w_old in zip(infos, entry.view.split(new), entry.view.split(before), strict=True):
+            if info in target.infos:
+                yield info, w, w_old
+
+
+def _watch(
+    model: nn.Module,
+    batch: Any,
+    loss_fn: Callable[[nn.Module, Any], Tensor] | None,
+    features: Mapping[str, Metric],
+    layers: Mapping[str, dict[str, Tensor]],
+) -> None:
+    """One forward pass, every measure of features evaluated as each layer's output comes by."""
+
+    def visit(layer: str, output: Tensor) -> None:
+        for name, metric in features.items():
+            layers[name][layer] = metric.compute(output)
+
+    with undisturbed(model), torch.no_grad(), activations(model, visit):
+        if loss_fn is not None:
+            loss_fn(model, batch)
+        else:
+            model(batch[0] if isinstance(batch, list | tuple) else batch)
+
+
+def _require(name: str, metric: Metric, model: object, batch: object, loss_fn: object, old: object) -> None:
+    needed: dict[str, dict[str, object]] = {
+        "weight": {},
+        "change": {"old": old},
+        "features": {"model": model, "batch": batch},
+        "loss": {"model": model, "batch": batch, "loss_fn": loss_fn},
+    }
+    missing = [what for what, value in needed[metric.on].items() if value is None]
+    if missing:
+        raise UserError(f"the measure {name} needs {', '.join(missing)}: pass {missing[0]}=")
+
+
+def _records(name: str, metric: Metric, layers: Mapping[str, Tensor]) -> dict[str, float]:
+    if not layers:
+        return {}
+    reduce = _REDUCE[metric.total]
+    values = {layer: torch.as_tensor(value, dtype=torch.float64).flatten().cpu() for layer, value in layers.items()}
+    found = {f"metric/{name}": float(reduce(torch.cat(list(values.values()))))}
+    return found | {f"metric/{name}/{layer}": float(reduce(value)) for layer, value in values.items() if layer}
+
+
+_REDUCE: dict[str, Callable[[Tensor], Tensor]] = {"sum": torch.sum, "mean": torch.mean, "max": torch.max}

@@ -1,0 +1,32 @@
+"""Dormant units: the share of units that are silent beside the rest of their layer."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from replastic.metrics._registry import register
+
+DORMANCY_THRESHOLD: Final = 0.025
+"""tau: the value of FIRE's corollary 2 and of Sokar et al.'s figures for large tasks."""
+
+
+@register(
+    "dormant",
+    on="features",
+    label=f"share of dormant units (tau {DORMANCY_THRESHOLD})",
+    better="lower",
+    reference="https://arxiv.org/abs/2302.12902",
+)
+def dormant(features: Tensor, threshold: float = DORMANCY_THRESHOLD) -> Tensor:
+    """Dormant units: those whose score E|h_i| / mean_k E|h_k| is at most tau = 0.025.
+
+    Shapes: (samples, units) -> (units,), 1 for a dormant unit and 0 for any other, so that the mean over a layer, or
+    over all layers, is the share of dormant units there. In a layer without any activity every unit is dormant.
+
+    Reference: Sokar et al. (2023), definition 3.1; tau as in FIRE (Han et al., ICLR 2026), corollary 2.
+    """
+    activity = features.abs().mean(0, dtype=torch.float64)
+    return (activity <= threshold * activity.mean()).double()

@@ -1,0 +1,24 @@
+"""Effective rank of the weights: how many directions they use, softly counted."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from replastic import linalg
+from replastic.metrics._registry import register
+from replastic.weights.entries import MatrixInfo
+
+
+@register(
+    "effective_rank",
+    on="weight",
+    label="effective rank, mean over matrices",
+    better="higher",
+    reference="https://www.eurasip.org/Proceedings/Eusipco/Eusipco2007/Papers/a5p-h05.pdf",
+)
+def effective_rank(w: Tensor, info: MatrixInfo) -> Tensor:
+    """Effective rank: exp of the entropy of the normalised singular values, from 1 to min(d_out, d_in).
+
+    Reference: Roy and Vetterli (2007), equation 2.
+    """
+    return linalg.effective_rank(w)

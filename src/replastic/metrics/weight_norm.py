@@ -1,0 +1,21 @@
+"""Norm of the weights, whose growth goes with a loss of plasticity."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from replastic.metrics._registry import register
+from replastic.weights.entries import MatrixInfo
+
+
+@register(
+    "weight_norm", on="weight", label="Frobenius norm, mean over matrices", reference="https://arxiv.org/abs/2402.18762"
+)
+def weight_norm(w: Tensor, info: MatrixInfo) -> Tensor:
+    """Frobenius norm of each weight matrix.
+
+    Its growth is one of the causes of lost plasticity that Lyle et al. (2024) tell apart, section 3.
+    """
+    norm: Tensor = torch.linalg.vector_norm(w, dim=(-2, -1), dtype=torch.float64)
+    return norm
