@@ -38,7 +38,7 @@ def parts_of(module: nn.Module) -> frozenset[str]:
 
 @torch.no_grad()
 def read_derived(module: nn.Module, attribute: str) -> Tensor:
-    """The value as computed now; power iterations and other training-time updates are kept from happening."""
+    """An attribute as computed now, detached; training-time updates such as power iterations do not happen."""
     steps = [s for list_ in _parametrizations(module).values() for s in list_.modules()]
     training = [step.training for step in steps]
     try:

@@ -11,7 +11,7 @@ from typing import Literal
 from replastic.errors import UserError, near_misses
 from replastic.weights.change import Skipped
 from replastic.weights.entries import MatrixInfo, WeightEntry
-from replastic.weights.naming import strip_prefixes
+from replastic.weights.naming import role_of, strip_prefixes
 from replastic.weights.recipe import APPLY, LEAVE, Recipe, Rule, Target
 from replastic.weights.views import view_with
 
@@ -236,7 +236,9 @@ def _roles(include: str | Sequence[str], entries: Sequence[WeightEntry]) -> froz
         if role not in INCLUDABLE:
             raise UserError(f"include: {role!r} is not allowed; allowed: {', '.join(INCLUDABLE)}")
         if not any(e.role == role for e in entries):
-            raise UserError(f"include: no weight is {_article(role)} by its name or module; name it in target_modules")
+            tied = next((e.name for e in entries if any(role_of(a, e.shape) == role for a in e.aliases)), None)
+            hint = f"it is tied to {tied}: include 'embedding' instead" if tied else "name it in target_modules"
+            raise UserError(f"include: no weight is {_article(role)} by its name or module; {hint}")
     return frozenset(roles)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from replastic.errors import UserError, near_misses
+from replastic.weights.derived import read_derived
 from replastic.weights.entries import View
 from replastic.weights.geometry import (
     REMEDY,
@@ -63,7 +64,7 @@ def view_of(
     Raises:
         UserError: The layout does not fit the weight.
     """
-    weight = getattr(module, parameter)
+    weight = read_derived(module, parameter)
     name = name or parameter
     kind = _kind(module, parameter, weight, name)
     if kind is None:
@@ -79,10 +80,12 @@ def view_of(
 def view_with(view: View, shape: Sequence[int], layout: Mapping[str, Any], *, name: str = "the weight") -> View:
     """The view with the keys of a rule's layout in place of what it knew; see `view_from_layout`."""
     known = dict(view.layout)
-    for key, outdates in _OUTDATES.items():
-        if key in layout:
-            for old in outdates:
-                known.pop(old, None)
+    split = known.get("split")
+    if "split" in layout and split is not None and tuple(layout["split"]) == tuple(split):
+        layout = {key: value for key, value in layout.items() if key != "split"}  # says what is known already
+    for key in layout:
+        for old in _OUTDATES.get(key, ()):
+            known.pop(old, None)
     return view_from_layout(view.kind, shape, {**known, **layout}, name=name)
 
 
