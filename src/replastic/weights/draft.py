@@ -43,7 +43,9 @@ class Draft:
         if not os.access(parent, os.W_OK):
             raise CheckpointError(f"cannot write {destination}: the folder {parent} is not writable")
         if not overwrite and os.path.lexists(destination):
-            raise CheckpointError(f"{destination} exists already; give another destination, or overwrite it explicitly")
+            raise CheckpointError(
+                f"{destination} exists already; give another destination, or pass overwrite=True (--overwrite)"
+            )
         self.path = parent / f".{destination.name}{_MARK}{socket.gethostname()}-{os.getpid()}"
 
     def begin(self, size: int) -> None:

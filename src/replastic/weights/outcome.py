@@ -51,6 +51,8 @@ class Outcome:
     dry_run: bool = False
     probe: tuple[float, float] | None = None
     """Loss on the probe's batch before and after, if there was a probe."""
+    notes: tuple[str, ...] = ()
+    """What else is good to know, such as where the layout of a checkpoint comes from."""
     _undo: Undo | None = field(default=None, repr=False, compare=False)
 
     def undo_(self) -> None:
@@ -83,6 +85,7 @@ class Outcome:
             "dry_run": self.dry_run,
             "probe": _plain(dict(zip(("before", "after"), self.probe, strict=True))) if self.probe else None,
             "sfe": _plain(self.sfe),
+            "notes": list(self.notes),
         }
 
     def probe_line(self) -> str:
@@ -97,6 +100,7 @@ class Outcome:
             f"followers brought up to date: {', '.join(self.followers)}" if self.followers else "",
             f"optimizer: {self.optimizer}" if self.optimizer else "",
             self.probe_line(),
+            *self.notes,
         ]
         return "\n".join(p for p in (*parts, *notes) if p)
 

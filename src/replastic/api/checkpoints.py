@@ -1,0 +1,129 @@
+"""The calls for checkpoints on disk: `inspect` and `rewrite`, the same flow as for a live model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from replastic import methods, recipes
+from replastic.api.diagnosis import WeightReport, weight_report
+from replastic.errors import UserError
+from replastic.weights.checkpoint import CheckpointStore, LazyWeights
+from replastic.weights.outcome import Outcome
+from replastic.weights.recipe import Recipe
+from replastic.weights.writer import write
+
+Progress = Callable[[Any], Iterable[Any]]
+"""Wraps what is read one by one, such as `tqdm`."""
+
+
+def inspect(
+    path: str | Path,
+    *,
+    recipe: str | Path | Recipe = "default",
+    target_modules: str | Sequence[str] | None = None,
+    exclude_modules: Sequence[str] = (),
+    include: Sequence[str] = (),
+    progress: Progress = iter,
+) -> WeightReport:
+    """Measure the weights of a checkpoint and say what they look like; changes nothing.
+
+    Args:
+        path: A safetensors file, a folder with one or with shards and their index, or a file of `torch.save`.
+        recipe: Which weights, and how they are seen; a name (``replastic list recipes``), a TOML file, or a `Recipe`.
+        target_modules: Patterns that replace the recipe's choice, or ``"all-linear"``.
+        exclude_modules: Patterns that are left out.
+        include: Roles the recipe leaves alone: ``head``, ``embedding``.
+        progress: Wraps the layers on their way, such as `tqdm`.
+
+    Raises:
+        UserError: The checkpoint cannot be read (`CheckpointError`), or a pattern or name matches nothing.
+    """
+    store = CheckpointStore(path)
+    return weight_report(
+        store,
+        _recipe(recipe),
+        target_modules=target_modules,
+        exclude_modules=exclude_modules,
+        include=include,
+        notes=store.notes,
+        progress=progress,
+    )
+
+
+def rewrite(
+    source: str | Path,
+    destination: str | Path | None,
+    method: str | methods.Method = "fire",
+    *,
+    recipe: str | Path | Recipe = "default",
+    target_modules: str | Sequence[str] | None = None,
+    exclude_modules: Sequence[str] = (),
+    include: Sequence[str] = (),
+    init: str | Path | None = None,
+    seed: int = 0,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    progress: Progress = iter,
+    **options: Any,
+) -> Outcome:
+    """Write a copy of a checkpoint whose weights a method has rewritten; the input is never altered.
+
+    The copy appears whole or not at all, in the dtypes, order and metadata of the input, with every other file of the
+    folder beside it. One tensor at a time is in memory, except for files of `torch.save`.
+
+    Args:
+        source: A safetensors file, a folder with one or with shards and their index, or a file of `torch.save`.
+        destination: The new file or folder; None for a dry run.
+        method: Name (``replastic list methods``), a spec such as ``"fire:solver=fast"``, or a method object.
+        recipe: Which weights; a name (``replastic list recipes``), a TOML file, or a `Recipe`.
+        target_modules: Patterns that replace the recipe's choice, or ``"all-linear"``.
+        exclude_modules: Patterns that are left alone whatever else says.
+        include: Roles the recipe leaves alone that are to be rewritten all the same: ``head``, ``embedding``.
+        init: The checkpoint from before training, for methods that need the initial weights.
+        seed: Seed of everything the method draws.
+        dry_run: Compute and report all, write nothing.
+        overwrite: Replace an output that is there; other files in its folder are a reason to refuse.
+        progress: Wraps the new weights on their way, such as `tqdm`.
+        options: Hyperparameters of the method, when it was given by name.
+
+    Raises:
+        UserError: Wrong input, or a method that needs more than files can give (a live model, data, a loss).
+    """
+    chosen = _method(method, options)
+    if destination is None and not dry_run:
+        raise UserError("rewrite needs a destination: the input is never changed in place (or ask for a dry run)")
+    store = CheckpointStore(source, destination=destination, overwrite=overwrite)
+    run = methods.Run(
+        store=store,
+        recipe=_recipe(recipe),
+        target_modules=target_modules,
+        exclude_modules=exclude_modules,
+        include=include,
+        init=None if init is None else LazyWeights(CheckpointStore(init)),
+        seed=seed,
+    )
+    methods.check_needs(chosen, run)
+    chosen.setup(run)
+    try:
+        change = chosen.on_boundary(run)
+        if change is None:
+            raise UserError(f"{methods.spec_of(chosen)} acts during training, not between phases: give it to a run")
+        outcome = write(store, replace(change, proposals=progress(change.proposals)), dry_run=dry_run)
+    finally:
+        chosen.close()
+    return replace(outcome, notes=store.notes)
+
+
+def _recipe(recipe: str | Path | Recipe) -> Recipe:
+    return recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
+
+
+def _method(method: str | methods.Method, options: dict[str, Any]) -> methods.Method:
+    if isinstance(method, str):
+        return methods.from_spec(method, **options)
+    if options:
+        raise UserError(f"options {', '.join(options)} have no effect on a method object: set its fields instead")
+    return method

@@ -1,0 +1,260 @@
+"""What the weights themselves tell of a network's plasticity: measures per layer, and a verdict in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from replastic import linalg
+from replastic.errors import UserError
+from replastic.weights.change import Skipped
+from replastic.weights.entries import MatrixInfo, WeightEntry, WeightStore
+from replastic.weights.recipe import Recipe, Target
+from replastic.weights.targets import matches_any, select
+
+COLLAPSED = 0.25
+"""A layer counts as collapsed if its effective rank is below this share of min(d_out, d_in) (ours).
+
+Matrices drawn at random have 0.7 or more of it, whatever their shape.
+"""
+SMALLEST = 8
+"""Layers with fewer directions than this are measured, but not judged."""
+
+
+@dataclass(frozen=True)
+class LayerHealth:
+    """Measures of one batch of matrices, such as the taps of a convolution."""
+
+    weight: str
+    block: str
+    kind: str
+    role: str
+    shape: tuple[int, ...]
+    batch: int
+    d_out: int
+    d_in: int
+    dfi: float
+    """Deviation from isometry (FIRE paper), summed over the batch; each at least d_out - d_in."""
+    residual: float
+    """The worst of the batch at the paper's scale: 0 for a scaled isometry as `fire` writes it (ours)."""
+    effective_rank: float
+    """Mean over the batch, as are the next."""
+    stable_rank: float
+    condition_number: float
+    """Worst of the batch; infinite for a matrix without full rank."""
+    norm: float
+    """Frobenius norm of the whole batch."""
+    finite: bool = True
+
+    @property
+    def directions(self) -> int:
+        """Directions there are: min(d_out, d_in)."""
+        return min(self.d_out, self.d_in)
+
+    @property
+    def label(self) -> str:
+        """Name for messages."""
+        return f"{self.weight}[{self.block}]" if self.block else self.weight
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether it uses few of its directions; see `COLLAPSED`."""
+        judged = self.finite and self.norm > 0 and self.directions >= SMALLEST
+        return judged and self.effective_rank < COLLAPSED * self.directions
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """Measures of every chosen layer; prints as a table that ends with the verdict."""
+
+    layers: tuple[LayerHealth, ...]
+    skipped: tuple[Skipped, ...]
+    recipe: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def collapsed(self) -> tuple[LayerHealth, ...]:
+        """Layers that use few of their directions, worst first."""
+        return tuple(sorted((x for x in self.layers if x.collapsed), key=lambda x: x.effective_rank / x.directions))
+
+    @property
+    def verdict(self) -> str:
+        """One or two sentences: what is wrong with the weights, if anything is, and what to do next."""
+        broken = [x for x in self.layers if not x.finite]
+        if broken:
+            return (
+                f"{_count(broken, self.layers)} hold NaN or infinite numbers, {broken[0].label} first: no rewrite can "
+                "repair that, go back to an earlier checkpoint."
+            )
+        if self.collapsed:
+            worst = self.collapsed[0]
+            return (
+                f"{_count(self.collapsed, self.layers)} have collapsed: {worst.label} uses "
+                f"{worst.effective_rank:.0f} of {worst.directions} directions. Before the next phase of training, "
+                f"rewrite the weights by fire."
+            )
+        zero = [x for x in self.layers if x.norm == 0]
+        if zero:
+            return (
+                f"{_count(zero, self.layers)} are all zero, {zero[0].label} first: leave them out of a rewrite unless "
+                "training was meant to move them."
+            )
+        judged = [x for x in self.layers if x.directions >= SMALLEST]
+        if not judged:
+            return f"All {len(self.layers)} layers have fewer than {SMALLEST} directions, too few to judge by."
+        least = min(judged, key=lambda x: x.effective_rank / x.directions)
+        return (
+            f"Nothing looks collapsed: of {len(self.layers)} layers the narrowest, {least.label}, uses "
+            f"{least.effective_rank:.0f} of {least.directions} directions. If the network learns badly all the same, "
+            "look at its activations: replastic.diagnose(model, batch, loss_fn)."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON: numbers that are not finite become null."""
+        return {
+            "recipe": self.recipe,
+            "layers": [{k: _plain(v) for k, v in asdict(x).items()} | {"collapsed": x.collapsed} for x in self.layers],
+            "skipped": [asdict(s) for s in self.skipped],
+            "notes": list(self.notes),
+            "verdict": self.verdict,
+        }
+
+    def __str__(self) -> str:
+        """The table, what was left alone, and the verdict."""
+        return f"{self.table()}\n\n{self.verdict}"
+
+    def table(self) -> str:
+        """The measures of every layer, what was left alone, and the notes."""
+        head = ["weight", "kind", "role", "matrices", "DfI", "residual", "eff. rank", "stable", "condition", "norm"]
+        rows = [head, *(_row(x) for x in self.layers)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        lines = ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        left = dict.fromkeys(s.reason for s in self.skipped)
+        for reason in left:
+            names = [s.weight for s in self.skipped if s.reason == reason]
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            lines.append(f"not measured: {shown}: {reason}")
+        return "\n".join([*lines, *self.notes])
+
+
+def weight_report(
+    store: WeightStore,
+    recipe: Recipe,
+    *,
+    target_modules: str | Sequence[str] | None = None,
+    exclude_modules: Sequence[str] = (),
+    include: Sequence[str] = (),
+    notes: tuple[str, ...] = (),
+    progress: Callable[[Sequence[Target]], Iterable[Target]] = iter,
+) -> WeightReport:
+    """Measure the layers that a rewrite with this recipe would touch, one weight in memory at a time.
+
+    Args:
+        store: A live model or a checkpoint.
+        recipe: Which weights, and how they are seen; methods and options in it play no part.
+        target_modules: As in `select`, like the next two.
+        exclude_modules: Patterns that are left out.
+        include: Roles the recipe leaves alone: ``head``, ``embedding``.
+        notes: Sentences to print above the verdict.
+        progress: Wraps the targets on their way, such as `tqdm`.
+
+    Raises:
+        UserError: A pattern matches nothing, or nothing is chosen.
+    """
+    entries = store.entries()
+    unclear = [s for s in (_unclear(e, recipe) for e in entries) if s is not None]
+    known = {s.weight for s in unclear}
+    selection = select(
+        [e for e in entries if e.name not in known],
+        recipe,
+        target_modules=target_modules,
+        exclude_modules=exclude_modules,
+        include=include,
+    )
+    layers = [
+        layer for target in progress(selection.targets) for layer in _measure(target, store.read(target.entry.name))
+    ]
+    return WeightReport(tuple(layers), (*selection.skipped, *unclear), recipe.name, notes)
+
+
+def _unclear(entry: WeightEntry, recipe: Recipe) -> Skipped | None:
+    """Why the matrices of an entry cannot be told, if they cannot; a rule that gives a layout may tell them."""
+    if entry.refusal:
+        return Skipped(entry.name, entry.refusal)
+    told = next((rule for rule in recipe.rules if matches_any(entry, rule.match)), None)
+    if entry.view is None or (told is not None and told.layout):
+        return None
+    try:
+        entry.view.infos(entry.name, entry.shape)
+    except UserError as error:
+        return Skipped(entry.name, str(error))
+    return None
+
+
+def _measure(target: Target, weight: Tensor) -> list[LayerHealth]:
+    entry = target.entry
+    assert entry.view is not None
+    parts = zip(entry.view.infos(entry.name, entry.shape), entry.view.split(weight), strict=True)
+    return [_health(entry, info, part) for info, part in parts if info in target.infos]
+
+
+@torch.no_grad()
+def _health(entry: WeightEntry, info: MatrixInfo, w: Tensor) -> LayerHealth:
+    def layer(**measures: Any) -> LayerHealth:
+        return LayerHealth(
+            weight=info.weight,
+            block=info.block,
+            kind=info.kind,
+            role=entry.role,
+            shape=entry.shape,
+            batch=info.batch,
+            d_out=info.d_out,
+            d_in=info.d_in,
+            **measures,
+        )
+
+    if not bool(torch.isfinite(w).all()):
+        nan = math.nan
+        return layer(
+            dfi=nan, residual=nan, effective_rank=nan, stable_rank=nan, condition_number=nan, norm=nan, finite=False
+        )
+    spectrum = linalg.Spectrum(linalg.singular_values(w))
+    scale = linalg.scale_factor("modular", w, w, taps=info.taps)
+    return layer(
+        dfi=float(linalg.dfi(w).sum()),
+        residual=float(linalg.residual(w, scale).max()),
+        effective_rank=float(spectrum.effective_rank().mean()),
+        stable_rank=float(spectrum.stable_rank().mean()),
+        condition_number=float(spectrum.condition_number().max()),
+        norm=float(spectrum.values.square().sum().sqrt()),
+    )
+
+
+def _row(layer: LayerHealth) -> list[str]:
+    batch = f"{layer.batch} x " if layer.batch > 1 else ""
+    mark = " !" if layer.collapsed or not layer.finite else ""
+    return [
+        layer.label,
+        layer.kind,
+        layer.role,
+        f"{batch}{layer.d_out} x {layer.d_in}",
+        f"{layer.dfi:.3g}",
+        f"{layer.residual:.3g}",
+        f"{layer.effective_rank:.1f} of {layer.directions}{mark}",
+        f"{layer.stable_rank:.1f}",
+        f"{layer.condition_number:.2g}",
+        f"{layer.norm:.3g}",
+    ]
+
+
+def _count(some: Sequence[object], all_: Sequence[object]) -> str:
+    return f"{len(some)} of {len(all_)} layers"
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

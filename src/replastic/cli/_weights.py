@@ -1,0 +1,39 @@
+"""What the commands for checkpoints share: which weights, and how a list of them is watched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import tyro
+from tqdm import tqdm
+
+
+@dataclass(kw_only=True)
+class Choice:
+    """Which weights; see `replastic list recipes`."""
+
+    recipe: str = "default"
+    """Which weights, and how they are seen: a name (`replastic list recipes`) or a TOML file of your own."""
+    target_modules: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN ...")] = ()
+    """Patterns that replace the recipe's choice, such as q_proj 'layers.*.mlp'; or all-linear."""
+    exclude_modules: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN ...")] = ()
+    """Patterns that are left out whatever else says."""
+    include: Annotated[tuple[Literal["head", "embedding"], ...], tyro.conf.arg(metavar="{head,embedding} ...")] = ()
+    """Weights that the recipe leaves alone by their role."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print JSON instead of a table."""
+
+    def arguments(self) -> dict[str, Any]:
+        """The choice as `inspect` and `rewrite` of the library take it."""
+        return {
+            "recipe": self.recipe,
+            "target_modules": self.target_modules or None,
+            "exclude_modules": self.exclude_modules,
+            "include": self.include,
+        }
+
+
+def watched(items: Any) -> Any:
+    """Show a progress bar while the items are read, where someone is looking."""
+    return tqdm(items, unit="layer", disable=None, leave=False)

@@ -1,0 +1,113 @@
+"""Write a copy of a checkpoint whose weights a method has rewritten; the input is never altered."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from typing import Annotated, Any, Literal, get_type_hints
+
+import tyro
+
+from replastic import methods
+from replastic.api.checkpoints import rewrite
+from replastic.cli._weights import Choice, watched
+from replastic.errors import UserError
+from replastic.registry import load_plugin
+
+DESCRIPTION = """\
+Write a copy of a checkpoint whose weights a method has rewritten. The input is never altered; the copy appears whole or
+not at all, with every other file of the folder beside it. Further training is meant to follow: right after a rewrite
+the loss is higher.
+
+SOURCE is a .safetensors file, a folder with model.safetensors or shards and their index, or a .pt/.pth/.bin file (read
+without running code in it).
+
+examples:
+  replastic rewrite model/ out/ --dry-run                   what would change, and what is left alone and why
+  replastic rewrite model/ out/ --recipe paper-gpt          as the authors of FIRE do it for GPT-2
+  replastic rewrite net.pt new.pt --method interpolation --strength 0.8 --init net_at_start.pt
+  replastic rewrite net.pt new.pt --method fire:solver=newton_schulz,num_iters=5
+"""
+
+
+@dataclass(kw_only=True)
+class Arguments(Choice):
+    """What `replastic rewrite` takes, whatever the method."""
+
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
+    """The checkpoint."""
+    destination: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[DESTINATION]")] = None
+    """The new file or folder; may be left out with --dry-run."""
+    method: str = "fire"
+    """A method (`replastic list methods`), with options if you like: name:field=value,field=value."""
+    init: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    """The checkpoint from before training, for methods that need the initial weights."""
+    seed: int = 0
+    """Seed of everything the method draws."""
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Compute and report everything, write nothing."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Replace an output that is there; a folder only if nothing else is in it."""
+    plugin: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="FILE")] = ()
+    """Load a Python file first, with a method of your own."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse the arguments, rewrite, print."""
+    first, _ = _first_look().parse_known_args([a for a in arguments if a not in ("-h", "--help")])
+    for plugin in first.plugin:
+        load_plugin(plugin)
+    kind = methods.get(first.method.partition(":")[0].strip())
+    options = tyro.cli(_with_options_of(kind), prog="replastic rewrite", description=DESCRIPTION, args=list(arguments))
+    given = _given(arguments, kind)
+    outcome = rewrite(
+        options.source,
+        options.destination,
+        options.method,
+        **options.arguments(),
+        init=options.init,
+        seed=options.seed,
+        dry_run=options.dry_run,
+        overwrite=options.overwrite,
+        progress=watched,
+        **{name: getattr(options, name) for name in given},
+    )
+    if options.json:
+        print(json.dumps({"source": options.source, "destination": options.destination} | outcome.to_dict(), indent=2))
+    else:
+        print(outcome)
+        if not options.dry_run:
+            print(f"written to {options.destination}")
+    return 0
+
+
+def _first_look() -> argparse.ArgumentParser:
+    """Reads just what decides which further flags there are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--method", default="fire")
+    parser.add_argument("--plugin", action="append", default=[])
+    return parser
+
+
+def _with_options_of(kind: type[methods.Method]) -> type[Any]:
+    """`Arguments` with one more flag for each field of the method."""
+    hints = get_type_hints(kind)
+    taken = {f.name for f in fields(Arguments)}
+    flags: list[tuple[str, Any, Any]] = []
+    for f in fields(kind):
+        if f.name in taken:
+            raise UserError(f"{kind.name}: the field {f.name!r} has the name of a flag that every method has")
+        choices = f.metadata.get("choices") or ()
+        hint = Literal[tuple(choices)] if choices else hints[f.name]
+        about = f"Of {kind.name}: {f.metadata.get('help', f.name)}."
+        default = tyro.MISSING if f.default is MISSING else f.default
+        flags.append((f.name, Annotated[hint, tyro.conf.arg(help=about)], field(default=default, kw_only=True)))
+    return make_dataclass("Arguments", flags, bases=(Arguments,))
+
+
+def _given(arguments: Sequence[str], kind: type[methods.Method]) -> list[str]:
+    """Fields of the method that were set by hand, which a recipe does not override."""
+    flags = {a.partition("=")[0].lstrip("-").replace("-", "_") for a in arguments if a.startswith("--")}
+    return [f.name for f in fields(kind) if {f.name, f"no_{f.name}"} & flags]
