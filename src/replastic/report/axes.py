@@ -16,7 +16,7 @@ from replastic.report.tables import Table
 INK, SOFT, RULE = "#1d2129", "#5c6470", "#dfe2e8"
 """Text, quiet text and rules; the page swaps these for its own in dark mode."""
 LABEL_GAP = 18.0
-"""Points between two labels, as if the axes were as high as their figure."""
+"""Points between two labels, as if the axes filled their share of the figure's height."""
 DECADES = 50.0
 """A positive measure that spans more than this factor is drawn on a logarithmic scale."""
 
@@ -75,6 +75,7 @@ def dots(
         ax.scatter([estimate.mean], [y], s=34, color=colour, zorder=3, linewidth=0)
     if zero:
         ax.axvline(0, color=INK, linewidth=1, zorder=0)
+    ax.locator_params(axis="x", nbins=6)
     ax.set_yticks(range(len(table.rows)), [row.label for row in table.rows])
     ax.set_ylim(len(table.rows) - 0.4, -0.6)
 
@@ -143,7 +144,8 @@ def label_ends(ax: Any, drawn: Sequence[Series], table: Table) -> None:
     ends = [(one, means) for one, means in ends if means.size]
     to_share = ax.transData + ax.transAxes.inverted()
     wanted = [float(to_share.transform((one.x[-1], means[-1]))[1]) for one, means in ends]
-    gap = LABEL_GAP / (ax.figure.get_figheight() * 72)
+    rows = ax.get_subplotspec().get_gridspec().nrows
+    gap = LABEL_GAP * rows / (ax.figure.get_figheight() * 72)
     for (one, _), share in zip(ends, spread(wanted, gap), strict=True):
         ax.annotate(
             names[one.method],

@@ -38,7 +38,8 @@ class Plot:
     caption: str
     svg: str
     png: bytes
-    wide: bool
+    narrow: str
+    """The SVG again in the shape of a narrow screen; empty for a plot that is narrow anyway."""
 
 
 def draw(table: Table) -> list[Plot]:
@@ -57,7 +58,7 @@ def _score(table: Table) -> Plot:
     shown = table.experiment.shown
     curves = series.over_phases(table.experiment, shown.score)
 
-    def fill(figure: Any) -> None:
+    def fill(figure: Any, narrow: bool) -> None:
         ax = figure.add_subplot()
         _panel(ax, curves, table, shown.phase_label, shown.score_label)
 
@@ -67,9 +68,10 @@ def _score(table: Table) -> Plot:
         f"{shown.score_label} over {words.count(table.experiment.phases, shown.phase_label)}, one line per method: "
         + _ends(table, curves),
         f"Mean over seeds at the end of each {shown.phase_label}; the band is the 95% t interval over seeds, cut off "
-        "at the frame.",
+        f"at the frame.{_behind(table)}",
         fill,
         (WIDE, 4.3),
+        (NARROW, 4.0),
     )
 
 
@@ -77,7 +79,7 @@ def _learning(table: Table) -> Plot:
     shown = table.experiment.shown
     curves = series.over_updates(table.experiment, shown.score)
 
-    def fill(figure: Any) -> None:
+    def fill(figure: Any, narrow: bool) -> None:
         ax = figure.add_subplot()
         _panel(ax, curves, table, "optimizer updates", shown.score_label)
 
@@ -85,9 +87,10 @@ def _learning(table: Table) -> Plot:
         "learning",
         f"Within the {shown.phase_label}s",
         f"{shown.score_label} over optimizer updates, one line per method: " + _ends(table, curves),
-        "Mean over seeds at every evaluation, with the 95% t interval.",
+        f"Mean over seeds at every evaluation, with the 95% t interval.{_behind(table)}",
         fill,
         (WIDE, 4.3),
+        (NARROW, 4.0),
     )
 
 
@@ -95,24 +98,25 @@ def _final(table: Table) -> Plot:
     shown = table.experiment.shown
     paired = any(row.difference is not None for row in table.rows)
 
-    def fill(figure: Any) -> None:
-        left, *rest = figure.subplots(1, 2 if paired else 1, squeeze=False)[0]
+    def fill(figure: Any, narrow: bool) -> None:
+        left, *rest = _grid(figure, 2 if paired else 1, 1 if narrow else 2)
         axes.dots(left, table, [row.final for row in table.rows], seeds=True)
         axes.name(left, shown.score_label, "", grid="x")
         for ax in rest:
             axes.dots(ax, table, [row.difference for row in table.rows], zero=True)
             axes.name(ax, f"difference to {table.reference}, same seeds", "", grid="x")
-            ax.tick_params(labelleft=False)
+            ax.tick_params(labelleft=narrow)
 
     return _plot(
         "final",
         f"After the last {shown.phase_label}",
         f"{shown.score_label} after {shown.phase_label} {table.experiment.phases} with 95% intervals: "
         + "; ".join(f"{row.label} {words.number(row.final.mean)} ({words.interval(row.final)})" for row in table.rows),
-        "Left: mean with its 95% interval, faint dots are single seeds."
-        + (" Right: paired difference; an interval that crosses the line at zero settles nothing." if paired else ""),
+        "Score: mean with its 95% interval, faint dots are single seeds."
+        + (" Difference: an interval that crosses the line at zero settles nothing." if paired else ""),
         fill,
         (WIDE, 1.2 + 0.27 * len(table.rows)),
+        (NARROW, (1 + paired) * (0.9 + 0.27 * len(table.rows))),
     )
 
 
@@ -120,19 +124,15 @@ def _each(table: Table) -> Plot:
     shown = table.experiment.shown
     curves = {c.method: c for c in series.over_phases(table.experiment, shown.score)}
     others = [row for row in table.rows if row.method != table.reference]
-    columns = 5
-    count = -(-len(others) // columns)
 
-    def fill(figure: Any) -> None:
-        grid = figure.subplots(count, columns, sharex=True, sharey=True, squeeze=False)
-        for ax in grid.flat[len(others) :]:
-            ax.set_visible(False)
-        for ax, row in zip(grid.flat, others, strict=False):
+    def fill(figure: Any, narrow: bool) -> None:
+        grid = _grid(figure, len(others), 3 if narrow else 5, sharex=True, sharey=True)
+        for ax, row in zip(grid, others, strict=True):
             pair = [curves[m] for m in (table.reference, row.method) if m is not None]
             axes.curves(ax, pair, table, emphasise=row.method)
             axes.name(ax, "", "")
-            ax.set_title(row.label, fontsize=9, loc="left", color=axes.INK)
-        axes.frame(grid.flat[0], list(curves.values()))
+            ax.set_title(row.label.replace(" ", "\n", 1), fontsize=8.5, loc="left", color=axes.INK)
+        axes.frame(grid[0], list(curves.values()))
         figure.supxlabel(shown.phase_label, fontsize=10, color=axes.SOFT)
         figure.supylabel(shown.score_label, fontsize=10, color=axes.SOFT)
 
@@ -143,44 +143,60 @@ def _each(table: Table) -> Plot:
         f"One small plot per method of {shown.score_label} over {shown.phase_label}s{against}.",
         f"Best final score first{against}. All share their axes.",
         fill,
-        (WIDE, 0.7 + 1.35 * count),
+        (WIDE, 0.7 + 1.45 * -(-len(others) // 5)),
+        (NARROW, 0.7 + 1.35 * -(-len(others) // 3)),
     )
 
 
 def _diagnostic(table: Table, key: str) -> Plot:
     experiment = table.experiment
-    events = series.events_of(experiment, key)[:2]
+    label = experiment.shown.phase_label
+    when = {event: text.format(label) for event, text in WHEN.items()}
+    events = sorted(series.events_of(experiment, key)[:2], key=list(WHEN).index)
     drawn = {event: series.over_phases(experiment, key, event) for event in events}
     measure = words.measure(key)
     together = [one for event in events for one in drawn[event]]
 
-    def fill(figure: Any) -> None:
-        grid = figure.subplots(1, len(events), sharey=True, squeeze=False)[0]
+    def fill(figure: Any, narrow: bool) -> None:
+        grid = _grid(figure, len(events), 1 if narrow else 2, sharey=True)
         for ax, event in zip(grid, events, strict=True):
             axes.curves(ax, drawn[event], table)
-            axes.name(ax, experiment.shown.phase_label, measure.label if ax is grid[0] else "")
+            axes.name(ax, label, measure.label if narrow or ax is grid[0] else "")
             if len(events) > 1:
-                ax.set_title(WHEN[event], fontsize=10, loc="left", color=axes.SOFT)
+                ax.set_title(when[event], fontsize=10, loc="left", color=axes.SOFT)
         axes.frame(grid[0], together)
-        axes.label_ends(grid[-1], drawn[events[-1]], table)
+        for ax, event in zip(grid, events, strict=True):
+            if narrow or ax is grid[-1]:
+                axes.label_ends(ax, drawn[event], table)
 
     scale = " Logarithmic scale." if axes.spans_decades([one.values for one in together]) else ""
     return _plot(
         measure.name.replace("/", "_"),
         measure.label,
-        f"{measure.label} over {experiment.shown.phase_label}s, one line per method: " + _ends(table, drawn[events[0]]),
-        f"{measure.summary} {' and '.join(WHEN[e] for e in events).capitalize()}.{scale}".strip(),
+        f"{measure.label} over {label}s, {when[events[-1]]}, one line per method: " + _ends(table, drawn[events[-1]]),
+        f"{measure.summary}{'' if len(events) > 1 else f' Taken {when[events[0]]}.'}{scale}".strip(),
         fill,
-        (WIDE if len(events) > 1 else NARROW, 3.5),
+        (WIDE, 3.5) if len(events) > 1 else (NARROW, 3.5),
+        (NARROW, 6.0) if len(events) > 1 else None,
     )
 
 
 WHEN = {
-    "before_boundary": "just before the boundary",
-    "boundary": "right after the boundary",
-    "evaluation": "during the phase",
-    "phase_end": "at the end of the phase",
+    "before_boundary": "before the {}, its method not yet applied",
+    "boundary": "before the {}, its method applied",
+    "phase_end": "at the end of the {}",
 }
+"""Events at which diagnostics are taken, in order of time."""
+
+
+def _behind(table: Table) -> str:
+    """What the thin grey lines are, if there are any."""
+    others = sum(not line.front for line in style.lines(table).values())
+    return (
+        f" Thin and grey: the other {words.count(others, 'method')}, each with a plot of its own below."
+        if others
+        else ""
+    )
 
 
 def _panel(ax: Any, drawn: list[Series], table: Table, x: str, y: str) -> None:
@@ -201,16 +217,44 @@ def _ends(table: Table, curves: list[Series]) -> str:
     )
 
 
+def _grid(figure: Any, count: int, columns: int, **shared: bool) -> list[Any]:
+    """`count` axes in rows of `columns`, filled row by row."""
+    columns = min(columns, count)
+    grid = list(figure.subplots(-(-count // columns), columns, squeeze=False, **shared).flat)
+    for ax in grid[count:]:
+        ax.set_visible(False)
+    return grid[:count]
+
+
 def _plot(
-    name: str, title: str, alt: str, caption: str, fill: Callable[[Any], None], size: tuple[float, float]
+    name: str,
+    title: str,
+    alt: str,
+    caption: str,
+    fill: Callable[[Any, bool], None],
+    size: tuple[float, float],
+    narrow: tuple[float, float] | None,
 ) -> Plot:
-    """Draw on a figure of its own and keep it as SVG (no date, stable ids) and PNG."""
+    """Draw on figures of their own and keep them as SVG (no date, stable ids) and PNG."""
     matplotlib = require("matplotlib", "report", "drawing curves")
     figures = require("matplotlib.figure", "report", "drawing curves")
+
+    def drawn(inches: tuple[float, float], file_format: str, narrow: bool = False, **options: Any) -> bytes:
+        figure = figures.Figure(figsize=inches, layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.03, hspace=0.03)
+        fill(figure, narrow)
+        out = io.BytesIO()
+        figure.savefig(out, format=file_format, **options)
+        return out.getvalue()
+
+    undated = {"Date": None, "Creator": None, "Title": title}
     with matplotlib.rc_context(SETTINGS):
-        figure = figures.Figure(figsize=size, layout="constrained")
-        fill(figure)
-        svg, png = io.StringIO(), io.BytesIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
-        figure.savefig(png, format="png", dpi=200, metadata={"Software": None, "Description": alt})
-    return Plot(name, title, alt, caption, svg.getvalue(), png.getvalue(), size[0] == WIDE)
+        return Plot(
+            name=name,
+            title=title,
+            alt=alt,
+            caption=caption,
+            svg=drawn(size, "svg", metadata=undated).decode(),
+            png=drawn(size, "png", dpi=200, metadata={"Software": None, "Description": alt}),
+            narrow=drawn(narrow, "svg", True, metadata=undated).decode() if narrow else "",
+        )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from replastic.errors import UserError
 from replastic.records import write_bytes, write_text
-from replastic.report import curves, html, tables
+from replastic.report import curves, html, tables, words
 from replastic.report.experiment import Experiment, Paths, load
 from replastic.report.tables import Table, final_table
 
@@ -60,7 +60,8 @@ def text_table(source: Paths | Experiment | Table, *, reference: str | None = No
     shown = experiment.shown
     title = f"{experiment.benchmark}: {shown.score_label} after {shown.phase_label} {experiment.phases}"
     if experiment.unfinished:
-        title += f" (unfinished: {len(experiment.unfinished)} runs are still to be completed)"
+        runs = words.count(len(experiment.unfinished), "run")
+        title += f" (unfinished: {runs} still to be completed)"
     return f"{title}\n\n{tables.to_text(source)}"
 
 

@@ -46,6 +46,7 @@ def page(table: Table, plots: Sequence[Plot]) -> str:
         lstrip_blocks=True,
         undefined=jinja.StrictUndefined,
     )
+    markup = require("markupsafe", "report", "writing the page").Markup
     environment.filters.update(number=words.number, interval=words.interval, ratio=words.ratio)
     experiment = table.experiment
     scores, diagnostics = _split(plots, experiment)
@@ -59,7 +60,8 @@ def page(table: Table, plots: Sequence[Plot]) -> str:
             around=[(name, *AROUND[name]) for name in around_names(table)],
             scores=scores,
             diagnostics=diagnostics,
-            inline={plot.name: jinja.utils.markupsafe.Markup(inline(plot)) for plot in plots},
+            inline={plot.name: markup(inline(plot, plot.svg)) for plot in plots},
+            inline_narrow={plot.name: markup(inline(plot, plot.narrow, "narrow-")) for plot in plots if plot.narrow},
             layers=layer_tables(table),
             defined=[words.measure(key) for key in experiment.shown.curves],
             commands=sorted({run.info.command for run in experiment if run.info.command}),
@@ -70,12 +72,12 @@ def page(table: Table, plots: Sequence[Plot]) -> str:
     )
 
 
-def inline(plot: Plot) -> str:
-    """The plot's SVG as part of a page: ids of its own, the page's colours and font, and its alternative text."""
-    svg = plot.svg[plot.svg.index("<svg") :]
+def inline(plot: Plot, svg: str, prefix: str = "") -> str:
+    """An SVG of the plot as part of a page: ids of its own, the page's colours and font, its alternative text."""
+    svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<title>.*?</title>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\bid="', f'id="{plot.name}-', svg)
-    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{plot.name}-", svg)
+    svg = re.sub(r'\bid="', f'id="{prefix}{plot.name}-', svg)
+    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}{plot.name}-", svg)
     svg = re.sub(r"#[0-9a-f]{6}", lambda m: f"var(--{COLOURS[m[0]]})" if m[0] in COLOURS else m[0], svg)
     svg = svg.replace("fill: #ffffff", "fill: none")
     svg = re.sub(r"font-family: [^;\"]*|'DejaVu Sans'[^;\"]*", lambda m: "inherit", svg)

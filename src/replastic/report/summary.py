@@ -28,8 +28,9 @@ def _what(table: Table) -> str:
     seeds = sorted({row.final.n for row in table.rows})
     spread = words.count(seeds[-1], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
     return (
-        f"{words.count(len(table.rows), 'method')} on {experiment.benchmark}, {spread} each, "
-        f"{words.count(experiment.phases, shown.phase_label)}; the score is {shown.score_label}, {direction} is better."
+        f"{words.count(len(table.rows), 'method')} with {spread} each went through "
+        f"{words.count(experiment.phases, shown.phase_label)}; "
+        f"the score is {shown.score_label} ({direction} is better)."
     )
 
 
@@ -52,44 +53,60 @@ def _reference(table: Table) -> list[str]:
     if change.verdict == "one seed":
         return [f"{moved} (one seed)."]
     if change.verdict == "not settled":
-        return [f"{moved}, a change the seeds do not settle (95% interval {words.interval(change, signed=True)})."]
+        return [f"{moved}, a change that the seeds do not settle (95% interval {_range(change)})."]
     better = change.standing(experiment.shown.higher_is_better) == "better"
-    return [
-        f"{moved}: it {'improves' if better else 'gets worse'} (95% interval {words.interval(change, signed=True)})."
-    ]
+    return [f"{moved}: {'a gain' if better else 'a loss'} of {_size(change)}."]
 
 
 def _differences(table: Table) -> list[str]:
     """The methods by what their paired difference to the reference settles."""
     higher_is_better = table.experiment.shown.higher_is_better
-    groups: dict[Standing, list[str]] = {}
+    groups: dict[Standing, list[tuple[Row, Estimate]]] = {}
     for row in table.rows:
         if row.difference is not None:
-            groups.setdefault(row.difference.standing(higher_is_better), []).append(_one(row, row.difference))
+            groups.setdefault(row.difference.standing(higher_is_better), []).append((row, row.difference))
     unpaired = [r.label for r in table.rows if r.difference is None and r.method != table.reference]
-    where = f"than {table.reference} on the same seeds (95% interval excludes zero)"
-    found = []
-    if "better" in groups:
-        found.append(f"Better {where}: {'; '.join(groups['better'])}.")
-    if "worse" in groups:
-        found.append(f"Worse {where}: {'; '.join(groups['worse'])}.")
-    if not {"better", "worse"} & groups.keys() and "not settled" in groups:
+    settled = [standing for standing in ("better", "worse") if standing in groups]
+    found = [
+        f"On the same seeds, {standing} than {table.reference}: {_group(groups[standing])}." for standing in settled
+    ]
+    if not settled and "not settled" in groups:
         found.append(f"No method is shown to differ from {table.reference}.")
     if "not settled" in groups:
-        found.append(f"Not settled, the interval includes zero: {'; '.join(groups['not settled'])}.")
+        found.append(f"Not settled, as the 95% interval includes zero: {_group(groups['not settled'])}.")
     if "one seed" in groups:
         found.append(
             f"Only one seed is common with {table.reference}, so no interval can be given and nothing is settled: "
-            f"{'; '.join(groups['one seed'])}."
+            f"{_group(groups['one seed'])}."
         )
     if unpaired:
         found.append(f"No seed in common with {table.reference}: {words.listing(unpaired)}.")
     return found
 
 
-def _one(row: Row, difference: Estimate) -> str:
-    interval = "" if difference.low is None else f", {words.interval(difference, signed=True)}"
-    return f"{row.label} ({words.number(difference.mean, signed=True)}{interval})"
+def _group(members: list[tuple[Row, Estimate]]) -> str:
+    """Each method with its difference, or, for a crowd, their names and the range of the differences."""
+    if len(members) < MANY:
+        return "; ".join(f"{row.label} by {_size(difference)}" for row, difference in members)
+    ranked = sorted(members, key=lambda member: member[1].mean)
+    ends = [
+        f"{words.number(difference.mean, signed=True)} ({row.label})" for row, difference in (ranked[0], ranked[-1])
+    ]
+    return f"{words.listing([row.label for row, _ in members])}, with differences from {ends[0]} to {ends[1]}"
+
+
+def _size(difference: Estimate) -> str:
+    """A difference whose direction the sentence tells: its size with the interval turned the same way."""
+    if difference.low is None or difference.high is None:
+        return words.number(difference.mean, signed=True)
+    if difference.verdict == "not settled":
+        return f"{words.number(difference.mean, signed=True)} ({_range(difference)})"
+    ends = sorted((abs(difference.low), abs(difference.high)))
+    return f"{words.number(abs(difference.mean))} (95% interval {words.number(ends[0])} to {words.number(ends[1])})"
+
+
+def _range(estimate: Estimate) -> str:
+    return words.interval(estimate, signed=True)
 
 
 def _no_reference(table: Table) -> str:
@@ -105,15 +122,12 @@ def _leader(table: Table) -> list[str]:
     best, second = ranked[:2]
     scores = [final_scores(table.experiment, row.method) for row in (best, second)]
     lead = paired_difference(scores[0], scores[1])
-    said = f"The best mean is that of {best.label} ({words.number(best.final.mean)})"
-    if lead is None or lead.verdict == "one seed":
+    said = f"{best.label} has the best mean ({words.number(best.final.mean)})"
+    if lead is None or lead.low is None:
         return [f"{said}, before {second.label} ({words.number(second.final.mean)})."]
-    settled = lead.standing(table.experiment.shown.higher_is_better) == "better"
-    verdict = "its lead" if settled else "the order of these two is not settled: the difference"
-    return [
-        f"{said}; over the next, {second.label}, {verdict} is {words.number(lead.mean, signed=True)} "
-        f"(95% interval {words.interval(lead, signed=True)})."
-    ]
+    if lead.standing(table.experiment.shown.higher_is_better) == "better":
+        return [f"{said}, ahead of {second.label} by {_size(lead)}."]
+    return [f"{said}, but its order with {second.label} is not settled: they differ by {_size(lead)}."]
 
 
 def _not_finite(table: Table) -> list[str]:

@@ -67,6 +67,10 @@ def _write_run(
     )
     for phase, score in enumerate(scores):
         step, time = 300 * (phase + 1), seconds * (phase + 1)
+        if phase:
+            at = {"phase": phase, "step": step - 300, "seconds": time - seconds}
+            run.append(at | {"event": "before_boundary", "metric/accuracy": 0.1})
+            run.append(at | {"event": "boundary", "metric/accuracy": 0.1} | extra(0))
         record = {"phase": phase, "step": step, "event": "phase_end", "seconds": time, "metric/accuracy": score}
         run.append(record | extra(phase))
     if finished:

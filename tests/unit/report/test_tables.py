@@ -1,0 +1,127 @@
+"""The final table in its four forms holds the same numbers, and they are those of the records."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from replastic import report
+from replastic.errors import UnknownNameError
+from replastic.report import tables, words
+from replastic.report.experiment import load
+
+
+def test_rows_equal_hand_computation(tmp_path: Path, write_run) -> None:
+    base, fire = [0.2, 0.4, 0.3], [0.8, 0.7, 0.9]
+    for seed in range(3):
+        write_run(tmp_path, "base", seed, [1.0, base[seed]], seconds=2.0)
+        write_run(tmp_path, "fire", seed, [1.0, fire[seed]], seconds=3.0)
+    table = report.final_table(load(tmp_path))
+    row = table.row("fire")
+    assert row.final.mean == pytest.approx(0.8)
+    assert row.average.mean == pytest.approx(0.9)
+    assert row.cost == pytest.approx(1.5)
+    gained = np.subtract(fire, base)
+    expected = stats.t.interval(0.95, 2, loc=gained.mean(), scale=stats.sem(gained))
+    assert row.difference is not None
+    assert (row.difference.low, row.difference.high) == pytest.approx(expected)
+    assert table.row("base").difference is None
+
+
+def test_reference_first_then_best_first(experiment_folder: Path) -> None:
+    table = report.final_table(load(experiment_folder))
+    assert table.rows[0].method == "base"
+    finals = [row.final.mean for row in table.rows[1:]]
+    assert finals == sorted(finals, reverse=True)
+
+
+def test_lower_is_better_turns_the_order(tmp_path: Path, write_run) -> None:
+    for method, loss in (("base", 3.0), ("fire", 2.0), ("fresh", 4.0)):
+        for seed in range(2):
+            write_run(tmp_path, method, seed, [loss + 0.01 * seed * loss], summary={"higher_is_better": False})
+    table = report.final_table(load(tmp_path))
+    assert [row.method for row in table.rows] == ["base", "fire", "fresh"]
+    standing = table.to_dict()["methods"]
+    assert [m["standing"] for m in standing] == [None, "better", "worse"]
+
+
+def test_csv_is_exact(experiment_folder: Path) -> None:
+    table = report.final_table(load(experiment_folder))
+    lines = list(csv.DictReader(io.StringIO(tables.to_csv(table))))
+    assert [line["method"] for line in lines] == [row.method for row in table.rows]
+    for line, row in zip(lines, table.rows, strict=True):
+        assert float(line["final_mean"]) == row.final.mean
+        assert float(line["final_low"]) == row.final.low
+        assert float(line["phases_mean"]) == row.average.mean
+        assert line["difference_mean"] == ("" if row.difference is None else repr(row.difference.mean))
+
+
+def test_markdown_and_text_hold_the_same_cells(experiment_folder: Path) -> None:
+    table = report.final_table(load(experiment_folder))
+    markdown = [[c.strip() for c in line.strip("|\n").split("|")] for line in tables.to_markdown(table).splitlines()]
+    assert [markdown[0], *markdown[2:]] == tables.cells(table)
+    text = tables.to_text(table)
+    assert text.isascii()
+    for row in table.rows:
+        assert f"{row.final.mean:.3f}" in text
+
+
+def test_one_seed_gets_no_interval(tmp_path: Path, write_run) -> None:
+    write_run(tmp_path, "base", 0, [0.5])
+    write_run(tmp_path, "fire", 0, [0.9])
+    line = tables.cells(report.final_table(load(tmp_path)))[2]
+    assert line[:8] == ["fire", "0.900", words.MISSING, "0.900", "1", "+0.400", words.MISSING, "1.00×"]
+
+
+def test_another_reference_and_none(experiment_folder: Path, tmp_path: Path, write_run) -> None:
+    table = report.final_table(load(experiment_folder), "full_reset")
+    assert table.rows[0].method == "full_reset"
+    assert table.row("base").difference is not None
+    with pytest.raises(UnknownNameError, match="did you mean 'fire'"):
+        report.final_table(load(experiment_folder), "fyre")
+    write_run(tmp_path / "other", "fire", 0, [0.5])
+    alone = report.final_table(load(tmp_path / "other"))
+    assert alone.reference is None
+    assert alone.rows[0].cost is None
+
+
+def test_scores_that_are_not_finite_stay_visible(tmp_path: Path, write_run) -> None:
+    for seed in range(2):
+        write_run(tmp_path, "base", seed, [0.5 + 0.1 * seed])
+        write_run(tmp_path, "fire", seed, [math.nan if seed else 0.9])
+    table = report.final_table(load(tmp_path))
+    assert [row.method for row in table.rows] == ["base", "fire"]
+    assert tables.cells(table)[2][1] == words.MISSING
+    assert "NaN" not in json.dumps(table.to_dict())
+
+
+def test_unfinished_is_marked(tmp_path: Path, write_run) -> None:
+    write_run(tmp_path, "base", 0, [0.5, 0.4])
+    write_run(tmp_path, "fire", 0, [0.5], finished=False)
+    text = report.text_table(tmp_path)
+    assert "unfinished: 1 run still" in text.splitlines()[0]
+    assert "fire (unfinished)" in text
+    assert "after task 1" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.1234, "0.123"), (-0.5, "−0.500"), (615.04, "615.0"), (0.0, "0.000"), (3.2e-7, "3.2e-07"), (4e7, "4.0e+07")],
+)
+def test_numbers_as_text(value: float, text: str) -> None:
+    assert words.number(value) == text
+
+
+def test_labels_show_options_only_where_names_clash() -> None:
+    assert words.labels(["fire", "fire:scale=init,solver=svd", "interpolation:strength=0.8"]) == {
+        "fire": "fire",
+        "fire:scale=init,solver=svd": "fire scale=init, solver=svd",
+        "interpolation:strength=0.8": "interpolation",
+    }
