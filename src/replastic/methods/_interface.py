@@ -71,6 +71,8 @@ class Method:
     """What must be in the run; checked before `setup`, with a message that says how to give it."""
     changes_structure: ClassVar[bool] = False
     """Whether it adds or replaces modules."""
+    draws: ClassVar[bool] = False
+    """Whether the run's seed decides what it does."""
 
     explicit = frozenset[str]()
     """Names of the fields the caller set by hand, as `make` and `from_spec` record them; not itself a field."""

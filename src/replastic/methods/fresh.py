@@ -25,6 +25,7 @@ class Fresh(WeightMethod):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"fresh"})
+    draws: ClassVar[bool] = True
     scope: ClassVar[Scope] = "state"
 
     def on_boundary(self, run: Run) -> Change:

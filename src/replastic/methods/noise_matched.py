@@ -23,6 +23,7 @@ class NoiseMatched(PolarMethod):
     Ours, as a control.
     """
 
+    draws: ClassVar[bool] = True
     batched: ClassVar[bool] = False
 
     def solve(self, w: Tensor, info: MatrixInfo, w0: Tensor | None, generator: torch.Generator) -> Solution:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ class OrthogonalReset(WeightMethod):
 
     Reference: Saxe et al. (2014), section 3; the flattening is that of `torch.nn.init.orthogonal_`.
     """
+
+    draws: ClassVar[bool] = True
 
     gain: float = option(1.0, help="factor on the orthonormal matrix; 1.414 is torch's for ReLU")
 

@@ -25,6 +25,7 @@ class RandomIsometry(PolarMethod):
     drawn on its own. Ours, as a control. Compare `orthogonal_reset`, which also drops fire's scale and taps.
     """
 
+    draws: ClassVar[bool] = True
     batched: ClassVar[bool] = False
 
     def idle(self) -> frozenset[str]:

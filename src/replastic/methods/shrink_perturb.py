@@ -22,6 +22,7 @@ class ShrinkPerturb(WeightMethod):
     Reference: Ash and Adams (2020), section 4. What the FIRE paper calls S&P is `interpolation`.
     """
 
+    draws: ClassVar[bool] = True
     scope: ClassVar[Scope] = "parameters"
 
     shrink: float = option(0.4, help="factor on the old weights: 1 keeps them, 0 drops them")
