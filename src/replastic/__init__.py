@@ -1,5 +1,70 @@
-"""replastic: restore the plasticity of a PyTorch network."""
+"""replastic: restore the plasticity of a PyTorch network.
+
+    outcome = replastic.fire_(model, optimizer=optimizer)        in place, between two phases of training
+    outcome.undo_()
+    replastic.apply_("interpolation", model, init=state0, strength=0.8)
+    print(replastic.diagnose(model, batch, loss_fn))             numbers, and a verdict in words
+    replastic.rewrite("model/", "out/")                          checkpoints on disk
+    print(replastic.inspect("model.safetensors"))
+
+Names are imported when first used, so that the command line can answer without loading PyTorch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from replastic._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from replastic.api.checkpoints import inspect, rewrite
+    from replastic.api.diagnose import Diagnosis, diagnose
+    from replastic.api.diagnosis import WeightReport
+    from replastic.api.live import apply_, fire_
+    from replastic.errors import UserError
+    from replastic.registry import load_plugin
+    from replastic.weights.outcome import Outcome
+    from replastic.weights.recipe import Recipe, Rule
+
+_HOMES = {
+    "Diagnosis": "api.diagnose",
+    "Outcome": "weights.outcome",
+    "Recipe": "weights.recipe",
+    "Rule": "weights.recipe",
+    "UserError": "errors",
+    "WeightReport": "api.diagnosis",
+    "apply_": "api.live",
+    "diagnose": "api.diagnose",
+    "fire_": "api.live",
+    "inspect": "api.checkpoints",
+    "load_plugin": "registry",
+    "rewrite": "api.checkpoints",
+}
+
+__all__ = [
+    "Diagnosis",
+    "Outcome",
+    "Recipe",
+    "Rule",
+    "UserError",
+    "WeightReport",
+    "__version__",
+    "apply_",
+    "diagnose",
+    "fire_",
+    "inspect",
+    "load_plugin",
+    "rewrite",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home and keep it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'replastic' has no attribute {name!r}")
+    value = getattr(import_module(f"replastic.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

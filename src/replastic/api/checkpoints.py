@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from replastic import methods, recipes
+from replastic import methods
+from replastic.api._shared import as_method, as_recipe, proposed
 from replastic.api.diagnosis import WeightReport, weight_report
 from replastic.errors import UserError
 from replastic.weights.checkpoint import CheckpointStore, LazyWeights
@@ -44,7 +45,7 @@ def inspect(
     store = CheckpointStore(path)
     return weight_report(
         store,
-        _recipe(recipe),
+        as_recipe(recipe),
         target_modules=target_modules,
         exclude_modules=exclude_modules,
         include=include,
@@ -92,38 +93,19 @@ def rewrite(
     Raises:
         UserError: Wrong input, or a method that needs more than files can give (a live model, data, a loss).
     """
-    chosen = _method(method, options)
+    chosen = as_method(method, options)
     if destination is None and not dry_run:
         raise UserError("rewrite needs a destination: the input is never changed in place (or ask for a dry run)")
     store = CheckpointStore(source, destination=destination, overwrite=overwrite)
     run = methods.Run(
         store=store,
-        recipe=_recipe(recipe),
+        recipe=as_recipe(recipe),
         target_modules=target_modules,
         exclude_modules=exclude_modules,
         include=include,
         init=None if init is None else LazyWeights(CheckpointStore(init)),
         seed=seed,
     )
-    methods.check_needs(chosen, run)
-    chosen.setup(run)
-    try:
-        change = chosen.on_boundary(run)
-        if change is None:
-            raise UserError(f"{methods.spec_of(chosen)} acts during training, not between phases: give it to a run")
+    with proposed(chosen, run) as change:
         outcome = write(store, replace(change, proposals=progress(change.proposals)), dry_run=dry_run)
-    finally:
-        chosen.close()
     return replace(outcome, notes=store.notes)
-
-
-def _recipe(recipe: str | Path | Recipe) -> Recipe:
-    return recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
-
-
-def _method(method: str | methods.Method, options: dict[str, Any]) -> methods.Method:
-    if isinstance(method, str):
-        return methods.from_spec(method, **options)
-    if options:
-        raise UserError(f"options {', '.join(options)} have no effect on a method object: set its fields instead")
-    return method

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from replastic import methods, recipes
+from replastic import methods
+from replastic.api._shared import as_method, as_recipe, proposed
 from replastic.errors import UserError
 from replastic.probes import undisturbed
 from replastic.weights.module_store import ModuleStore
@@ -44,7 +46,7 @@ def apply_(
     optimizer: torch.optim.Optimizer | None = None,
     policy: Literal["reset_touched", "keep", "reset_all"] = "reset_touched",
     followers: Mapping[str, nn.Module | Mapping[str, Tensor]] | None = None,
-    recipe: str | Recipe = "default",
+    recipe: str | Path | Recipe = "default",
     target_modules: str | Sequence[str] | None = None,
     exclude_modules: Sequence[str] = (),
     include: Sequence[str] = (),
@@ -86,10 +88,12 @@ def apply_(
     Raises:
         UserError: Wrong input; the model is unchanged.
     """
-    chosen, explicit = _resolve(method, options)
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model must be a torch.nn.Module, got {type(model).__name__}; for files there is rewrite()")
+    chosen = as_method(method, options)
     run = methods.Run(
         store=ModuleStore(model),
-        recipe=recipes.load(recipe) if isinstance(recipe, str) else recipe,
+        recipe=as_recipe(recipe),
         target_modules=target_modules,
         exclude_modules=exclude_modules,
         include=include,
@@ -100,15 +104,9 @@ def apply_(
         batches=batches if batches is None or callable(batches) else lambda: batches,
         loss_fn=loss_fn,
         seed=seed,
-        explicit=explicit,
     )
-    methods.check_needs(chosen, run)
-    before = _probe_loss(model, probe)
-    chosen.setup(run)
-    try:
-        change = chosen.on_boundary(run)
-        if change is None:
-            raise UserError(f"{methods.spec_of(chosen)} acts during training, not between phases: give it to a run")
+    before = None if probe is None else probe_loss(model, *probe)
+    with proposed(chosen, run) as change:
         outcome = write(
             run.store,
             change,
@@ -118,27 +116,14 @@ def apply_(
             dry_run=dry_run,
             staging=staging,
         )
-    finally:
-        chosen.close()
-    if before is None:
+    if probe is None or before is None:
         return outcome
-    outcome = replace(outcome, probe=(before, _probe_loss(model, probe)))
+    outcome = replace(outcome, probe=(before, probe_loss(model, *probe)))
     print(outcome.probe_line())
     return outcome
 
 
-def _resolve(method: str | methods.Method, options: Mapping[str, Any]) -> tuple[methods.Method, frozenset[str]]:
-    if isinstance(method, methods.Method):
-        if options:
-            raise UserError(f"options {', '.join(options)} have no effect on a method object: set its fields instead")
-        return method, frozenset(vars(method))
-    chosen, explicit = methods.from_spec(method, **options)
-    return chosen, explicit
-
-
-def _probe_loss(model: nn.Module, probe: tuple[Any, LossFunction] | None) -> float | None:
-    if probe is None:
-        return None
-    batch, loss_fn = probe
+def probe_loss(model: nn.Module, batch: Any, loss_fn: LossFunction) -> float:
+    """The loss on a batch in evaluation mode, leaving no trace."""
     with undisturbed(model), torch.no_grad():
         return float(loss_fn(model, batch))

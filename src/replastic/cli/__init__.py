@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 done with a negative result, 2 wrong input, 130 stopped by Ctrl-C.
     """
-    args = list(sys.argv[1:] if arguments is None else arguments)
+    args = [*(sys.argv[1:] if arguments is None else arguments)]
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())
         return 0

@@ -37,25 +37,30 @@ def scale_factor(rule: str, w: Tensor, factor: Tensor, *, taps: int = 1, w0: Ten
 
 
 def _modular(w: Tensor, factor: Tensor, taps: int, w0: Tensor | None) -> Tensor:
+    """sqrt(d_out / d_in), for convolutions divided by the kernel area: the paper's."""
     d_out, d_in = w.shape[-2:]
     return _constant(w, math.sqrt(d_out / d_in) / taps)
 
 
 def _preserve(w: Tensor, factor: Tensor, taps: int, w0: Tensor | None) -> Tensor:
+    """Each matrix keeps its own Frobenius norm."""
     return _ratio(_norm(w), _norm(factor))
 
 
 def _init(w: Tensor, factor: Tensor, taps: int, w0: Tensor | None) -> Tensor:
+    """Each matrix gets the Frobenius norm it had at initialisation."""
     if w0 is None:
         raise UserError("scale 'init' needs the weights at initialisation: give init=, or choose another scale")
     return _ratio(_norm(w0), _norm(factor))
 
 
 def _procrustes(w: Tensor, factor: Tensor, taps: int, w0: Tensor | None) -> Tensor:
+    """The scaled isometry nearest to the weight: <W, Q> / ||Q||_F^2."""
     return _ratio(inner(w.double(), factor.double()), _norm(factor).square())
 
 
 def _unit(w: Tensor, factor: Tensor, taps: int, w0: Tensor | None) -> Tensor:
+    """1: the isometry itself."""
     return _constant(w, 1.0)
 
 

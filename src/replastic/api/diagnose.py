@@ -1,0 +1,117 @@
+"""What is wrong with a live network, if anything is: its weights, its units, its loss, and a verdict in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from replastic import metrics
+from replastic.api._shared import as_recipe
+from replastic.api.diagnosis import WeightReport, weight_report
+from replastic.api.live import probe_loss
+from replastic.errors import UserError
+from replastic.weights.module_store import ModuleStore
+from replastic.weights.recipe import Recipe
+
+MANY_DORMANT = 0.25
+"""Share of dormant units in a layer from which on the verdict speaks of it."""
+
+
+@dataclass(frozen=True)
+class UnitHealth:
+    """What the units of one layer do on the batch."""
+
+    layer: str
+    dormant: float
+    """Share of units whose score E|h_i| / mean_k E|h_k| is at most 0.025 (Sokar et al. 2023)."""
+    srank: int
+    """Directions that carry 99% of the features' singular values (Kumar et al. 2021)."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Weights, units and loss of a network; prints as tables that end with the verdict."""
+
+    weights: WeightReport
+    units: tuple[UnitHealth, ...] = ()
+    loss: float | None = None
+    sharpness: float | None = None
+    """Largest eigenvalue of the Hessian of the loss on the batch, in evaluation mode."""
+
+    @property
+    def verdict(self) -> str:
+        """What the numbers say: dormant units first, then the weights."""
+        silent = sorted((u for u in self.units if u.dormant >= MANY_DORMANT), key=lambda u: -u.dormant)
+        if not silent:
+            return self.weights.verdict
+        return (
+            f"{len(silent)} of {len(self.units)} layers of units have gone quiet: in {silent[0].layer} "
+            f"{silent[0].dormant:.0%} of the units are dormant. {self.weights.verdict}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return {
+            "weights": self.weights.to_dict(),
+            "units": [asdict(u) for u in self.units],
+            "loss": self.loss,
+            "sharpness": self.sharpness,
+            "verdict": self.verdict,
+        }
+
+    def __str__(self) -> str:
+        """The tables and the verdict."""
+        lines = [self.weights.table()]
+        if self.units:
+            width = max(len(u.layer) for u in self.units)
+            lines += ["", f"  {'units of':<{width}}  dormant  srank of features"]
+            lines += [f"  {u.layer:<{width}}  {u.dormant:7.1%}  {u.srank}" for u in self.units]
+        if self.loss is not None and self.sharpness is not None:
+            lines += ["", f"  loss {self.loss:.4g}, largest Hessian eigenvalue {self.sharpness:.4g}"]
+        return "\n".join([*lines, "", self.verdict])
+
+
+def diagnose(
+    model: nn.Module,
+    batch: Any = None,
+    loss_fn: Callable[[nn.Module, Any], Tensor] | None = None,
+    *,
+    recipe: str | Path | Recipe = "default",
+    target_modules: str | Sequence[str] | None = None,
+    exclude_modules: Sequence[str] = (),
+    include: Sequence[str] = (),
+) -> Diagnosis:
+    """Measure a network and say in words whether it has lost plasticity. Leaves no trace in the model.
+
+    Args:
+        model: A live module.
+        batch: What `loss_fn` takes, or, without one, inputs of the model (the first of a tuple). Without a batch only
+            the weights are looked at. Give more samples than the widest layer has units.
+        loss_fn: ``loss_fn(model, batch)`` -> mean loss; adds the loss and the largest Hessian eigenvalue.
+        recipe: Which weights; as in `apply_`, like the next three.
+        target_modules: Patterns that replace the recipe's choice, or ``"all-linear"``.
+        exclude_modules: Patterns that are left out.
+        include: Roles the recipe leaves alone: ``head``, ``embedding``.
+
+    Raises:
+        UserError: A pattern or name matches nothing, or a loss function comes without a batch.
+    """
+    if loss_fn is not None and batch is None:
+        raise UserError("diagnose got a loss_fn but no batch to call it with: pass batch=")
+    store, chosen = ModuleStore(model), as_recipe(recipe)
+    report = weight_report(
+        store, chosen, target_modules=target_modules, exclude_modules=exclude_modules, include=include
+    )
+    if batch is None:
+        return Diagnosis(report)
+    names = ["dormant", "feature_srank", *(["hessian_top"] if loss_fn is not None else [])]
+    found = metrics.measure(names, store=store, recipe=chosen, model=model, batch=batch, loss_fn=loss_fn)
+    prefix = "metric/dormant/"
+    layers = [key.removeprefix(prefix) for key in found if key.startswith(prefix)]
+    units = (UnitHealth(name, found[prefix + name], round(found[f"metric/feature_srank/{name}"])) for name in layers)
+    loss = None if loss_fn is None else probe_loss(model, batch, loss_fn)
+    return Diagnosis(report, tuple(units), loss, found.get("metric/hessian_top"))
