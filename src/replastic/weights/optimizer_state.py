@@ -30,7 +30,7 @@ class OptimizerState:
             self._optimizers: tuple[Optimizer, ...] = ()
         else:
             self._optimizers = (optimizers,) if isinstance(optimizers, Optimizer) else tuple(optimizers)
-        self._holder = {id(p): o for o in self._optimizers for group in o.param_groups for p in group["params"]}
+        self._holder = {id(p): (o, g) for o in self._optimizers for g in o.param_groups for p in g["params"]}
 
     def __bool__(self) -> bool:
         return bool(self._optimizers)
@@ -56,9 +56,12 @@ class OptimizerState:
         """Forget what is remembered of these parameters; returns what restores it."""
         taken: list[tuple[Any, Tensor, Any]] = []
         for parameter in parameters:
-            state = self._holder[id(parameter)].state
-            if parameter in state:
-                taken.append((state, parameter, state.pop(parameter)))
+            optimizer, group = self._holder[id(parameter)]
+            if parameter in optimizer.state:
+                old = optimizer.state.pop(parameter)
+                taken.append((optimizer.state, parameter, old))
+                if "initial_accumulator_value" in group:
+                    optimizer.state[parameter] = _first_state(old, group)
 
         def undo() -> None:
             for state, parameter, old in taken:
@@ -68,21 +71,12 @@ class OptimizerState:
 
     def drop_all(self) -> Callable[[], None]:
         """Forget everything; returns what restores it."""
-        taken = [(o.state, dict(o.state)) for o in self._optimizers]
-        for optimizer in self._optimizers:
-            optimizer.state.clear()
-
-        def undo() -> None:
-            for state, old in taken:
-                state.clear()
-                state.update(old)
-
-        return undo
+        return self.drop(p for o in self._optimizers for p in list(o.state))
 
     @torch.no_grad()
     def clear_rows(self, parameter: Tensor, dim: int, index: Tensor) -> Callable[[], None]:
         """Zero these rows (along `dim`) of every state tensor shaped like the parameter; returns what restores them."""
-        state: Mapping[str, Any] = self._holder[id(parameter)].state.get(parameter, {})
+        state: Mapping[str, Any] = self._holder[id(parameter)][0].state.get(parameter, {})
         like = [v for v in state.values() if isinstance(v, Tensor) and v.shape == parameter.shape and v.ndim]
         index = index.to(parameter.device)
         taken = [(moment, moment.index_select(dim, index)) for moment in like]
@@ -95,3 +89,9 @@ class OptimizerState:
                 moment.index_copy_(dim, index, rows)
 
         return undo
+
+
+def _first_state(old: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
+    """What Adagrad has when it is made: unlike others it makes its state then, and does not make it again."""
+    start = {"sum": group["initial_accumulator_value"], "step": 0}
+    return {k: torch.full_like(v, start[k]) for k, v in old.items()}
