@@ -17,6 +17,8 @@ from replastic.weights.views import fused_layout, view_from_layout
 Shapes = Mapping[str, tuple[int, ...]]
 
 _RULE = "say so in a recipe rule for it, such as"
+_IMAGE = 4
+"""Most channels an image has: colours and transparency, or stacked frames."""
 _MATRICES = ("matrix", "head", "embedding")
 
 
@@ -74,18 +76,31 @@ class _Clues:
 
     def __init__(self, shapes: Shapes) -> None:
         self.shapes = shapes
-        kernels = [s for n, s in shapes.items() if len(s) in (4, 5) and n.endswith("weight")]
-        self.fan_outs = {s[0] for s in kernels} | {s[0] for s in shapes.values() if len(s) == 2}
-        self.fan_ins = Counter(s[1] for s in kernels)
-        turned, straight = set(), set()
-        for name, shape in shapes.items():
-            if len(shape) == 2 and shape[0] != shape[1]:
-                if self.bias(name) == (shape[1],):
-                    turned.add(_module(name))
-                elif self.bias(name) == (shape[0],):
-                    straight.add(_module(name))
-        self.turned = turned - straight
-        """Names of modules whose two-axis weights are stored as (in, out), by the bias of one that is not square."""
+        kernels = {n: s for n, s in shapes.items() if self.is_kernel(n)}
+        turned = {n for n in kernels if self.is_turned(n)}
+        self.fan_outs = {s[1] if n in turned else s[0] for n, s in shapes.items() if n in kernels or len(s) == 2}
+        self.fan_ins = Counter(s[1] for n, s in kernels.items() if n not in turned)
+        self.has_stem = any(1 < fan_in <= _IMAGE and fan_in not in self.fan_outs for fan_in in self.fan_ins)
+        """Whether a kernel sees what no layer puts out: the channels of an image."""
+        self.single = [n for n, s in kernels.items() if s[1] == 1 and not _says_depthwise(n)]
+        """Kernels with one input channel whose name does not say why."""
+        oblong = [n for n, s in shapes.items() if len(s) == 2 and s[0] != s[1] and self.bias(n) is not None]
+        self.transposed = {_module(n) for n in oblong if self.is_turned(n)} - {
+            _module(n) for n in oblong if not self.is_turned(n)
+        }
+        """Names of modules whose two-axis weights are stored as (in, out), by those that are not square."""
+
+    def is_kernel(self, name: str) -> bool:
+        """Whether a weight is a convolution's: four or five axes, or three and a bias or a name that says so."""
+        axes = len(self.shapes[name])
+        if not name.endswith("weight") or is_expert_stack(name, self.shapes[name]) or not 3 <= axes <= 5:
+            return False
+        return axes > 3 or "conv" in name.lower() or self.bias(name) == (self.shapes[name][0],)
+
+    def is_turned(self, name: str) -> bool:
+        """Whether the bias is as long as the second axis, not the first: that axis is the fan-out."""
+        first, second = self.shapes[name][:2]
+        return first != second and self.bias(name) == (second,)
 
     def bias(self, name: str) -> tuple[int, ...] | None:
         """Shape of the bias that belongs to a weight."""
@@ -97,21 +112,20 @@ class _Clues:
 
 
 def _guess(name: str, shape: tuple[int, ...], clues: _Clues) -> Guess:
-    leaf = name.rsplit(".", 1)[-1]
     if len(shape) == 2:
         return _matrix(name, shape, clues)
     if is_expert_stack(name, shape):
         return _experts(name, shape, clues)
-    if not leaf.endswith("weight") or not 3 <= len(shape) <= 5:
-        return Guess(None)
-    if len(shape) == 3 and clues.bias(name) != (shape[0],) and "conv" not in name.lower():
+    if clues.is_kernel(name):
+        return _kernel(name, shape, clues)
+    if len(shape) == 3 and name.endswith("weight"):
         return Guess("conv", {}, f"three axes may be a Conv1d or a stack of matrices: {_RULE} layout = {{groups = 1}}")
-    return _kernel(name, shape, clues)
+    return Guess(None)
 
 
 def _matrix(name: str, shape: tuple[int, ...], clues: _Clues) -> Guess:
     module = _module(name)
-    transposed = module in clues.turned and clues.bias(name) in (None, (shape[1],))
+    transposed = module in clues.transposed and clues.bias(name) in (None, (shape[1],))
     layout: dict[str, Any] = {"transposed": True} if transposed else {}
     d_in, rows = shape if transposed else reversed(shape)
     if name.rsplit(".", 1)[-1] == "in_proj_weight":
@@ -148,12 +162,15 @@ def _experts(name: str, shape: tuple[int, ...], clues: _Clues) -> Guess:
 
 def _kernel(name: str, shape: tuple[int, ...], clues: _Clues) -> Guess:
     channels, fan_in = shape[:2]
-    if clues.bias(name) == (fan_in,) and channels != fan_in:
+    if clues.is_turned(name):
         return Guess("conv_transpose")
-    repeated = clues.fan_ins[fan_in] > 1
-    if fan_in == 1 and (repeated or _says_depthwise(name)):
+    if fan_in == 1 and (_says_depthwise(name) or clues.has_stem):
         return Guess("conv", {"groups": channels})
-    if fan_in not in clues.fan_outs and (repeated or fan_in > 4):
+    if fan_in == 1 and len(clues.single) > 1:
+        problem = f"it is depthwise or sees a grey image: {_RULE} layout = {{groups = {channels}}}, or 1"
+        return Guess("conv", {}, problem)
+    unheard = fan_in > 1 and fan_in not in clues.fan_outs
+    if unheard and (fan_in > _IMAGE or clues.fan_ins[fan_in] > 1):
         wider = (width // fan_in for width in clues.fan_outs if width > fan_in and width % fan_in == 0)
         groups = min((g for g in wider if channels % g == 0), default=0)
         if groups:
