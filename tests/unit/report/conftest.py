@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from replastic.records import RunDirectory, RunInfo
+from replastic.records import Record, RunDirectory, RunInfo
+from replastic.report.curves import Plot, draw
+from replastic.report.experiment import load
+from replastic.report.tables import Table, final_table
 
 SUMMARY = {
     "score": "metric/accuracy",
@@ -65,14 +68,16 @@ def _write_run(
             environment=ENVIRONMENT,
         )
     )
+    records: list[Record] = []
     for phase, score in enumerate(scores):
         step, time = 300 * (phase + 1), seconds * (phase + 1)
         if phase:
             at = {"phase": phase, "step": step - 300, "seconds": time - seconds}
-            run.append(at | {"event": "before_boundary", "metric/accuracy": 0.1})
-            run.append(at | {"event": "boundary", "metric/accuracy": 0.1} | extra(0))
+            records.append(at | {"event": "before_boundary", "metric/accuracy": 0.1})
+            records.append(at | {"event": "boundary", "metric/accuracy": 0.1} | extra(0))
         record = {"phase": phase, "step": step, "event": "phase_end", "seconds": time, "metric/accuracy": score}
-        run.append(record | extra(phase))
+        records.append(record | extra(phase))
+    run.append(*records)
     if finished:
         run.finish()
     return run
@@ -97,11 +102,31 @@ def _diagnostics(method: str, generator: np.random.Generator) -> Callable[[int],
 @pytest.fixture
 def experiment_folder(tmp_path: Path) -> Path:
     """Four methods, three seeds, ten tasks; every run finished."""
-    return synthetic(tmp_path / "runs", METHODS)
+    return _synthetic(tmp_path / "runs")
 
 
-def synthetic(
-    root: Path, methods: Mapping[str, tuple[float, float, float]], *, phases: int = 10, seeds: int = 3
+@pytest.fixture
+def small_folder(tmp_path: Path) -> Path:
+    """Two methods, two seeds, two tasks, one diagnostic: quick to draw."""
+    root = tmp_path / "runs"
+    for method, scores in (("base", (0.9, 0.5)), ("fire", (0.9, 0.8))):
+        for seed in range(2):
+            values = [score + 0.01 * seed for score in scores]
+            _write_run(
+                root, method, seed, values, summary={"curves": ["metric/dfi"]}, extra=lambda p: {"metric/dfi": p}
+            )
+    return root
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Table, list[Plot]]:
+    """The table of `experiment_folder`'s runs and its plots."""
+    table = final_table(load(_synthetic(tmp_path_factory.mktemp("drawn"))))
+    return table, draw(table)
+
+
+def _synthetic(
+    root: Path, methods: Mapping[str, tuple[float, float, float]] = METHODS, *, phases: int = 10, seeds: int = 3
 ) -> Path:
     """Write runs whose score falls from the first value to the last, with that spread over seeds."""
     for index, (method, (start, end, spread)) in enumerate(methods.items()):
