@@ -12,9 +12,9 @@ from replastic.methods._interface import Run
 
 
 def derive_seed(run: Run, *words: str) -> int:
-    """A seed from the run's seed, its phase and some words; the same on every machine."""
+    """A seed of 32 bits from the run's seed, its phase and some words; the same on every machine."""
     text = "\0".join((str(run.seed), str(run.phase), *words))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
 
 
 def haar(shape: Sequence[int], generator: torch.Generator, like: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -88,13 +90,21 @@ def resolve(method: WeightMethod, rule: Rule, explicit: frozenset[str] = frozens
             raise UserError(f"a rule cannot use {rule.action!r}: it does not rewrite weights one by one")
         return build(kind, rule.options)
     known = {f.name for f in fields(method)}
-    options: dict[str, Any] = {k: v for k, v in rule.options.items() if k in known and k not in explicit}
-    candidate = replace(method, **options)
-    idle = candidate.idle()
-    candidate = replace(method, **{k: v for k, v in options.items() if k not in idle})
-    candidate.explicit = method.explicit
+    options = {k: v for k, v in rule.options.items() if k in known and k not in explicit}
+    if not options:
+        return method
+    idle = _with(method, options).idle()
+    candidate = _with(method, {k: v for k, v in options.items() if k not in idle})
     check_fields(candidate)
     return candidate
+
+
+def _with(method: WeightMethod, options: Mapping[str, Any]) -> WeightMethod:
+    """The same method, whatever it remembers included, with some fields changed."""
+    changed = copy.copy(method)
+    for name, value in options.items():
+        setattr(changed, name, value)
+    return changed
 
 
 def _job(target: Target, method: WeightMethod) -> Job:
