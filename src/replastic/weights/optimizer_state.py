@@ -54,24 +54,29 @@ class OptimizerState:
 
     def drop(self, parameters: Iterable[Tensor]) -> Callable[[], None]:
         """Forget what is remembered of these parameters; returns what restores it."""
-        taken: list[tuple[Any, Tensor, Any]] = []
-        for parameter in parameters:
-            optimizer, group = self._holder[id(parameter)]
-            if parameter in optimizer.state:
-                old = optimizer.state.pop(parameter)
-                taken.append((optimizer.state, parameter, old))
-                if "initial_accumulator_value" in group:
-                    optimizer.state[parameter] = _first_state(old, group)
-
-        def undo() -> None:
-            for state, parameter, old in taken:
-                state[parameter] = old
-
-        return undo
+        return self._take((self._holder[id(p)][0], p) for p in parameters)
 
     def drop_all(self) -> Callable[[], None]:
         """Forget everything; returns what restores it."""
-        return self.drop(p for o in self._optimizers for p in list(o.state))
+        held = [(o, p) for o in self._optimizers for group in o.param_groups for p in group["params"]]
+        return self._take([*held, *((o, p) for o in self._optimizers for p in list(o.state))])
+
+    def _take(self, owned: Iterable[tuple[Optimizer, Tensor]]) -> Callable[[], None]:
+        taken: list[tuple[Optimizer, Tensor, Any]] = []
+        for optimizer, parameter in dict.fromkeys(owned):
+            old = optimizer.state.pop(parameter, None)
+            taken.append((optimizer, parameter, old))
+            _, group = self._holder.get(id(parameter), (optimizer, {}))
+            if old and "initial_accumulator_value" in group:
+                optimizer.state[parameter] = _first_state(old, group)
+
+        def undo() -> None:
+            for optimizer, parameter, old in taken:
+                optimizer.state.pop(parameter, None)
+                if old is not None:
+                    optimizer.state[parameter] = old
+
+        return undo
 
     @torch.no_grad()
     def clear_rows(self, parameter: Tensor, dim: int, index: Tensor) -> Callable[[], None]:

@@ -79,6 +79,19 @@ def test_a_parameter_without_state_yet_is_fine() -> None:
     state.drop_all()()
 
 
+@pytest.mark.parametrize("all_of_it", [False, True])
+def test_undo_forgets_what_was_learned_since(all_of_it: bool) -> None:
+    """A parameter that had no state before the write has none after its undo."""
+    layer = nn.Linear(4, 3)
+    optimizer = torch.optim.Adam(layer.parameters())
+    state = OptimizerState(optimizer)
+    undo = state.drop_all() if all_of_it else state.drop([layer.weight])
+    step(layer, optimizer)
+    undo()
+    assert layer.weight not in optimizer.state
+    assert (layer.bias in optimizer.state) is not all_of_it
+
+
 def test_no_optimizer_holds_nothing_and_asks_for_nothing() -> None:
     state = OptimizerState(None)
     assert not state
