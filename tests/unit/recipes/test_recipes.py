@@ -1,0 +1,148 @@
+"""Recipes: what the built-in ones choose, and what is said of a recipe that cannot be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from replastic import recipes
+from replastic.errors import UserError
+from replastic.weights.module_store import ModuleStore
+from replastic.weights.recipe import LEAVE
+from replastic.weights.targets import Selection, select
+
+NAMES = ("default", "paper-cnn", "paper-dqn", "paper-gpt", "paper-sac", "paper-vit")
+
+
+class Small(nn.Module):
+    """Has one of everything a recipe tells apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(9, 8)
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.q_proj, self.k_proj, self.v_proj = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.c_attn = nn.Linear(8, 24)
+        self.mlp = nn.Linear(8, 8)
+        self.lm_head = nn.Linear(8, 9, bias=False)
+
+
+def chosen(recipe: str, model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Modules with the blocks that are touched."""
+    selection: Selection = select(ModuleStore(model).entries(), recipes.load(recipe))
+    return {t.entry.name.removesuffix(".weight"): tuple(i.block for i in t.infos) for t in selection.targets}
+
+
+def test_names_are_the_six() -> None:
+    assert recipes.names() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_built_in_recipe_says_what_it_is(name: str) -> None:
+    recipe = recipes.load(name)
+    assert recipe.name == name
+    assert recipe.summary
+    assert recipe.rules
+    assert bool(recipe.reference) == name.startswith("paper-")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        ("default", {"conv", "q_proj", "k_proj", "v_proj", "c_attn", "mlp"}),
+        ("paper-cnn", {"conv", "q_proj", "k_proj", "v_proj", "c_attn", "mlp", "lm_head"}),
+        ("paper-vit", {"q_proj", "k_proj", "c_attn"}),
+        ("paper-gpt", {"q_proj", "k_proj", "v_proj", "c_attn", "mlp", "lm_head"}),
+        ("paper-dqn", {"conv", "q_proj", "k_proj", "v_proj", "c_attn", "mlp", "lm_head"}),
+        ("paper-sac", {"q_proj", "k_proj", "v_proj", "c_attn", "mlp", "lm_head"}),
+    ],
+)
+def test_what_each_recipe_touches(recipe: str, expected: set[str]) -> None:
+    assert set(chosen(recipe, Small())) == expected
+
+
+def test_fused_attention_is_split_and_vit_leaves_v() -> None:
+    assert chosen("paper-gpt", Small())["c_attn"] == ("q", "k", "v")
+    assert chosen("paper-vit", Small())["c_attn"] == ("q", "k")
+
+
+def test_paper_gpt_takes_the_embedding_only_when_it_is_tied_to_the_head() -> None:
+    model = Small()
+    assert "wte" not in chosen("paper-gpt", model)
+    model.wte.weight = model.lm_head.weight
+    assert "wte" in chosen("paper-gpt", model)
+    assert "wte" not in chosen("default", model)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "steps"), [("paper-cnn", 10), ("paper-vit", 10), ("paper-gpt", 5), ("paper-sac", 10)]
+)
+def test_paper_recipes_use_the_authors_iteration(recipe: str, steps: int) -> None:
+    rules = [r for r in recipes.load(recipe).rules if r.action != LEAVE]
+    wanted = {"solver": "newton_schulz", "num_iters": steps, "coefficients": "cubic", "scale": "modular"}
+    assert rules
+    assert all(r.options == wanted for r in rules)
+
+
+def test_dqn_resets_linear_layers_and_projects_convolutions() -> None:
+    selection = select(ModuleStore(Small()).entries(), recipes.load("paper-dqn"))
+    actions = {t.entry.name: t.rule.action for t in selection.targets}
+    assert actions["conv.weight"] == "apply"
+    assert actions["mlp.weight"] == "full_reset"
+
+
+def test_default_lists_head_and_embedding_with_the_flag() -> None:
+    reasons = {s.weight: s.reason for s in select(ModuleStore(Small()).entries(), recipes.load("default")).skipped}
+    assert "--include head" in reasons["lm_head.weight"]
+    assert "--include embedding" in reasons["wte.weight"]
+
+
+def test_own_recipe_by_path(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('summary = "mine"\n[[rule]]\nmatch = ["mlp"]\noptions = { solver = "exact" }\n')
+    recipe = recipes.load(file)
+    assert (recipe.name, recipe.summary, recipe.rules[0].match) == ("mine", "mine", ("mlp",))
+    assert recipe.rules[0].options == {"solver": "exact"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no \\[\\[rule\\]\\]"),
+        ("rule = 3", "rule must be a list"),
+        ("rule = [3]", "a rule must be a table"),
+        ("[[rules]]\nmatch = ['*']", "unknown key 'rules'; did you mean 'rule'"),
+        ("[[rule]]\nmatches = ['*']", "rule 1: unknown key 'matches'; did you mean 'match'"),
+        ("[[rule]]\nmatch = []", "`match` is missing"),
+        ("[[rule]]\nmatch = [3]", "match must be a list of texts"),
+        ("[[rule]]\nmatch = 'a'", "match must be a list, got 'a'"),
+        ("[[rule]]\nmatch = ['role:heads']", "no role is called 'heads'"),
+        ("[[rule]]\nmatch = ['kind:dense']", "no kind is called 'dense'"),
+        ("[[rule]]\nmatch = ['typ:x']", "neither 'role:' nor 'kind:'"),
+        ("[[rule]]\nmatch = ['*']\nlayout = { head = 2 }", "layout: unknown key 'head'; did you mean 'heads'"),
+        ("[[rule]]\nmatch = ['*']\nlayout = { heads = true }", "heads must be a whole number, got True"),
+        ("[[rule", "not valid TOML"),
+    ],
+)
+def test_recipe_that_cannot_be_read(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        recipes.load(file)
+
+
+def test_unknown_recipe_and_missing_file() -> None:
+    with pytest.raises(UserError, match="did you mean 'paper-gpt'"):
+        recipes.load("paper-gtp")
+    with pytest.raises(UserError, match=r"cannot read the recipe 'nowhere\.toml': No such file"):
+        recipes.load("nowhere.toml")
+
+
+def test_loading_draws_nothing() -> None:
+    before = torch.random.get_rng_state()
+    recipes.load("default")
+    assert torch.equal(before, torch.random.get_rng_state())
