@@ -1,0 +1,130 @@
+"""Values of the measures against their formulas, and how layers become one number."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from replastic import methods, metrics, recipes
+from replastic.errors import UserError
+from replastic.weights.entries import MatrixInfo
+from replastic.weights.module_store import ModuleStore
+from replastic.weights.recipe import Recipe, Rule
+
+LINEAR = recipes.load("default")
+
+
+def compute(name: str, *arguments: Any) -> Tensor:
+    return metrics.get(name).compute(*arguments)
+
+
+@settings(deadline=None, max_examples=15)
+@given(d_out=st.integers(1, 8), d_in=st.integers(1, 8), taps=st.sampled_from([1, 9]), seed=st.integers(0, 10**6))
+def test_measures_of_weights(d_out: int, d_in: int, taps: int, seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    w = torch.randn(3, d_out, d_in, generator=g, dtype=torch.float64)
+    info = MatrixInfo("w", "conv", 3, d_out, d_in, taps=taps)
+    eye = torch.eye(d_out, dtype=torch.float64)
+    scaled = w * taps / math.sqrt(d_out / d_in)
+    s = torch.linalg.svdvals(w)
+    share = s / s.sum(-1, keepdim=True)
+    expected = {
+        "dfi": (w @ w.mT - eye).square().sum((-2, -1)),
+        "dfi_scaled": (scaled @ scaled.mT - eye).square().sum((-2, -1)),
+        "weight_norm": s.square().sum(-1).sqrt(),
+        "stable_rank": s.square().sum(-1) / s[:, 0].square(),
+        "effective_rank": torch.exp(-(share * share.clamp_min(1e-300).log()).sum(-1)),
+    }
+    for name, value in expected.items():
+        assert torch.allclose(compute(name, w, info), value, rtol=1e-8, atol=1e-8), name
+    old = torch.randn(w.shape, generator=g, dtype=torch.float64)
+    assert torch.allclose(compute("sfe", w, old, info), (w - old).square().sum((-2, -1)))
+
+
+def test_fire_brings_dfi_scaled_to_zero() -> None:
+    w = torch.randn(2, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    info = MatrixInfo("w", "conv", 2, 4, 6, taps=9)
+    fire = methods.make("fire", solver="svd")
+    new = fire.solve(w, info, None, torch.Generator()).weight
+    assert compute("dfi_scaled", new, info).abs().max() < 1e-20
+    assert compute("dfi", new, info).min() > 1
+
+
+def test_dormant_units_by_hand() -> None:
+    # Mean activity 1, 0.03, 0.02, 0 -> scores 3.81, 0.114, 0.076, 0 against the mean of 0.2625.
+    h = torch.tensor([[1.0, 0.06, -0.02, 0.0], [1.0, 0.0, 0.02, 0.0]])
+    assert compute("dormant", h).tolist() == [0, 0, 0, 1]
+    assert metrics.get("dormant").compute(h, threshold=0.08).tolist() == [0, 0, 1, 1]
+    assert compute("dormant", torch.zeros(3, 2)).tolist() == [1, 1], "a silent layer is dormant as a whole"
+
+
+@settings(deadline=None, max_examples=10)
+@given(samples=st.integers(1, 12), units=st.integers(1, 8), seed=st.integers(0, 10**6))
+def test_feature_srank_by_its_definition(samples: int, units: int, seed: int) -> None:
+    features = torch.randn(samples, units, generator=torch.Generator().manual_seed(seed))
+    s = torch.linalg.svdvals(features.double())
+    expected = next(k for k in range(1, len(s) + 1) if s[:k].sum() >= 0.99 * s.sum() * (1 - 1e-12))
+    assert compute("feature_srank", features) == expected
+
+
+def test_layers_and_the_whole() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(12, 4))
+    with torch.no_grad():
+        model[0].weight[1], model[0].bias[1] = 0.0, -1.0
+    store = ModuleStore(model)
+    given_ = {"store": store, "recipe": LINEAR, "target_modules": "*.weight"}
+    found = metrics.measure(["dfi", "dormant", "weight_norm"], model=model, batch=torch.randn(5, 2, 3, 3), **given_)
+    taps = model[0].weight.detach().double().permute(2, 3, 0, 1).flatten(0, 1)
+    dfi = (taps @ taps.mT - torch.eye(3).double()).square().sum((-2, -1))
+    assert found["metric/dfi/0.weight"] == pytest.approx(float(dfi.sum()))
+    assert found["metric/dfi"] == pytest.approx(found["metric/dfi/0.weight"] + found["metric/dfi/3.weight"])
+    assert found["metric/dormant/1"] == pytest.approx(1 / 3)
+    norms = [*torch.linalg.matrix_norm(taps), model[3].weight.detach().norm()]
+    assert found["metric/weight_norm"] == pytest.approx(float(sum(norms)) / 5)
+
+
+def test_a_share_counts_units_and_not_layers() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 8), nn.ReLU())
+    with torch.no_grad():
+        for layer, dead in ((0, 1), (2, 2)):
+            model[layer].weight.abs_()
+            model[layer].bias.fill_(1.0)
+            model[layer].weight[:dead] = 0
+            model[layer].bias[:dead] = -1
+    found = metrics.measure(["dormant"], store=ModuleStore(model), recipe=LINEAR, model=model, batch=torch.rand(4, 2))
+    assert found == {"metric/dormant": 0.3, "metric/dormant/1": 0.5, "metric/dormant/3": 0.25}
+
+
+def test_only_the_blocks_of_the_recipe_are_looked_at() -> None:
+    model = nn.ModuleDict({"qkv": nn.Linear(4, 12)})
+    rule = Rule(("qkv",), layout={"split": ["q", "k", "v"]}, blocks=("q", "k"))
+    found = metrics.measure(["weight_norm"], store=ModuleStore(model), recipe=Recipe("qk", (rule,)))
+    q, k, _ = model["qkv"].weight.detach().double().chunk(3)
+    assert set(found) == {"metric/weight_norm", "metric/weight_norm/qkv.weight[q]", "metric/weight_norm/qkv.weight[k]"}
+    assert found["metric/weight_norm"] == pytest.approx(float(q.norm() + k.norm()) / 2)
+
+
+def test_change_since_a_snapshot() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    store = ModuleStore(model)
+    where = {"store": store, "recipe": LINEAR, "target_modules": "*.weight"}
+    old = metrics.snapshot(**where)
+    with torch.no_grad():
+        model[1].weight.add_(0.5)
+    found = metrics.measure(["sfe"], old=old, **where)
+    assert found["metric/sfe/0.weight"] == 0.0
+    assert found["metric/sfe"] == pytest.approx(9 * 0.25, rel=1e-6)
+    with pytest.raises(UserError, match=r"1\.weight is missing from the old weights"):
+        metrics.measure(["sfe"], old={"0.weight": old["0.weight"]}, **where)
+
+
+def test_unknown_measure() -> None:
+    with pytest.raises(UserError, match="did you mean 'dormant'"):
+        metrics.measure(["dorment"], store=ModuleStore(nn.Linear(2, 2)), recipe=LINEAR)
