@@ -81,7 +81,7 @@ def plan(
         for seed in dict.fromkeys(seeds)
     )
     by_seed = {job.seed: shared for job in jobs if not job.directory.done and (shared := job.shared())}
-    for measure in protocol.metrics:
+    for measure in (*protocol.metrics, *protocol.boundary_metrics):
         metrics.get(measure)
     recipes.load(protocol.recipe)
     planned = Plan(jobs, tuple(job for job in by_seed.values() if not job.directory.done))

@@ -29,7 +29,8 @@ def digits_random_labels() -> BenchmarkSpec:
         network=Mlp(hidden=(256, 256, 256)),
         trainer=Trainer(learning_rate=1e-3, batch_size=64, warmup=0.1, clip_norm=0.5),
         recipe="paper-cnn",
-        metrics=("dfi", "effective_rank", "weight_norm", "sfe", "dormant", "feature_srank"),
+        metrics=("dfi", "effective_rank", "feature_srank", "dormant", "weight_norm"),
+        boundary_metrics=("sfe", "dfi"),
     )
     tiny = replace(protocol, stream=RandomLabels(tasks=3, images=64, steps=20), network=Mlp(hidden=(32, 32)))
     every = tuple(name for name in methods.names() if name not in ("interpolation",))

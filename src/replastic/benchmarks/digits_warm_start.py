@@ -22,7 +22,8 @@ def digits_warm_start() -> BenchmarkSpec:
         trainer=Trainer(learning_rate=1e-3, batch_size=64, warmup=0.1, clip_norm=0.5, evaluate_every=1),
         recipe="paper-cnn",
         methods_from=1,
-        metrics=("dfi", "effective_rank", "weight_norm", "sfe", "dormant", "feature_srank"),
+        metrics=("dfi", "effective_rank", "feature_srank", "dormant", "weight_norm"),
+        boundary_metrics=("sfe", "dfi"),
     )
     tiny = replace(protocol, stream=WarmStart(ratio=0.1, first_epochs=2, epochs=2), network=ConvNet(channels=(8, 8)))
     return BenchmarkSpec(

@@ -28,7 +28,7 @@ def cross(session: Session, phase: Phase) -> tuple[Measures, Measures]:
     if change is not None:
         write(run.store, change, optimizer=session.optimizer, policy=protocol.trainer.optimizer_policy)
     after = evaluate.scores(session.model, phase)
-    after |= diagnostics.measure(session, phase) | diagnostics.measure_change(session, old)
+    after |= diagnostics.measure(session, phase, protocol.boundary_metrics, old)
     if protocol.trainer.optimizer_policy == "reset_all":
         session.renew_optimizer()
     return before, after

@@ -90,7 +90,7 @@ def _phase(session: Session, phase: Phase, log: resume.Log, progress: Progress) 
                 resume.save(session, log)
             progress(phase.index + mark / steps)
         else:
-            log.add("phase_end", position, measures | diagnostics.measure(session, phase))
+            log.add("phase_end", position, measures | diagnostics.measure(session, phase, session.protocol.metrics))
     position.phase, position.step_in_phase, position.crossed = phase.index + 1, 0, False
     resume.save(session, log)
 

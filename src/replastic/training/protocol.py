@@ -57,7 +57,9 @@ class Protocol:
     methods_from: int = 0
     """First phase in which methods are on. Phases before it are plain training, trained once per seed and shared."""
     metrics: tuple[str, ...] = ()
-    """Measures taken at the end of every phase and after every boundary."""
+    """Measures taken at the end of every phase."""
+    boundary_metrics: tuple[str, ...] = ()
+    """Measures taken right after every boundary, of what the method did among others."""
     probe_samples: int = 600
     """Samples on which measures of features and of the loss are taken: the first ones of the phase's training data."""
 
@@ -73,5 +75,6 @@ class Protocol:
             "recipe": self.recipe,
             "methods_from": self.methods_from,
             "metrics": list(self.metrics),
+            "boundary_metrics": list(self.boundary_metrics),
             "probe_samples": self.probe_samples,
         }

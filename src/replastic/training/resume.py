@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -63,7 +64,8 @@ def save(session: Session, log: Log) -> None:
     """
     tensors, scalars = _optimizer_state(session)
     tensors |= {f"model/{name}": value for name, value in session.model.state_dict().items()}
-    tensors |= {f"method/{name}": value for name, value in session.method.state_dict().items()}
+    if session.method_is_on:
+        tensors |= {f"method/{name}": value for name, value in session.method.state_dict().items()}
     rest = {
         "position": asdict(session.position),
         "records": log.count,
@@ -84,7 +86,8 @@ def save(session: Session, log: Log) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, folder / NAME)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise UserError(f"cannot save the state of the run in {folder}: {error}") from error
     log.saved()
 
@@ -95,6 +98,7 @@ def restore(session: Session, directory: RunDirectory, start: RunDirectory | Non
     Raises:
         UserError: The state is damaged or belongs to another network.
     """
+    directory.path.mkdir(parents=True, exist_ok=True)
     source = directory if (directory.path / "state" / NAME).is_file() else start
     if source is None:
         directory.keep_records(0)
@@ -103,8 +107,11 @@ def restore(session: Session, directory: RunDirectory, start: RunDirectory | Non
     try:
         with safe_open(file, framework="pt") as opened:
             rest = json.loads(opened.metadata()["replastic"])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+            names = opened.keys()
+            tensors = {name: opened.get_tensor(name) for name in names}
         _load(session, rest, tensors)
+    except UserError:
+        raise
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"cannot resume from {file}: {error}; delete its run folder to begin that run anew") from error
     if source is directory:
@@ -124,10 +131,10 @@ def _load(session: Session, rest: Mapping[str, Any], tensors: Mapping[str, Tenso
     position = Position(**rest["position"])
     if position.set_up:
         session.set_up_method()
+        session.method.load_state_dict(_under("method/", tensors))
     session.position = position
     session.run.phase, session.run.step = position.phase, position.step
     session.model.load_state_dict(_under("model/", tensors))
-    session.method.load_state_dict(_under("method/", tensors))
     session.renew_optimizer()
     states: dict[int, dict[str, Any]] = {}
     for name, value in {**_under("optimizer/", tensors), **rest["optimizer"]}.items():

@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from replastic import networks
+from replastic.errors import UserError
+from replastic.networks.convnet import ConvNet
+from replastic.networks.mlp import Mlp
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_mlp_has_the_hand_computed_number_of_parameters():
+    model = networks.build(Mlp(hidden=(256, 256, 256)), (1, 8, 8), 10, seed=0)
+    assert count(model) == (64 + 1) * 256 + 2 * (256 + 1) * 256 + (256 + 1) * 10
+    assert [n for n, _ in model.named_parameters()][::2] == [
+        "hidden1.linear.weight",
+        "hidden2.linear.weight",
+        "hidden3.linear.weight",
+        "head.weight",
+    ]
+
+
+def test_convnet_has_the_hand_computed_number_of_parameters_and_halves_the_image():
+    model = networks.build(ConvNet(channels=(32, 64, 64)), (1, 8, 8), 10, seed=0)
+    convs = 9 * (1 * 32 + 32 * 64 + 64 * 64)
+    norms = 2 * (32 + 64 + 64)
+    assert count(model) == convs + norms + (64 + 1) * 10
+    features = model.stage3(model.stage2(model.stage1(torch.zeros(2, 1, 8, 8))))
+    assert features.shape == (2, 64, 2, 2)
+
+
+@pytest.mark.parametrize("name", networks.names())
+def test_every_network_is_drawn_from_its_seed_alone(name):
+    network = networks.get(name)()
+    state = torch.get_rng_state()
+    first = networks.build(network, (1, 8, 8), 10, seed=3)
+    torch.rand(5)
+    second = networks.build(network, (1, 8, 8), 10, seed=3)
+    other = networks.build(network, (1, 8, 8), 10, seed=4)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+    torch.set_rng_state(state)
+    networks.build(network, (1, 8, 8), 10, seed=3)
+    assert torch.equal(state, torch.get_rng_state())
+    assert first(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "words"),
+    [
+        (ConvNet(channels=(8, 8, 8, 8, 8)), (1, 8, 8), "16 pixels a side; the images have 8"),
+        (ConvNet(), (64,), "got samples of shape"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_image_says_so(network, shape, words):
+    with pytest.raises(UserError, match=words):
+        networks.build(network, shape, 10, seed=0)
+
+
+@pytest.mark.parametrize("kind", [Mlp, ConvNet])
+def test_empty_sizes_are_refused(kind):
+    (name,) = kind.__dataclass_fields__
+    with pytest.raises(UserError, match=name):
+        kind(**{name: ()})

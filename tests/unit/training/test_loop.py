@@ -1,0 +1,112 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from replastic import metrics
+from replastic.errors import UserError
+from replastic.methods import Method
+from replastic.records import RunDirectory
+from replastic.streams.warm_start import WarmStart
+from replastic.training import Trainer, train
+from replastic.training.loop import DivergedError
+
+
+def records(protocol, splits, path, method, seed=0):
+    directory = RunDirectory(path)
+    train(protocol, splits, method, seed, directory)
+    return directory.records()
+
+
+def test_records_tell_the_phases_in_order(protocol, splits, tmp_path, base):
+    found = [(r["phase"], r["step"], r["event"]) for r in records(protocol, splits, tmp_path, base)]
+    assert found == [
+        (0, 12, "phase_end"),
+        (1, 12, "before_boundary"),
+        (1, 12, "boundary"),
+        (1, 24, "phase_end"),
+        (2, 24, "before_boundary"),
+        (2, 24, "boundary"),
+        (2, 36, "phase_end"),
+    ]
+
+
+def test_epochs_are_evaluated_on_the_test_split_and_the_held_out_one(protocol, splits, tmp_path, base):
+    protocol = replace(
+        protocol,
+        stream=WarmStart(ratio=0.25, first_epochs=2, epochs=3),
+        trainer=replace(protocol.trainer, evaluate_every=1),
+    )
+    found = [r for r in records(protocol, splits, tmp_path, base) if r["event"] in ("evaluation", "phase_end")]
+    # 40 of 160 images in batches of 20: two updates a pass, then eight.
+    assert [(r["step"], r["event"]) for r in found] == [
+        (2, "evaluation"),
+        (4, "phase_end"),
+        (12, "evaluation"),
+        (20, "evaluation"),
+        (28, "phase_end"),
+    ]
+    for record in found:
+        # 20 images each: the accuracy is a multiple of one twentieth.
+        for key in ("metric/accuracy", "metric/accuracy_held_out"):
+            assert math.isclose(record[key] * 20, round(record[key] * 20), abs_tol=1e-9)
+
+
+@metrics.register("greedy_draws", on="loss", label="a measure that draws from every generator it can reach")
+def greedy_draws(model, batches, loss_fn, *, generator):
+    """Draws from the global generator and from its own."""
+    torch.rand(7)
+    return torch.rand((), generator=generator) + loss_fn(model, batches[0]).detach()
+
+
+def test_adding_a_measure_changes_no_other_number(dropping, splits, tmp_path, base):
+    more = replace(dropping, metrics=("greedy_draws", "dfi"), boundary_metrics=("greedy_draws", "sfe"))
+    plain = records(dropping, splits, tmp_path / "plain", base)
+    measured = records(more, splits, tmp_path / "measured", base)
+    keys = ("phase", "step", "event", "metric/accuracy", "metric/train_loss")
+    assert [[r.get(k) for k in keys] for r in plain] == [[r.get(k) for k in keys] for r in measured]
+    assert sum("metric/greedy_draws" in r for r in measured) == 5
+
+
+def test_training_leaves_the_callers_generator_alone(dropping, splits, tmp_path, base):
+    state = torch.get_rng_state()
+    first = records(dropping, splits, tmp_path / "a", base)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.rand(5)
+    second = records(dropping, splits, tmp_path / "b", base)
+    other = records(dropping, splits, tmp_path / "c", base, seed=1)
+    assert [r.get("metric/train_loss") for r in first] == [r.get("metric/train_loss") for r in second]
+    assert [r.get("metric/train_loss") for r in first] != [r.get("metric/train_loss") for r in other]
+
+
+class Poison(Method):
+    """Makes the penalty, and so the weights, infinite at one update."""
+
+    def penalty(self, run):
+        return run.model.head.bias.sum() * (math.inf if run.step == 17 else 0.0)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(protocol, splits, tmp_path):
+    directory = RunDirectory(tmp_path)
+    with pytest.raises(DivergedError, match=r"became nan at update 18 \(phase 1, update 6 of 12\)"):
+        train(protocol, splits, Poison(), 0, directory)
+    assert [r["event"] for r in directory.records()] == ["phase_end", "before_boundary", "boundary"]
+    assert (tmp_path / "state" / "state.safetensors").is_file()
+    assert not directory.done
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("learning_rate", 0.0), ("batch_size", 0), ("warmup", 1.5), ("clip_norm", -1.0)]
+)
+def test_trainer_settings_are_checked(field, value):
+    with pytest.raises(UserError, match=f"{field} must .* got {value}"):
+        Trainer(**{field: value})
+
+
+def test_a_finished_run_can_be_asked_for_again(protocol, splits, tmp_path, base):
+    first = records(protocol, splits, tmp_path, base)
+    assert (tmp_path / "DONE").is_file()
+    keys = ("step", "metric/accuracy")
+    again = records(protocol, splits, tmp_path, base)
+    assert [[r.get(k) for k in keys] for r in again] == [[r.get(k) for k in keys] for r in first]

@@ -1,0 +1,139 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from replastic import methods
+from replastic.errors import UserError
+from replastic.methods import Method
+from replastic.networks.mlp import Mlp
+from replastic.records import RunDirectory
+from replastic.training import train
+from replastic.weights.change import Change, Proposal
+
+
+class Stop(Exception):
+    """As sudden as a kill: nothing is written after it."""
+
+
+class Drifting(Method):
+    """Has a state that decides what it does."""
+
+    def setup(self, run):
+        self.count = torch.zeros(())
+
+    def after_step(self, run):
+        self.count += 1
+
+    def on_boundary(self, run):
+        name = next(name for name, _ in run.model.named_parameters())
+        old = run.store.read(name)
+        noise = torch.randn(old.shape, generator=torch.Generator().manual_seed(run.seed % 1000 + run.phase))
+        return Change(proposals=[Proposal(name, old + 0.01 * self.count * noise)])
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+def content(directory):
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in directory.records()]
+
+
+def run(protocol, splits, path, *, stop_at=None, method=None):
+    directory = RunDirectory(path)
+
+    def progress(phases):
+        if stop_at is not None and phases >= stop_at:
+            raise Stop
+
+    try:
+        train(protocol, splits, method or Drifting(), 3, directory, progress=progress)
+    except Stop:
+        assert not directory.done
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("policy", "save_seconds"), [("reset_all", 0.0), ("reset_all", 1e9), ("reset_touched", 0.0), ("keep", 0.0)]
+)
+def test_stopped_anywhere_and_resumed_a_run_has_the_same_records(dropping, splits, tmp_path, policy, save_seconds):
+    trainer = replace(dropping.trainer, optimizer_policy=policy, save_seconds=save_seconds)
+    protocol = replace(dropping, trainer=trainer)
+    whole = content(run(protocol, splits, tmp_path / "whole"))
+    # 12 updates of 20 from 50 images: evaluations after 2, 5, 8 and 10 updates (half rounds to even), then the end.
+    assert [r["step"] for r in whole if r["phase"] == 1] == [12, 12, 14, 17, 20, 22, 24]
+    assert len({r["metric/train_loss"] for r in whole if "metric/train_loss" in r}) == 15
+    for stop in (0.0, 0.2, 1.3, 2.8, 3.0):
+        path = tmp_path / str(stop)
+        run(protocol, splits, path, stop_at=stop)
+        with (path / "metrics.jsonl").open("a") as file:
+            file.write('{"phase": 2, "ste')  # what a kill in the middle of a write leaves
+        directory = run(protocol, splits, path)
+        assert content(directory) == whole, f"stopped at phase {stop}"
+        assert directory.done
+        assert not (path / "state").exists()
+
+
+def test_stopped_twice_a_run_has_the_same_records(dropping, splits, tmp_path):
+    protocol = replace(dropping, trainer=replace(dropping.trainer, save_seconds=0))
+    whole = content(run(protocol, splits, tmp_path / "whole"))
+    for stop in (0.5, 1.5):
+        run(protocol, splits, tmp_path / "part", stop_at=stop)
+    assert content(run(protocol, splits, tmp_path / "part")) == whole
+
+
+def test_seconds_go_on_counting(protocol, splits, tmp_path):
+    directory = run(protocol, splits, tmp_path, stop_at=1.0)
+    before = directory.records()[-1]["seconds"]
+    seconds = [r["seconds"] for r in run(protocol, splits, tmp_path).records()]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] > before > 0
+
+
+def test_the_state_on_disk_is_the_models(protocol, splits, tmp_path):
+    run(protocol, splits, tmp_path, stop_at=2.0)
+    state = load_file(tmp_path / "state" / "state.safetensors")
+    assert state["model/head.weight"].shape == (10, 16)
+    assert state["optimizer/0/exp_avg"].shape == (16, 64)
+    assert state["method/count"] == 2 * protocol.stream.steps
+    assert [p.name for p in (tmp_path / "state").iterdir()] == ["state.safetensors"]
+
+
+def test_a_damaged_state_is_named_and_nothing_is_lost(protocol, splits, tmp_path):
+    run(protocol, splits, tmp_path, stop_at=2.0)
+    file = tmp_path / "state" / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    records = (tmp_path / "metrics.jsonl").read_text()
+    with pytest.raises(UserError, match=r"cannot resume from .*state\.safetensors"):
+        run(protocol, splits, tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_text() == records
+
+
+def test_the_state_of_another_network_is_refused(protocol, splits, tmp_path):
+    run(protocol, splits, tmp_path, stop_at=2.0)
+    with pytest.raises(UserError, match="cannot resume from"):
+        run(replace(protocol, network=Mlp(hidden=(8,))), splits, tmp_path)
+
+
+def test_a_state_that_cannot_be_written_says_where(protocol, splits, tmp_path):
+    (tmp_path / "state").write_text("a file where a folder should be")
+    with pytest.raises(UserError, match="cannot save the state of the run in"):
+        run(protocol, splits, tmp_path)
+
+
+def test_shared_first_phases_give_the_same_run_as_training_them_alone(dropping, splits, tmp_path):
+    protocol = replace(dropping, methods_from=1)
+    shared, alone, started = (RunDirectory(tmp_path / name) for name in ("shared", "alone", "started"))
+    train(protocol, splits, methods.from_spec("base"), 3, shared, until=1)
+    assert shared.done
+    train(protocol, splits, Drifting(), 3, started, start=shared)
+    train(protocol, splits, Drifting(), 3, alone)
+    assert content(started) == content(alone)
+    first = [record for record in content(started) if record["phase"] == 0]
+    assert first == content(shared) != []
+    assert json.loads((shared.path / "metrics.jsonl").read_text().split("\n")[0])["phase"] == 0

@@ -1,0 +1,104 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from replastic.training.workers import work
+
+JOBS = """
+import os, signal, sys, time
+import torch
+from replastic.errors import UserError
+
+def function(job, report):
+    report(0.5)
+    if job == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job == "exit":
+        os._exit(7)
+    if job == "user":
+        raise UserError("the field is wrong")
+    if job == "bug":
+        raise KeyError("deep inside")
+    if job == "sleep":
+        time.sleep(60)
+    report(float(torch.get_num_threads()))
+"""
+
+
+@pytest.fixture
+def function(tmp_path, monkeypatch):
+    """A function in a module that the workers can import too."""
+    (tmp_path / "jobs_of_test_workers.py").write_text(JOBS)
+    monkeypatch.syspath_prepend(tmp_path)
+    from jobs_of_test_workers import function
+
+    yield function
+    del sys.modules["jobs_of_test_workers"]
+
+
+@pytest.mark.slow
+def test_failures_and_deaths_are_reported_by_name_and_the_others_go_on(function):
+    jobs = {name: name for name in ("a", "kill", "user", "bug", "exit", "b", "c")}
+    reported, ended = {}, {}
+    failures = work(
+        jobs,
+        function,
+        workers=2,
+        progress=lambda name, value: reported.setdefault(name, []).append(value),
+        ended=lambda name, problem: ended.setdefault(name, problem),
+    )
+    assert failures.keys() == {"kill", "user", "bug", "exit"}
+    assert "SIGKILL" in failures["kill"]
+    assert "memory" in failures["kill"]
+    assert failures["exit"] == "its process ended with exit code 7"
+    assert failures["user"] == "the field is wrong"
+    assert "KeyError" in failures["bug"]
+    assert reported["a"] == reported["b"] == reported["c"] == [0.5, 1.0]  # one thread in each worker
+    assert ended == {name: failures.get(name, "") for name in jobs}
+
+
+@pytest.mark.slow
+def test_workers_end_when_their_parent_is_killed(function, tmp_path):
+    script = textwrap.dedent("""
+        from jobs_of_test_workers import function
+        from replastic.training.workers import work
+        if __name__ == "__main__":
+            work({"sleep": "sleep"}, function, workers=1, progress=lambda name, value: print("started", flush=True))
+    """)
+    (tmp_path / "parent.py").write_text(script)
+    parent = subprocess.Popen(
+        [sys.executable, "parent.py"], cwd=tmp_path, stdout=subprocess.PIPE, start_new_session=True, text=True
+    )
+    assert parent.stdout.readline() == "started\n"
+    group = parent.pid
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and _living(group):
+        time.sleep(0.1)
+    assert not _living(group)
+
+
+def _living(group):
+    """Processes of the group that are not zombies."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                fields = Path("/proc", entry.name, "stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if int(fields[2]) == group and fields[0] != "Z":
+                found.append(entry.name)
+    return found
+
+
+def test_no_jobs_need_no_process():
+    assert work({}, print, workers=2) == {}
