@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ INK, SOFT, RULE = "#1d2129", "#5c6470", "#dfe2e8"
 """Text, quiet text and rules; the page swaps these for its own in dark mode."""
 LABEL_GAP = 18.0
 """Points between two labels, as if the axes filled their share of the figure's height."""
+BAND_SEEDS = 3
+"""Fewer seeds than this are drawn one by one: the interval of two is 9 times their spread and would hide the plot."""
 DECADES = 50.0
 """A positive measure that spans more than this factor is drawn on a logarithmic scale."""
 
@@ -37,6 +40,7 @@ def curves(
         emphasise: A method to draw as if it were a main one.
     """
     styles = style.lines(table)
+    ax.locator_params(axis="x", integer=True)
     for one in drawn:
         look = styles[one.method]
         front = look.front or one.method == emphasise
@@ -52,8 +56,10 @@ def curves(
             zorder=3 if front else 2,
             solid_capstyle="round",
         )
-        if front and np.isfinite(one.low).any():
+        if front and len(one.values) >= BAND_SEEDS:
             ax.fill_between(one.x, one.low, one.high, color=colour, alpha=0.16, linewidth=0, zorder=1)
+        elif front and len(one.values) > 1:
+            ax.plot(one.x, one.values.T, color=colour, linewidth=0.8, alpha=0.5, zorder=1)
 
 
 def dots(
@@ -81,9 +87,9 @@ def dots(
 
 
 def name(ax: Any, x: str, y: str, *, grid: str = "y") -> None:
-    """Name the axes and keep them quiet."""
+    """Name the axes, a long name in two lines, and keep them quiet."""
     ax.set_xlabel(x, color=SOFT)
-    ax.set_ylabel(y, color=SOFT)
+    ax.set_ylabel(textwrap.fill(y, 32), color=SOFT)
     ax.grid(axis=grid, color=RULE, linewidth=0.8)
     ax.set_axisbelow(True)
     ax.margins(x=0.02)

@@ -25,6 +25,8 @@ SETTINGS = {
     "axes.unicode_minus": True,
 }
 
+BAND = "The band is the 95% t interval over seeds, cut off at the frame; fewer than three seeds are thin lines instead."
+
 
 @dataclass(frozen=True)
 class Plot:
@@ -67,8 +69,7 @@ def _score(table: Table) -> Plot:
         f"Score over {shown.phase_label}s",
         f"{shown.score_label} over {words.count(table.experiment.phases, shown.phase_label)}, one line per method: "
         + _ends(table, curves),
-        f"Mean over seeds at the end of each {shown.phase_label}; the band is the 95% t interval over seeds, cut off "
-        f"at the frame.{_behind(table)}",
+        f"Mean over seeds at the end of each {shown.phase_label}. {BAND}{_behind(table)}",
         fill,
         (WIDE, 4.3),
         (NARROW, 4.0),
@@ -87,7 +88,7 @@ def _learning(table: Table) -> Plot:
         "learning",
         f"Within the {shown.phase_label}s",
         f"{shown.score_label} over optimizer updates, one line per method: " + _ends(table, curves),
-        f"Mean over seeds at every evaluation, with the 95% t interval.{_behind(table)}",
+        f"Mean over seeds at every evaluation. {BAND}{_behind(table)}",
         fill,
         (WIDE, 4.3),
         (NARROW, 4.0),
