@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from replastic import methods, metrics, recipes
+import torch
+
+from replastic import data, methods, metrics, networks, recipes
 from replastic.benchmarks._runs import Job, execute
 from replastic.benchmarks._spec import BenchmarkSpec
 from replastic.errors import UserError
@@ -83,7 +85,7 @@ def plan(
     by_seed = {job.seed: shared for job in jobs if not job.directory.done and (shared := job.shared())}
     for measure in (*protocol.metrics, *protocol.boundary_metrics):
         metrics.get(measure)
-    recipes.load(protocol.recipe)
+    _check_fit(protocol, seeds[0], device)
     planned = Plan(jobs, tuple(job for job in by_seed.values() if not job.directory.done))
     _check(jobs[0])
     for job in (*jobs, *by_seed.values()):
@@ -111,14 +113,14 @@ def run(
             ended=listener.ended,
         )
 
-    with _alone(planned.jobs[0].folder):
+    with alone(planned.jobs[0].folder):
         failures = carry_out(planned.shared)
         lost = {job.seed for job in planned.shared if job.name in failures}
         return failures | carry_out(job for job in planned.todo if job.seed not in lost)
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Hold the folder against a second process that would write the same runs."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,6 +135,20 @@ def _alone(folder: Path) -> Iterator[None]:
                 f"another process is running an experiment in {folder}; wait for it or give --out"
             ) from None
         yield
+
+
+def _check_fit(protocol: Protocol, seed: int, device: str) -> None:
+    """Make what every run makes at its beginning, so that settings that cannot work are refused before any starts."""
+    recipes.load(protocol.recipe)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {device!r} cannot be used here: {reason}") from error
+    splits = data.load(protocol.data)
+    networks.build(protocol.network, splits.train.sample_shape, splits.train.classes, seed)
+    for index in (0, len(protocol.stream) - 1):
+        protocol.stream.phase(splits, index, seed)
 
 
 def _check(job: Job) -> None:

@@ -47,6 +47,8 @@ class Options:
     """Runs at a time, each in a process of its own with one thread; no effect on the numbers."""
     plugin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A Python file that registers something of your own."""
+    recipe: str = ""
+    """Which weights boundary methods rewrite (see `replastic list recipes`); the preset's if left out."""
     device: str = "cpu"
     """Where to train, such as cpu or cuda:0."""
     report: bool = True
@@ -64,6 +66,8 @@ def main(arguments: Sequence[str]) -> int:
     spec, preset_name = _benchmark(args)
     preset = spec.presets[preset_name]
     options, protocol = _parse(spec, preset, args[1:])
+    if options.jobs < 1:
+        raise UserError(f"--jobs must be 1 or more, got {options.jobs}")
     out = options.out or f"runs/{spec.name}-{preset_name}"
     planned = benchmarks.plan(
         spec,
@@ -74,8 +78,6 @@ def main(arguments: Sequence[str]) -> int:
         device=options.device,
         command=shlex.join(["replastic", "run", *args]),
     )
-    if options.jobs < 1:
-        raise UserError(f"--jobs must be 1 or more, got {options.jobs}")
     failures = _run(planned, options, spec)
     return _finish(planned, options, out, failures)
 
@@ -106,7 +108,8 @@ def _parse(spec: BenchmarkSpec, preset: Preset, args: list[str]) -> tuple[Option
         kw_only=True,
     )
     options = tyro.cli(kind, args=args, prog=f"replastic run {spec.name}", description=_description(spec))
-    return options, replace(protocol, **{name: getattr(options, name) for name in parts})
+    chosen = {name: getattr(options, name) for name in parts}
+    return options, replace(protocol, recipe=options.recipe or protocol.recipe, **chosen)
 
 
 def _seeds(text: str) -> list[int]:
