@@ -97,9 +97,14 @@ class RunDirectory:
         if content.get("format", 0) > FORMAT:
             raise UserError(f"{file} was written by a newer version of replastic; upgrade to read it")
         try:
-            return RunInfo(**content)
+            info = RunInfo(**content)
         except TypeError as error:
             raise UserError(f"{file} is damaged: {str(error).removeprefix('RunInfo.__init__() ')}") from None
+        kinds = {"benchmark": str, "method": str, "seed": int, "config": dict, "summary": dict, "environment": dict}
+        for name, kind in kinds.items():
+            if not isinstance(getattr(info, name), kind):
+                raise UserError(f"{file} is damaged: {name} must be {kind.__name__}, got {getattr(info, name)!r}")
+        return info
 
     def append(self, *records: Record) -> None:
         """Append records to metrics.jsonl and flush them to disk."""

@@ -20,6 +20,8 @@ Array = NDArray[np.float64]
 
 PER_RUN_SETTINGS = frozenset({"method", "seed"})
 """Keys of `RunInfo.config` in which the runs of one experiment may differ."""
+REQUIRED = {"phase": int, "step": int, "event": str}
+"""What every record must have."""
 
 
 @dataclass(frozen=True)
@@ -204,8 +206,8 @@ def _directories(paths: Paths) -> list[RunDirectory]:
 def _read(directory: RunDirectory) -> RunData:
     records = directory.records()
     for record in records:
-        if not isinstance(record, dict) or not isinstance(record.get("phase"), int) or "event" not in record:
-            raise UserError(f"{directory.path / 'metrics.jsonl'} is damaged: a line lacks its phase or event")
+        if not isinstance(record, dict) or not all(isinstance(record.get(k), t) for k, t in REQUIRED.items()):
+            raise UserError(f"{directory.path / 'metrics.jsonl'} is damaged: a line lacks its phase, step or event")
     return RunData(directory.path, directory.info(), tuple(records), directory.done)
 
 

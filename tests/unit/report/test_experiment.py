@@ -96,6 +96,10 @@ def test_one_name_with_two_sets_of_options_is_refused(tmp_path: Path, write_run)
         ("[1, 2]", "run.json is damaged: it holds list"),
         ('{"benchmark": "x"}', "run.json is damaged.*method"),
         ('{"benchmark":"x","method":"base","seed":0,"config":{}}', "names no score"),
+        (
+            '{"benchmark":"x","method":"base","seed":0,"config":null}',
+            "run.json is damaged: config must be dict, got None",
+        ),
     ],
 )
 def test_a_damaged_run_json_is_named(tmp_path: Path, write_run, content: str, message: str) -> None:
