@@ -177,6 +177,7 @@ class ModuleTransaction:
                     self._stage.replace(key, live)
                     written.append((key, live))
                     live.copy_(new)
+                    del new  # or it would stay in memory while the next one is read
         except BaseException:
             undo()
             raise

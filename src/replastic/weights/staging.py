@@ -13,6 +13,8 @@ from torch import Tensor
 from replastic.errors import UserError
 
 STAGINGS = ("memory", "disk")
+PIECE = 1 << 18
+"""Elements written to disk at once: tensors with unusual strides are copied in pieces of this size."""
 
 
 class Stage(Protocol):
@@ -101,9 +103,14 @@ class DiskStage:
         return data.view(dtype).reshape(shape).to(device)
 
     def replace(self, key: int, value: Tensor) -> None:
-        """Write over what was there."""
-        flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        _write(self._descriptor, flat.numpy().data, self._slots[key][0])
+        """Write over what was there, a few rows at a time."""
+        value = value.detach()
+        rows = value.unsqueeze(0) if value.ndim == 0 else value
+        offset = self._slots[key][0]
+        for piece in torch.split(rows, max(1, PIECE // max(1, rows[:1].numel()))):
+            flat = piece.cpu().contiguous().reshape(-1).view(torch.uint8)
+            _write(self._descriptor, flat.numpy().data, offset)
+            offset += flat.numel()
 
     def close(self) -> None:
         """Give the file's space back."""

@@ -91,6 +91,7 @@ class _Write:
             self._rewritten.add(entry.name)
             self._layers.extend(proposal.layers)
             self._put(transaction, entry, proposal.value)
+            del proposal  # or it would stay in memory while the next one is made
         for name in self._units:
             if name not in self._touched:
                 self._put(transaction, self._entries[name], self._store.read(name))

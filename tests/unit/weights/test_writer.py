@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -550,18 +551,19 @@ def test_memory_staging_holds_one_extra_copy(net: Net) -> None:
     assert held.data_ptr() not in (new.data_ptr(), net.mid.weight.data_ptr())
 
 
-def test_disk_staging_asks_for_one_tensor_at_a_time(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Proposals are read one by one, and none is kept in memory once it is staged."""
-    import weakref
-
+def test_disk_staging_asks_for_one_tensor_at_a_time(net: Net) -> None:
+    """Proposals are read one by one, and none is kept in memory while the next one is made."""
     alive: list[weakref.ref[Tensor]] = []
 
     def proposals() -> Iterator[Proposal]:
         for name in TOUCHED:
+            assert [r for r in alive if r() is not None] == []
             value = ModuleStore(net).read(name) * 2
-            assert [r for r in alive[:-1] if r() is not None] == []
             alive.append(weakref.ref(value))
-            yield Proposal(name, value)
+            proposal = Proposal(name, value)
+            del value
+            yield proposal
+            del proposal
 
     write(ModuleStore(net), Change(proposals()), staging="disk")
     assert len(alive) == len(TOUCHED)
