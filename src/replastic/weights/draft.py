@@ -106,12 +106,12 @@ class Draft:
 
     def _replace_folder(self) -> None:
         self.check_replaceable(tree(self.path))
-        if _exchange(self.path, self.destination):
-            _remove(self.path)
-            return
-        old = self.path.with_name(self.path.name + "-old")
-        os.rename(self.destination, old)
-        os.rename(self.path, self.destination)
+        old = self.path
+        if not _exchange(self.path, self.destination):
+            old = self.path.with_name(self.path.name + "-old")
+            os.rename(self.destination, old)
+            os.rename(self.path, self.destination)
+        sync(self.path.parent)
         _remove(old)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+import warnings
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,9 @@ def _load(path: Path) -> Any:
         with path.open("rb") as file:
             if file.read(23) == b"version https://git-lfs":
                 raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` there")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of unusual pickles: they load, or the error says why not
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         if found is None:
