@@ -1,47 +1,15 @@
-"""The plots of a report: scores with their intervals, and what the diagnostics say, as SVG and PNG."""
+"""The plots of a report: scores with their intervals, and what the diagnostics say."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from replastic.extras import require
 from replastic.report import axes, series, style, words
+from replastic.report.plot import NARROW, WIDE, Plot, plot, subplots
 from replastic.report.series import Series
 from replastic.report.tables import Table
 
-WIDE, NARROW = 9.2, 5.6
-"""Inches at 100 points each: a plot over the whole column, and one of two beside each other."""
-SETTINGS = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial", "sans-serif"],
-    "font.size": 10.5,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "replastic",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.unicode_minus": True,
-}
-
 BAND = "The band is the 95% t interval over seeds, cut off at the frame; fewer than three seeds are thin lines instead."
-
-
-@dataclass(frozen=True)
-class Plot:
-    """One drawn figure with the words that go with it."""
-
-    name: str
-    """File stem."""
-    title: str
-    alt: str
-    """What the picture shows, for readers who do not see it."""
-    caption: str
-    svg: str
-    png: bytes
-    narrow: str
-    """The SVG again in the shape of a narrow screen; empty for a plot that is narrow anyway."""
 
 
 def draw(table: Table) -> list[Plot]:
@@ -64,7 +32,7 @@ def _score(table: Table) -> Plot:
         ax = figure.add_subplot()
         _panel(ax, curves, table, shown.phase_label, shown.score_label)
 
-    return _plot(
+    return plot(
         "score",
         f"Score over {shown.phase_label}s",
         f"{shown.score_label} over {words.count(table.experiment.phases, shown.phase_label)}, one line per method: "
@@ -84,7 +52,7 @@ def _learning(table: Table) -> Plot:
         ax = figure.add_subplot()
         _panel(ax, curves, table, "optimizer updates", shown.score_label)
 
-    return _plot(
+    return plot(
         "learning",
         f"Within the {shown.phase_label}s",
         f"{shown.score_label} over optimizer updates, one line per method: " + _ends(table, curves),
@@ -100,7 +68,7 @@ def _final(table: Table) -> Plot:
     paired = any(row.difference is not None for row in table.rows)
 
     def fill(figure: Any, narrow: bool) -> None:
-        left, *rest = _grid(figure, 2 if paired else 1, 1 if narrow else 2)
+        left, *rest = subplots(figure, 2 if paired else 1, 1 if narrow else 2)
         axes.dots(left, table, [row.final for row in table.rows], seeds=True)
         axes.name(left, shown.score_label, "", grid="x")
         for ax in rest:
@@ -108,7 +76,7 @@ def _final(table: Table) -> Plot:
             axes.name(ax, f"difference to {table.reference}, same seeds", "", grid="x")
             ax.tick_params(labelleft=narrow)
 
-    return _plot(
+    return plot(
         "final",
         f"After the last {shown.phase_label}",
         f"{shown.score_label} after {shown.phase_label} {table.experiment.phases} with 95% intervals: "
@@ -127,7 +95,7 @@ def _each(table: Table) -> Plot:
     others = [row for row in table.rows if row.method != table.reference]
 
     def fill(figure: Any, narrow: bool) -> None:
-        grid = _grid(figure, len(others), 3 if narrow else 5, sharex=True, sharey=True)
+        grid = subplots(figure, len(others), 3 if narrow else 5, sharex=True, sharey=True)
         for ax, row in zip(grid, others, strict=True):
             pair = [curves[m] for m in (table.reference, row.method) if m is not None]
             axes.curves(ax, pair, table, emphasise=row.method)
@@ -138,7 +106,7 @@ def _each(table: Table) -> Plot:
         figure.supylabel(shown.score_label, fontsize=10, color=axes.SOFT)
 
     against = f", {table.reference} in grey" if table.reference else ""
-    return _plot(
+    return plot(
         "methods",
         "Method by method",
         f"One small plot per method of {shown.score_label} over {shown.phase_label}s{against}.",
@@ -159,7 +127,7 @@ def _diagnostic(table: Table, key: str) -> Plot:
     together = [one for event in events for one in drawn[event]]
 
     def fill(figure: Any, narrow: bool) -> None:
-        grid = _grid(figure, len(events), 1 if narrow else 2, sharey=True)
+        grid = subplots(figure, len(events), 1 if narrow else 2, sharey=True)
         for ax, event in zip(grid, events, strict=True):
             axes.curves(ax, drawn[event], table)
             axes.name(ax, label, measure.label if narrow or ax is grid[0] else "")
@@ -171,7 +139,7 @@ def _diagnostic(table: Table, key: str) -> Plot:
                 axes.label_ends(ax, drawn[event], table)
 
     scale = " Logarithmic scale." if axes.spans_decades([one.values for one in together]) else ""
-    return _plot(
+    return plot(
         measure.name.replace("/", "_"),
         measure.label,
         f"{measure.label} over {label}s, {when[events[-1]]}, one line per method: " + _ends(table, drawn[events[-1]]),
@@ -216,46 +184,3 @@ def _ends(table: Table, curves: list[Series]) -> str:
         for c in curves
         if front[c.method].front
     )
-
-
-def _grid(figure: Any, count: int, columns: int, **shared: bool) -> list[Any]:
-    """`count` axes in rows of `columns`, filled row by row."""
-    columns = min(columns, count)
-    grid = list(figure.subplots(-(-count // columns), columns, squeeze=False, **shared).flat)
-    for ax in grid[count:]:
-        ax.set_visible(False)
-    return grid[:count]
-
-
-def _plot(
-    name: str,
-    title: str,
-    alt: str,
-    caption: str,
-    fill: Callable[[Any, bool], None],
-    size: tuple[float, float],
-    narrow: tuple[float, float] | None,
-) -> Plot:
-    """Draw on figures of their own and keep them as SVG (no date, stable ids) and PNG."""
-    matplotlib = require("matplotlib", "report", "drawing curves")
-    figures = require("matplotlib.figure", "report", "drawing curves")
-
-    def drawn(inches: tuple[float, float], file_format: str, narrow: bool = False, **options: Any) -> bytes:
-        figure = figures.Figure(figsize=inches, layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.03, hspace=0.03)
-        fill(figure, narrow)
-        out = io.BytesIO()
-        figure.savefig(out, format=file_format, **options)
-        return out.getvalue()
-
-    undated = {"Date": None, "Creator": None, "Title": title}
-    with matplotlib.rc_context(SETTINGS):
-        return Plot(
-            name=name,
-            title=title,
-            alt=alt,
-            caption=caption,
-            svg=drawn(size, "svg", metadata=undated).decode(),
-            png=drawn(size, "png", dpi=200, metadata={"Software": None, "Description": alt}),
-            narrow=drawn(narrow, "svg", True, metadata=undated).decode() if narrow else "",
-        )

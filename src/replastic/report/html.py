@@ -11,8 +11,8 @@ from typing import Any
 
 from replastic.extras import require
 from replastic.report import axes, measures, style, summary, words
-from replastic.report.curves import Plot
 from replastic.report.experiment import Experiment, flatten
+from replastic.report.plot import Plot
 from replastic.report.tables import AROUND, Table, around_names
 
 TEMPLATES = Path(__file__).parent / "templates"

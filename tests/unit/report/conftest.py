@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from replastic.records import Record, RunDirectory, RunInfo
-from replastic.report.curves import Plot, draw
+from replastic.report.curves import draw
 from replastic.report.experiment import load
+from replastic.report.plot import Plot
 from replastic.report.tables import Table, final_table
 
 SUMMARY = {
