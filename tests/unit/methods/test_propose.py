@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -132,8 +133,11 @@ def test_proposals_are_lazy_and_let_go(run_on: RunOn) -> None:
     assert method.calls == []
     stream = iter(change.proposals)
     assert isinstance(stream, Iterator)
-    next(stream)
+    first = weakref.ref(next(stream).value)
     assert len(method.calls) == 1
+    next(stream)
+    assert len(method.calls) == 2
+    assert first() is None, "a proposal is kept alive after the next one was made"
 
 
 def test_draws_depend_on_the_name_and_not_on_the_company(run_on: RunOn, proposed: Proposed) -> None:
