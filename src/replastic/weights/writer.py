@@ -163,15 +163,15 @@ class _Write:
     ) -> list[Callable[[], Callable[[], None]]]:
         if policy == "reset_all" or self._change.reset_optimizer:
             return [self._optimizer.drop_all]
-        dropped = self._rewritten if policy == "reset_touched" else frozenset()
-        steps = [
+        steps: list[Callable[[], Callable[[], None]]] = [
             partial(self._optimizer.clear_rows, tensor, unit.dim, unit.index)
             for name, units in self._units.items()
-            if name not in dropped
             for unit in units
             for tensor in held[name]
         ]
-        return [partial(self._optimizer.drop, [t for name in dropped for t in held[name]]), *steps]
+        if policy == "reset_touched":
+            steps.append(partial(self._optimizer.drop, [t for name in self._rewritten for t in held[name]]))
+        return steps
 
     def _optimizer_words(self, policy: Policy) -> str:
         if not self._optimizer:

@@ -87,6 +87,13 @@ def test_tied_weights_have_one_entry_read_by_either_name() -> None:
     assert store.tensor("head.weight") is store.tensor("table.weight") is model.table.weight
 
 
+def test_a_tied_embedding_is_an_embedding_wherever_it_comes() -> None:
+    model = nn.ModuleDict({"head": nn.Linear(4, 10, bias=False), "table": nn.Embedding(10, 4)})
+    model["head"].weight = model["table"].weight
+    (entry,) = ModuleStore(model).entries()
+    assert (entry.name, entry.role) == ("head.weight", "embedding")
+
+
 def test_parameters_that_share_memory_are_tied() -> None:
     model = nn.ModuleDict({"a": nn.Linear(3, 3, bias=False), "b": nn.Linear(3, 3, bias=False)})
     model["b"].weight = nn.Parameter(model["a"].weight.detach())

@@ -59,6 +59,16 @@ def test_strides_do_not_matter_and_replacing_copies(kind: type[Stage]) -> None:
     assert torch.equal(stage.get(key), expected)
 
 
+@pytest.mark.parametrize("shape", [(7, 3, 2), (2, 50), (13,), ()])
+def test_large_tensors_are_written_in_pieces(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replastic.weights.staging.PIECE", 10)
+    stage = DiskStage()
+    tensors = [torch.randn(shape).mT if len(shape) > 1 else torch.randn(shape) for _ in range(2)]
+    keys = [stage.put(t) for t in tensors]
+    for key, tensor in zip(keys, tensors, strict=True):
+        assert torch.equal(stage.get(key), tensor)
+
+
 def test_the_file_has_no_name_and_its_space_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = len(os.listdir("/proc/self/fd"))
