@@ -1,5 +1,6 @@
 """Tensors in, tensors out: polar factors, measures of isometry, spectra and ranks. Knows no layers and no models."""
 
+from replastic.linalg.bounds import dfi_for_no_dormant, dormancy_interval, hessian_bound, srank_bound
 from replastic.linalg.direction import alignment
 from replastic.linalg.lanczos import LanczosResult, lanczos
 from replastic.linalg.matmul import matmul_backend
@@ -18,8 +19,11 @@ __all__ = [
     "alignment",
     "condition_number",
     "dfi",
+    "dfi_for_no_dormant",
     "dfi_scaled",
+    "dormancy_interval",
     "effective_rank",
+    "hessian_bound",
     "lanczos",
     "matmul_backend",
     "normalised_sfe",
@@ -29,5 +33,6 @@ __all__ = [
     "sfe",
     "singular_values",
     "srank",
+    "srank_bound",
     "stable_rank",
 ]

@@ -6,16 +6,18 @@ import torch
 
 from replastic.errors import UserError
 from replastic.linalg.direction import Leading
-from replastic.linalg.exact import exact
-from replastic.linalg.polynomial import restarted_gram_form, spectral_bound, x_form
+from replastic.linalg.eigen import by_eigenvectors, inverse_root
+from replastic.linalg.polynomial import gram_form, restarted_gram_form, spectral_bound, x_form
 from replastic.linalg.schedule import POLISH, Step, schedule
 from replastic.linalg.tall import Solved, Tall, gram_residual
 
-LOWER = 1e-4
-SCHEDULE_STEPS = 9
+_LOWER = 1e-4
+_SCHEDULE_STEPS = 9
 _SAFETY = 1.01
 _RESTART_EVERY = 3
 _TALL = 1.6
+_FLOAT64_STEPS = 20
+_FLOAT64_TOL = 1e-12
 
 
 def iterative(tall: Tall, *, tol: float = 1e-8, max_iters: int = 20, complete: bool = True) -> Solved:
@@ -24,13 +26,13 @@ def iterative(tall: Tall, *, tol: float = 1e-8, max_iters: int = 20, complete: b
     Everything runs in the working precision (float32), on the matrix where m < 1.6 n and else on its Gram matrix, which
     is computed afresh after every three steps: rounding in a Gram matrix is multiplied by the square of what small
     singular values have grown by. Each matrix that is not converged after `max_iters` steps (rank-deficient or very
-    ill-conditioned) is solved by `exact` instead.
+    ill-conditioned) is solved by eigenvectors instead.
 
     Args:
         tall: The matrices, and where the factors go.
         tol: Largest residual ||Q^T Q - I||_F^2 / n accepted.
         max_iters: Steps allowed.
-        complete: Passed on to `exact`.
+        complete: As in `exact`.
 
     Raises:
         UserError: An option is out of range.
@@ -56,11 +58,36 @@ def iterative(tall: Tall, *, tol: float = 1e-8, max_iters: int = 20, complete: b
         gram, spent = restarted_gram_form(tall, gram, norm, cycles, tol=tol)
     residual, aligned = gram_residual(gram), leading.alignment(tall.out)
     for i in torch.nonzero(~(residual <= tol)).flatten().tolist():
-        solved = exact(tall.single(i), complete=complete)
+        solved = by_eigenvectors(tall.single(i), complete=complete)
         residual[i], aligned[i] = solved.residual[0], solved.alignment[0]
     return Solved(residual, aligned, spent)
 
 
+def by_float64_gram(tall: Tall, *, complete: bool = True) -> Solved:
+    """The same polynomials on the float64 Gram matrix, without restarts; singular values near zero go to eigenvectors.
+
+    Nothing is written before the Gram matrix has converged, so the factor may overwrite the weight.
+
+    Args:
+        tall: The matrices, and where the factors go.
+        complete: As in `exact`.
+    """
+    gram = tall.gram(torch.float64)
+    leading = Leading(tall, gram)
+    norm = spectral_bound(gram)
+    transform, reached, spent = gram_form(gram.div_(norm.square()), _steps(_FLOAT64_STEPS), tol=_FLOAT64_TOL)
+    transform.div_(norm)
+    failed = torch.nonzero(~(gram_residual(reached) <= _FLOAT64_TOL)).flatten().tolist()
+    roots = {i: inverse_root(tall.single(i).gram(torch.float64)) for i in failed}
+    for i, root in roots.items():
+        transform[i] = root.transform[0]
+    gram = tall.times(transform)
+    if complete:
+        for i, root in roots.items():
+            root.complete_(tall.out[i : i + 1], gram[i : i + 1])
+    return Solved(gram_residual(gram), leading.alignment(tall.out), spent)
+
+
 def _steps(max_iters: int) -> tuple[Step, ...]:
-    steps = schedule(LOWER, SCHEDULE_STEPS, safety=_SAFETY)
+    steps = schedule(_LOWER, _SCHEDULE_STEPS, safety=_SAFETY)
     return (steps + (POLISH,) * (max_iters - len(steps)))[:max_iters]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from replastic.errors import UserError
 from replastic.linalg.direction import Leading
 from replastic.linalg.polynomial import frobenius_bound, in_cycles, restarted_gram_form, x_form
@@ -12,8 +14,10 @@ from replastic.linalg.tall import Solved, Tall, gram_residual
 
 COEFFICIENTS = {"cubic": CUBIC, "quintic": QUINTIC}
 
-_CYCLE_GAIN = 8.0
-"""What a cycle of the Gram form may multiply small singular values by: 5 cubic steps or 3 quintic ones."""
+_FLOAT32_GAIN = 64.0
+"""Up to this gain (10 cubic steps, 6 quintic ones) float32 is accurate enough; rounding grows with the gain."""
+_CYCLE_GAIN = {torch.float32: 8.0, torch.float64: 1e4}
+"""What one cycle of the Gram form may multiply small singular values by; rounding grows with the square of it."""
 
 
 def newton_schulz(tall: Tall, *, num_iters: int = 10, coefficients: str = "cubic") -> Solved:
@@ -23,7 +27,8 @@ def newton_schulz(tall: Tall, *, num_iters: int = 10, coefficients: str = "cubic
     most matrices: after 5 steps a square one is little more than rescaled. The residual says how far it got.
 
     Equal to the formula within 5e-6 (relative, Frobenius) whichever form it is computed in: on the matrix, or on its
-    Gram matrix, restarted every 5 (3) steps, where the matrix is tall enough for that to be cheaper.
+    Gram matrix, restarted every few steps, where the matrix is tall enough for that to be cheaper; in float64 where
+    there are so many steps that float32 could not follow.
 
     Args:
         tall: The matrices, and where the factors go.
@@ -41,9 +46,11 @@ def newton_schulz(tall: Tall, *, num_iters: int = 10, coefficients: str = "cubic
     if num_iters < 1:
         raise UserError(f"num_iters must be at least 1, got {num_iters}")
     steps = (COEFFICIENTS[coefficients],) * num_iters
-    cycles = in_cycles(steps, _CYCLE_GAIN)
-    dtype = tall.out.dtype
-    if _gram_form_pays(tall, cycles):
+    small = steps[0][0] ** num_iters <= _FLOAT32_GAIN
+    dtype = tall.out.dtype if small else torch.float64
+    cycles = in_cycles(steps, _CYCLE_GAIN[dtype])
+    storable = len(cycles) == 1 or dtype == tall.out.dtype  # what lies between two cycles is kept in `out`
+    if storable and _gram_form_pays(tall, cycles):
         gram = tall.gram(dtype)
         leading = Leading(tall, gram)
         norm = frobenius_bound(gram)

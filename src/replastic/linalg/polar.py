@@ -65,7 +65,7 @@ def polar(
     dtype = torch.float64 if w.dtype == torch.float64 else torch.float32
     out = _output(w, dtype, out, solver)
     source, target = _upright(w.detach()), _upright(out)
-    peak = torch.linalg.vector_norm(source, ord=torch.inf, dim=(-2, -1), dtype=dtype)
+    peak = _peaks(source).to(dtype)
     _refuse(peak, on_zero)
     scale = torch.ldexp(torch.ones_like(peak), -peak.frexp().exponent.clamp(-126, 126))[:, None, None]
     residual = torch.ones(len(peak), dtype=torch.float64, device=w.device)
@@ -111,6 +111,17 @@ def _upright(w: Tensor) -> Tensor:
     return flat if flat.shape[-2] >= flat.shape[-1] else flat.mT
 
 
+def _peaks(w: Tensor) -> Tensor:
+    """Largest absolute entry of every matrix, NaN where one is NaN."""
+    peaks = [w.new_empty(0)]
+    for chunk in _chunks(w):
+        block = w[chunk]
+        if not block.mT.is_contiguous():
+            block = block.contiguous()  # reductions are slow over scattered memory, such as the taps of a kernel
+        peaks.append(torch.maximum(block.amax(dim=(-2, -1)), -block.amin(dim=(-2, -1))))
+    return torch.cat(peaks)
+
+
 def _refuse(peak: Tensor, on_zero: str) -> None:
     """Raise for the first matrix that has no answer, by its largest absolute entry."""
     bad = ~peak.isfinite()
@@ -122,10 +133,11 @@ def _refuse(peak: Tensor, on_zero: str) -> None:
         raise MatrixError(int(bad.nonzero()[0]), problem)
 
 
-def _chunks(w: Tensor, zero: Tensor) -> Iterator[slice]:
-    """Slices of the batch without a zero matrix, of about CHUNK_ELEMENTS elements."""
-    step = max(1, CHUNK_ELEMENTS // w[0].numel()) if len(w) else 1
-    edges = [-1, *torch.nonzero(zero).flatten().tolist(), len(w)]
+def _chunks(w: Tensor, without: Tensor | None = None) -> Iterator[slice]:
+    """Slices of the batch of about CHUNK_ELEMENTS elements, leaving out the matrices marked in `without`."""
+    step = max(1, CHUNK_ELEMENTS // w.shape[1:].numel())
+    left_out = [] if without is None else torch.nonzero(without).flatten().tolist()
+    edges = [-1, *left_out, len(w)]
     for before, after in itertools.pairwise(edges):
         for start in range(before + 1, after, step):
             yield slice(start, min(start + step, after))

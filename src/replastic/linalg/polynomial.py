@@ -85,7 +85,7 @@ def restarted_gram_form(
         transform, _, taken = gram_form(gram, steps)
         if source is tall:
             transform.div_(norm)
-        gram, _ = source.times(transform)
+        gram = source.times(transform)
         source = Tall(tall.out, torch.ones_like(tall.scale), tall.out)
         spent += taken
         if tol is not None and bool((gram_residual(gram) <= tol).all()):

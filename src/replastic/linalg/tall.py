@@ -47,8 +47,10 @@ class Tall:
         return Tall(self.w[pick], self.scale[pick], self.out[pick])
 
     def rows(self, dtype: torch.dtype, rows: slice = slice(None)) -> Tensor:
-        """A scaled copy of some rows of every matrix, in `dtype`."""
-        return (self.w[:, rows].to(self.scale.dtype) * self.scale).to(dtype)
+        """A scaled copy of some rows of every matrix, in `dtype`, contiguous."""
+        source = self.w[:, rows]
+        copy = torch.empty(source.shape, dtype=dtype, device=source.device)
+        return torch.mul(source, self.scale, out=copy)
 
     def row_blocks(self) -> Iterator[slice]:
         """Slices of rows of about BLOCK_ELEMENTS elements over the whole chunk."""
@@ -65,30 +67,31 @@ class Tall:
             total.baddbmm_(block.mT, block)
         return total
 
-    def times(self, transform: Tensor) -> tuple[Tensor, Tensor]:
+    def times(self, transform: Tensor, *, product: Tensor | None = None) -> Tensor:
         """Write Q = W T to `out`, block by block: each block is read before it is written.
 
         Args:
             transform: T (b, n, n); its dtype is the one the product runs in.
+            product: (b,) float64; <Q, W> is added to it.
 
         Returns:
-            Q^T Q (b, n, n) and <Q, W> (b,), of what was written.
+            Q^T Q (b, n, n) of what was written.
         """
         b, _, n = self.shape
         gram = torch.zeros(b, n, n, dtype=self.out.dtype, device=self.out.device)
-        product = torch.zeros(b, dtype=torch.float64, device=self.out.device)
         for rows in self.row_blocks():
             block = self.rows(transform.dtype, rows)
             written = (block @ transform).to(self.out.dtype)
-            product += inner(written, block)
             gram.baddbmm_(written.mT, written)
             self.out[:, rows] = written
-        return gram, product
+            if product is not None:
+                product += inner(written, block)
+        return gram
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """<A, B> of every pair of matrices, (*B,) float64."""
-    return torch.sum(a * b, dim=(-2, -1), dtype=torch.float64)
+    return torch.sum(a * b, dim=(-2, -1)).double()
 
 
 def gram_residual(gram: Tensor) -> Tensor:

@@ -1,0 +1,55 @@
+"""The polar factor from the eigenvectors of the float64 Gram matrix."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from replastic.linalg.completion import RANK_TOLERANCE, complete_
+from replastic.linalg.tall import Solved, Tall, gram_residual
+
+_WELL_CONDITIONED = 1e3
+"""Up to this condition number the last product runs in float32: its error is about 1e-7 times the condition number."""
+
+
+class InverseRoot(NamedTuple):
+    """(W^T W)^(-1/2) on the directions W has, of every matrix of a chunk."""
+
+    transform: Tensor
+    """(b, n, n) float64."""
+    sigma: Tensor
+    """(b, n) float64: singular values of W, ascending."""
+    vectors: Tensor
+    """(b, n, n) float64: right singular vectors as columns, in the same order."""
+    kept: Tensor
+    """(b, n) bool: which directions W has."""
+
+    def complete_(self, factors: Tensor, grams: Tensor) -> None:
+        """Fill the missing directions of the factors (b, m, n) and bring their Gram matrices up to date."""
+        for q, gram, vectors, kept in zip(factors, grams, self.vectors, self.kept, strict=True):
+            if not bool(kept.all()):
+                complete_(q, vectors[:, ~kept])
+                gram.copy_(q.mT @ q)
+
+
+def inverse_root(gram: Tensor) -> InverseRoot:
+    """The inverse square root of float64 Gram matrices (b, n, n), none of them zero, by eigenvectors."""
+    values, vectors = torch.linalg.eigh(gram)
+    sigma = values.clamp_min(0).sqrt()
+    kept = sigma > RANK_TOLERANCE * sigma[:, -1:]
+    inverse = torch.where(kept, sigma, torch.inf).reciprocal()
+    return InverseRoot((vectors * inverse.unsqueeze(-2)) @ vectors.mT, sigma, vectors, kept)
+
+
+def by_eigenvectors(tall: Tall, *, complete: bool = True) -> Solved:
+    """W (W^T W)^(-1/2) by eigenvectors; see `exact`."""
+    root = inverse_root(tall.gram(torch.float64))
+    smallest = torch.where(root.kept, root.sigma, torch.inf).amin(-1)
+    easy = bool((root.sigma[:, -1] <= _WELL_CONDITIONED * smallest).all())
+    product = torch.zeros(len(smallest), dtype=torch.float64, device=smallest.device)
+    gram = tall.times(root.transform.to(tall.out.dtype if easy else torch.float64), product=product)
+    if complete:
+        root.complete_(tall.out, gram)
+    return Solved(gram_residual(gram), product / root.sigma.sum(-1), 0)
