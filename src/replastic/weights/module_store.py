@@ -36,6 +36,13 @@ class _Place(NamedTuple):
         tensor: Tensor = getattr(self.module, self.attribute)
         return tensor
 
+    def facts(self) -> object:
+        """What an entry says of the tensor, found without computing anything: changes when the entry must."""
+        if self.derived:
+            return id(self.module)
+        tensor = self.tensor()
+        return id(tensor), tensor.dtype, tensor.requires_grad, None if is_lazy(tensor) else tensor.shape
+
 
 class ModuleStore:
     """A live model as a `LiveStore`: parameters and persistent buffers, tied ones once.
@@ -47,9 +54,23 @@ class ModuleStore:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self._seen: object = None
+        self._places: dict[str, _Place] = {}
+        self._entries: tuple[WeightEntry, ...] = ()
+        self._refusals: dict[str, str] = {}
+        self.entries()
 
     def entries(self) -> Sequence[WeightEntry]:
-        """Every tensor of the model, in its order."""
+        """Every tensor of the model, in its order; as it is now, whatever was frozen, cast or replaced since."""
+        places = dict(_walk(self.model))
+        seen = [(name, place.facts()) for name, place in places.items()]
+        if seen != self._seen:
+            self._seen = seen
+            names = [strip_prefixes(name) for name in places]
+            unique = len(set(names)) == len(names)
+            self._places = dict(zip(names if unique else places, places.values(), strict=True))
+            self._entries = self._make_entries()
+            self._refusals = {name: e.refusal for e in self._entries for name in (e.name, *e.aliases)}
         return self._entries
 
     def read(self, name: str) -> Tensor:
@@ -92,8 +113,7 @@ class ModuleStore:
     def _put_modules(self, modules: Mapping[str, nn.Module]) -> None:
         for name, module in modules.items():
             self.model.set_submodule(name, module)
-        for cached in ("_places", "_entries", "_refusals"):
-            self.__dict__.pop(cached, None)
+        self.entries()
 
     def _place(self, name: str) -> _Place:
         try:
@@ -101,14 +121,7 @@ class ModuleStore:
         except KeyError:
             raise UserError(f"the model has no weight {name!r}{_hint(name, self._places)}") from None
 
-    @cached_property
-    def _places(self) -> dict[str, _Place]:
-        raw = dict(_walk(self.model))
-        names = [strip_prefixes(name) for name in raw]
-        return dict(zip(names if len(set(names)) == len(names) else raw, raw.values(), strict=True))
-
-    @cached_property
-    def _entries(self) -> tuple[WeightEntry, ...]:
+    def _make_entries(self) -> tuple[WeightEntry, ...]:
         modules = {strip_prefixes(f"{n}.")[:-1]: m for n, m in self.model.named_modules(remove_duplicate=False)}
         found: dict[object, WeightEntry] = {}
         for name, place in self._places.items():
@@ -117,10 +130,6 @@ class ModuleStore:
             key = name if place.derived else _identity(place.tensor())
             found[key] = _tie(found[key], entry) if key in found else entry
         return tuple(found.values())
-
-    @cached_property
-    def _refusals(self) -> dict[str, str]:
-        return {name: e.refusal for e in self._entries for name in (e.name, *e.aliases)}
 
 
 class ModuleTransaction:

@@ -135,6 +135,22 @@ def test_replaced_parameters_are_found_anew() -> None:
     assert store.tensor("conv.weight") is model.conv.weight
 
 
+def test_entries_are_those_of_now() -> None:
+    model = Small()
+    store = ModuleStore(model)
+    first = store.entries()
+    assert store.entries() is first
+    model.conv.requires_grad_(False)
+    model.half()
+    model.bn = nn.Identity()
+    now = {e.name: e for e in store.entries()}
+    assert not now["conv.weight"].trainable
+    assert now["conv.weight"].dtype == torch.float16
+    assert "bn.weight" not in now
+    with pytest.raises(UserError, match=r"no weight 'bn\.weight'"):
+        store.read("bn.weight")
+
+
 def test_heads_of_the_module_around_split_a_fused_projection() -> None:
     attention = nn.Module()
     attention.num_heads, attention.num_kv_heads = 4, 2
@@ -270,3 +286,19 @@ def test_a_model_under_distributed_data_parallel(tmp_path: os.PathLike[str]) -> 
         del wrapped
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.integration
+def test_a_tied_gpt2_of_transformers() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(vocab_size=32, n_embd=16, n_layer=1, n_head=4, n_positions=8)
+    entries = by_name(transformers.GPT2LMHeadModel(config))
+    assert entries["transformer.wte.weight"].aliases == ("lm_head.weight",)
+    assert entries["transformer.wte.weight"].role == "embedding"
+    fused = entries["transformer.h.0.attn.c_attn.weight"].view
+    assert isinstance(fused, FusedView)
+    assert fused.transposed
+    assert [(b.name, b.rows, b.heads) for b in fused.blocks] == [("q", 16, 4), ("k", 16, 4), ("v", 16, 4)]
+    assert entries["transformer.h.0.mlp.c_fc.weight"].view == LinearView(transposed=True)
+    matrices = [n for n, e in entries.items() if e.role == "matrix"]
+    assert len(matrices) == 4
