@@ -41,6 +41,9 @@ def curves(
     """
     styles = style.lines(table)
     ax.locator_params(axis="x", integer=True)
+    points = {x for one in drawn for x in one.x.tolist()}
+    if len(points) == 1:
+        ax.set_xlim(min(points) - 1, max(points) + 1)
     for one in drawn:
         look = styles[one.method]
         front = look.front or one.method == emphasise
@@ -89,7 +92,7 @@ def dots(
 def name(ax: Any, x: str, y: str, *, grid: str = "y") -> None:
     """Name the axes, a long name in two lines, and keep them quiet."""
     ax.set_xlabel(x, color=SOFT)
-    ax.set_ylabel(textwrap.fill(y, 32), color=SOFT)
+    ax.set_ylabel(textwrap.fill(y, 34), color=SOFT)
     ax.grid(axis=grid, color=RULE, linewidth=0.8)
     ax.set_axisbelow(True)
     ax.margins(x=0.02)

@@ -124,7 +124,10 @@ def _diagnostic(table: Table, key: str) -> Plot:
     events = sorted(series.events_of(experiment, key)[:2], key=list(WHEN).index)
     drawn = {event: series.over_phases(experiment, key, event) for event in events}
     measure = words.measure(key)
-    together = [one for event in events for one in drawn[event]]
+    logarithmic = axes.spans_decades([one.values for found in drawn.values() for one in found])
+    if logarithmic:
+        drawn = {event: [one.geometric() for one in found] for event, found in drawn.items()}
+    together = [one for found in drawn.values() for one in found]
 
     def fill(figure: Any, narrow: bool) -> None:
         grid = subplots(figure, len(events), 1 if narrow else 2, sharey=True)
@@ -138,7 +141,7 @@ def _diagnostic(table: Table, key: str) -> Plot:
             if narrow or ax is grid[-1]:
                 axes.label_ends(ax, drawn[event], table)
 
-    scale = " Logarithmic scale." if axes.spans_decades([one.values for one in together]) else ""
+    scale = " Logarithmic scale: geometric means, and intervals of the logarithms." if logarithmic else ""
     return plot(
         measure.name.replace("/", "_"),
         measure.label,

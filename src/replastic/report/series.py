@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,6 +25,11 @@ class Series:
     high: Array
     values: Array
     """(seeds, points): what the mean was taken of."""
+
+    def geometric(self) -> Series:
+        """The same values with their geometric mean and the interval of their logarithms, for a logarithmic axis."""
+        logs = _series(self.method, self.x, np.log(self.values))
+        return replace(self, mean=np.exp(logs.mean), low=np.exp(logs.low), high=np.exp(logs.high))
 
 
 def over_phases(experiment: Experiment, key: str, event: str | None = None) -> list[Series]:

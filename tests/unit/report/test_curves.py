@@ -54,6 +54,15 @@ def test_series_are_means_with_t_intervals(tmp_path: Path, write_run) -> None:
     np.testing.assert_allclose([one.low, one.high], [low, high])
 
 
+def test_on_a_logarithmic_axis_the_logarithms_are_averaged(tmp_path: Path, write_run) -> None:
+    for seed, score in enumerate((1.0, 10.0, 1000.0)):
+        write_run(tmp_path, "base", seed, [score])
+    one = series.over_phases(load(tmp_path), "metric/accuracy")[0].geometric()
+    logs = np.log([1.0, 10.0, 1000.0])
+    low, high = stats.t.interval(0.95, 2, loc=logs.mean(), scale=stats.sem(logs))
+    np.testing.assert_allclose([one.mean[0], one.low[0], one.high[0]], np.exp([logs.mean(), low, high]))
+
+
 def test_learning_curves_join_evaluations_and_phase_ends(tmp_path: Path, write_run) -> None:
     for seed in range(2):
         run = write_run(tmp_path, "base", seed, [0.5, 0.6])

@@ -132,6 +132,19 @@ def test_settings_versions_command_and_layers_are_shown(made) -> None:
         assert text in page
 
 
+def test_measures_around_the_boundaries_have_a_table_of_their_own(tmp_path: Path, write_run, made) -> None:
+    assert 'id="around"' not in made[2]
+    run = write_run(tmp_path, "base", 0, [0.5, 0.6])
+    run.append({"phase": 0, "step": 150, "event": "evaluation", "seconds": 1.0, "metric/accuracy": 0.3})
+    run.append({"phase": 1, "step": 450, "event": "evaluation", "seconds": 3.0, "metric/accuracy": 0.2})
+    table = report.final_table(load(tmp_path))
+    page = html.page(table, curves.draw(table))
+    around = page[page.index('id="around"') :]
+    for value in (0.4, 0.0, 1.0):  # area, drop (0.1 to 0.1), recovery and share recovered
+        assert f">{value:.3f}</td>" in around
+    read(page)
+
+
 def test_hostile_names_are_escaped(tmp_path: Path, write_run) -> None:
     bad = '<script>alert("x")</script>'
     for method in ("base", "fire"):
