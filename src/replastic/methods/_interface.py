@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -50,8 +50,6 @@ class Run:
     phase: int = 0
     """Index of the phase about to begin (at a boundary) or under way."""
     step: int = 0
-    explicit: frozenset[str] = frozenset()
-    """Options the caller set by hand: a recipe's options do not override these."""
 
 
 class Solution(NamedTuple):
@@ -74,8 +72,9 @@ class Method:
     draws: ClassVar[bool] = False
     """Whether the run's seed decides what it does."""
 
-    explicit = frozenset[str]()
-    """Names of the fields the caller set by hand, as `make` and `from_spec` record them; not itself a field."""
+    def __post_init__(self) -> None:
+        """Note in `explicit` which fields the caller set by hand: those that differ from their defaults (see `make`)."""
+        self.explicit = frozenset(f.name for f in fields(self) if getattr(self, f.name) != f.default)
 
     def validate(self) -> None:
         """Raise `UserError` naming the field, its value and what is allowed."""

@@ -50,7 +50,7 @@ def plan(method: WeightMethod, run: Run) -> Plan:
     """
     run = method.narrowed(run)
     targets, skipped = choose(method.scope, run)
-    by_hand = run.explicit | method.explicit
+    by_hand = method.explicit
     resolved: dict[int, WeightMethod] = {}
     jobs = []
     for target in targets:
