@@ -1,0 +1,129 @@
+"""The report on weights: numbers against hand computation, and the verdict in words."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from replastic import linalg, recipes
+from replastic.api.checkpoints import inspect, rewrite
+from replastic.api.diagnosis import COLLAPSED, WeightReport, weight_report
+from replastic.errors import UserError
+from replastic.weights.module_store import ModuleStore
+
+
+def gaussian(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def low_rank(d_out: int, d_in: int, rank: int) -> Tensor:
+    """Exactly `rank` equal singular values."""
+    left, right = torch.linalg.qr(gaussian(d_out, rank))[0], torch.linalg.qr(gaussian(d_in, rank))[0]
+    return left @ right.T
+
+
+def report(tmp_path: Path, **tensors: Tensor) -> WeightReport:
+    save_file({f"{name}.weight": value.contiguous() for name, value in tensors.items()}, tmp_path / "m.safetensors")
+    return inspect(tmp_path / "m.safetensors")
+
+
+def test_measures_of_a_diagonal_matrix(tmp_path: Path) -> None:
+    (layer,) = report(tmp_path, a=torch.diag(torch.tensor([4.0, 2.0, 1.0, 1.0]))).layers
+    share = torch.tensor([0.5, 0.25, 0.125, 0.125], dtype=torch.float64)
+    assert layer.effective_rank == pytest.approx(math.exp(-(share * share.log()).sum()))
+    assert layer.stable_rank == pytest.approx(22 / 16)
+    assert layer.condition_number == pytest.approx(4)
+    assert layer.norm == pytest.approx(math.sqrt(22))
+    assert layer.dfi == pytest.approx(15**2 + 3**2)
+    assert layer.residual == pytest.approx((15**2 + 3**2) / 4)
+    assert (layer.shape, layer.kind, layer.role, layer.batch) == ((4, 4), "linear", "matrix", 1)
+
+
+def test_taps_of_a_kernel_are_summed_and_averaged(tmp_path: Path) -> None:
+    kernel = gaussian(6, 4, 2, 2)
+    (layer,) = report(tmp_path, conv=kernel).layers
+    taps = [kernel[:, :, i, j].double() for i in range(2) for j in range(2)]
+    grams = [float((w @ w.T - torch.eye(6)).square().sum()) for w in taps]
+    assert layer.dfi == pytest.approx(sum(grams))
+    assert layer.effective_rank == pytest.approx(sum(float(linalg.effective_rank(w)) for w in taps) / 4)
+    assert layer.norm == pytest.approx(float(kernel.norm()))
+
+
+def test_verdict_names_the_collapsed_layers(tmp_path: Path) -> None:
+    found = report(tmp_path, good=gaussian(64, 64), bad=low_rank(64, 128, 5), worse=low_rank(64, 64, 3))
+    assert [x.weight for x in found.collapsed] == ["worse.weight", "bad.weight"]
+    assert found.verdict.startswith("2 of 3 layers have collapsed: worse.weight uses 3 of 64 directions.")
+    assert str(found).endswith(found.verdict)
+    assert "3.0 of 64 !" in str(found)
+
+
+def test_verdict_when_nothing_is_wrong(tmp_path: Path) -> None:
+    verdict = report(tmp_path, a=gaussian(32, 32), b=gaussian(32, 64)).verdict
+    used = round(float(linalg.effective_rank(gaussian(32, 32))))
+    narrowest = f"the narrowest, a.weight, uses {used} of 32 directions."
+    assert verdict.startswith(f"Nothing looks collapsed: of 2 layers {narrowest}")
+    assert "replastic.diagnose" in verdict
+
+
+def test_verdict_on_numbers_that_are_not_finite(tmp_path: Path) -> None:
+    broken = gaussian(16, 16)
+    broken[3, 2] = torch.nan
+    found = report(tmp_path, a=broken, b=low_rank(16, 16, 1))
+    assert found.verdict.startswith("1 of 2 layers hold NaN or infinite numbers, a.weight first")
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["layers"][0]["dfi"] is None
+
+
+def test_verdict_on_zero_and_on_small_layers(tmp_path: Path) -> None:
+    assert "are all zero, a.weight first" in report(tmp_path, a=torch.zeros(16, 16), b=gaussian(16, 16)).verdict
+    assert "too few to judge by" in report(tmp_path, a=low_rank(4, 4, 1)).verdict
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (64, 64), (256, 256), (16, 200), (10, 12)])
+def test_matrices_drawn_at_random_are_far_from_collapsed(shape: tuple[int, int]) -> None:
+    """What the threshold's docstring says of random matrices."""
+    share = linalg.effective_rank(gaussian(20, *shape)) / min(shape)
+    assert float(share.min()) > 0.65
+    assert COLLAPSED < 0.5
+
+
+def test_a_rewrite_is_seen_as_isometric(tmp_path: Path) -> None:
+    save_file({"a.weight": low_rank(32, 32, 4) + 0.001 * gaussian(32, 32)}, tmp_path / "m.safetensors")
+    assert inspect(tmp_path / "m.safetensors").collapsed
+    rewrite(tmp_path / "m.safetensors", tmp_path / "n.safetensors")
+    (layer,) = inspect(tmp_path / "n.safetensors").layers
+    assert layer.residual < 1e-6
+    assert layer.effective_rank == pytest.approx(32, rel=1e-4)
+
+
+def test_same_report_on_a_live_model(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 12))
+    live = weight_report(ModuleStore(model), recipes.load("default"))
+    save_file(model.state_dict(), tmp_path / "m.safetensors")
+    assert live.layers == inspect(tmp_path / "m.safetensors").layers
+
+
+def test_what_cannot_be_seen_is_listed_with_the_remedy(tmp_path: Path) -> None:
+    save_file(
+        {"a.weight": gaussian(8, 8), "qkv.weight": gaussian(16, 8), "q.weight": torch.ones(4, 4, dtype=torch.int8)},
+        tmp_path / "m.safetensors",
+    )
+    found = inspect(tmp_path / "m.safetensors")
+    assert [x.weight for x in found.layers] == ["a.weight"]
+    reasons = {s.weight: s.reason for s in found.skipped}
+    assert "kv_heads" in reasons["qkv.weight"]
+    assert "dequantise" in reasons["q.weight"]
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('[[rule]]\nmatch = ["qkv"]\nlayout = { split = ["q", "k", "v"], sizes = [8, 4, 4] }\n')
+    assert [x.block for x in inspect(tmp_path / "m.safetensors", recipe=recipe).layers] == ["q", "k", "v"]
+
+
+def test_pattern_without_match(tmp_path: Path) -> None:
+    save_file({"mlp.weight": gaussian(8, 8)}, tmp_path / "m.safetensors")
+    with pytest.raises(UserError, match="did you mean 'mlp'"):
+        inspect(tmp_path / "m.safetensors", target_modules="mpl")
