@@ -16,6 +16,7 @@ from replastic.api._shared import as_method, as_recipe, proposed
 from replastic.errors import UserError
 from replastic.probes import undisturbed
 from replastic.weights.module_store import ModuleStore
+from replastic.weights.naming import strip_prefixes
 from replastic.weights.outcome import Outcome
 from replastic.weights.recipe import Recipe
 from replastic.weights.redraw import redraw
@@ -99,7 +100,7 @@ def apply_(
         include=include,
         model=model,
         optimizer=optimizer,
-        init=init,
+        init=None if init is None else {strip_prefixes(name): value for name, value in init.items()},
         fresh=fresh or partial(redraw, model),
         batches=batches if batches is None or callable(batches) else lambda: batches,
         loss_fn=loss_fn,

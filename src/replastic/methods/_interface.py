@@ -73,7 +73,7 @@ class Method:
     """Whether the run's seed decides what it does."""
 
     def __post_init__(self) -> None:
-        """Note in `explicit` which fields the caller set by hand: those that differ from their defaults (see `make`)."""
+        """Note in `explicit` the fields the caller set by hand: those that differ from their defaults; see `make`."""
         self.explicit = frozenset(f.name for f in fields(self) if getattr(self, f.name) != f.default)
 
     def validate(self) -> None:

@@ -110,6 +110,21 @@ def test_interpolation_by_name_with_options(model: nn.Sequential) -> None:
         torch.testing.assert_close(value, 0.75 * before[name] + 0.25)
 
 
+def test_initial_weights_of_a_wrapped_model_are_found(model: nn.Sequential) -> None:
+    class Wrapper(nn.Module):  # names its parameters as DistributedDataParallel does
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = model
+
+    wrapped = Wrapper()
+    before = state(model)
+    init = {name: torch.zeros_like(value) for name, value in wrapped.state_dict().items()}
+    assert all(name.startswith("module.") for name in init)
+    replastic.apply_("interpolation", wrapped, init=init, strength=0.5)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, 0.5 * before[name])
+
+
 def test_fresh_draws_like_the_modules_do(model: nn.Sequential) -> None:
     before = state(model)
     replastic.apply_("fresh", model, seed=3)
