@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 
-from replastic import data, methods, metrics, networks, recipes
+from replastic import data, methods, metrics, recipes
 from replastic.benchmarks._runs import Job, execute
 from replastic.benchmarks._spec import BenchmarkSpec
 from replastic.errors import UserError
 from replastic.records import find_runs
 from replastic.report.experiment import differences
-from replastic.training import Protocol
+from replastic.training import Protocol, boundary
+from replastic.training.session import Session
 from replastic.training.workers import work
 
 
@@ -85,7 +86,7 @@ def plan(
     by_seed = {job.seed: shared for job in jobs if not job.directory.done and (shared := job.shared())}
     for measure in (*protocol.metrics, *protocol.boundary_metrics):
         metrics.get(measure)
-    _check_fit(protocol, seeds[0], device)
+    _check_fit(protocol, specs, seeds[0], device)
     planned = Plan(jobs, tuple(job for job in by_seed.values() if not job.directory.done))
     _check(jobs[0])
     for job in (*jobs, *by_seed.values()):
@@ -137,7 +138,7 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _check_fit(protocol: Protocol, seed: int, device: str) -> None:
+def _check_fit(protocol: Protocol, specs: Iterable[str], seed: int, device: str) -> None:
     """Make what every run makes at its beginning, so that settings that cannot work are refused before any starts."""
     recipes.load(protocol.recipe)
     try:
@@ -146,9 +147,11 @@ def _check_fit(protocol: Protocol, seed: int, device: str) -> None:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {device!r} cannot be used here: {reason}") from error
     splits = data.load(protocol.data)
-    networks.build(protocol.network, splits.train.sample_shape, splits.train.classes, seed)
     for index in (0, len(protocol.stream) - 1):
         protocol.stream.phase(splits, index, seed)
+    for spec in specs:
+        with Session(protocol, splits, methods.from_spec(spec), seed) as session:
+            boundary.begin(session, session.phase(protocol.methods_from))
 
 
 def _check(job: Job) -> None:

@@ -6,8 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from replastic import methods
 from replastic.errors import UnknownNameError
 from replastic.training import Protocol
+
+
+def every_method(*also: str, **instead: str) -> tuple[str, ...]:
+    """Specs of all registered methods, with `instead` of the name alone where given, and then `also`."""
+    return (*(instead.get(name, name) for name in methods.names()), *also)
 
 
 @dataclass(frozen=True, kw_only=True)

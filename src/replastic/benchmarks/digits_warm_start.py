@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from replastic import methods
 from replastic.benchmarks._registry import register
-from replastic.benchmarks._spec import BenchmarkSpec, Preset
+from replastic.benchmarks._spec import BenchmarkSpec, Preset, every_method
 from replastic.networks.convnet import ConvNet
 from replastic.streams.warm_start import WarmStart
 from replastic.training import Protocol, Trainer
+
+INTERPOLATION = "interpolation:strength=0.8"
+"""As tuned in the FIRE paper for every vision setting."""
 
 
 @register("digits_warm_start", reference="https://arxiv.org/abs/2602.08040")
@@ -31,11 +33,25 @@ def digits_warm_start() -> BenchmarkSpec:
         presets={
             "demo": Preset(
                 protocol=protocol,
-                methods=("base", "fire", "interpolation:strength=0.8", "shrink_perturb", "full_reset"),
+                methods=(
+                    "base",
+                    "fire",
+                    "full_reset",
+                    INTERPOLATION,
+                    "shrink_perturb",
+                    "dash",
+                    "rescale",
+                    "random_isometry",
+                ),
                 seeds=5,
-                help="the main methods",
+                help="the paper's boundary methods and two controls; about four minutes on two cores",
             ),
-            "full": Preset(protocol=protocol, methods=tuple(methods.names()), seeds=5, help="every method and control"),
+            "full": Preset(
+                protocol=protocol,
+                methods=every_method(interpolation=INTERPOLATION),
+                seeds=5,
+                help="every method and control",
+            ),
             "smoke": Preset(
                 protocol=tiny, methods=("base", "fire"), seeds=2, help="two tiny phases: does it run? seconds"
             ),

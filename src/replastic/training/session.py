@@ -56,7 +56,6 @@ class Session:
             fresh=lambda s: build(s).state_dict(),
             loss_fn=supervised.loss,
             seed=derive(seed, "method"),
-            explicit=method.explicit,
         )
         self.optimizer: torch.optim.Optimizer
         self.renew_optimizer()
