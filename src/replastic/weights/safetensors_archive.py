@@ -149,7 +149,7 @@ class SafetensorsWriter:
     def _copy(self, source: Path, target: Path) -> None:
         if target not in self._copied:
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)  # a folder only behind a link
             self._copied.add(target)
 
 
@@ -176,8 +176,8 @@ def _shards(folder: Path) -> tuple[dict[str, str] | None, list[str]]:
 
 
 def _along(folder: Path) -> set[str]:
-    """Every file of the folder but those of version control."""
-    return {name for name in tree(folder) if Path(name).parts[0] != ".git"}
+    """Every file of the folder but those of version control and of download tools."""
+    return {name for name in tree(folder) if Path(name).parts[0] not in (".git", ".cache")}
 
 
 def _other_weights(folder: Path) -> set[str]:

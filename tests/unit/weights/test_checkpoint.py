@@ -111,9 +111,11 @@ def test_links_into_a_cache_are_copied_as_files(tmp_path: Path) -> None:
     for file in (tmp_path / "blobs").iterdir():
         if file.is_file():
             (tmp_path / "snapshot" / file.name).symlink_to(file)
+    (tmp_path / "snapshot" / "extra").symlink_to(tmp_path / "blobs" / "extra")
     before = bytes_of(tmp_path / "blobs")
     rewrite(tmp_path / "snapshot", tmp_path / "out", {"layers.0.weight": filled(4, 3, seed=9)})
     assert not any(p.is_symlink() for p in (tmp_path / "out").iterdir())
+    assert (tmp_path / "out" / "extra" / "notes.txt").read_text() == "keep me"
     assert bytes_of(tmp_path / "blobs") == before
 
 
