@@ -54,7 +54,7 @@ def lanczos(
     basis = [start / torch.linalg.vector_norm(start)]
     diagonal: list[float] = []
     off_diagonal: list[float] = []
-    exhausted = torch.finfo(dtype).eps * dim**0.5
+    exhausted = 100 * torch.finfo(dtype).eps
     for _ in range(min(num_steps, dim)):
         v = matvec(basis[-1])
         diagonal.append(float(torch.dot(basis[-1], v)))
