@@ -18,7 +18,6 @@ class Watch(Listener):
         self.terminal = sys.stderr.isatty()
         self.reached: dict[str, float] = {}
         self.runs_ended = 0
-        self.runs = len(planned.todo)
         self.began = time.perf_counter()
         jobs = (*planned.shared, *planned.todo)
         self._say(_plan_lines(planned, workers))
