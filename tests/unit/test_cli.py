@@ -34,7 +34,9 @@ def test_every_command_teaches(command: str, capsys: pytest.CaptureFixture[str])
 
 def test_unknown_command_offers_a_near_miss(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reprot"]) == 2
-    assert capsys.readouterr().err == "replastic: error: unknown command 'reprot'; did you mean 'report' or 'rewrite'?\n"
+    assert (
+        capsys.readouterr().err == "replastic: error: unknown command 'reprot'; did you mean 'report' or 'rewrite'?\n"
+    )
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,11 +122,13 @@ def _check_keys(content: Mapping[str, Any], known: Mapping[str, type], where: st
 
 def _check_pattern(pattern: str, where: str) -> None:
     what, colon, value = pattern.partition(":")
-    known: dict[str, Iterable[str]] = {"role": ROLES, "kind": _KINDS}
+    known: dict[str, Iterable[str]] = {"role": ROLES, "kind": _KINDS, "layer": _KINDS}
     if not colon:
         return
     if what not in known:
-        raise UserError(f"{where}: pattern {pattern!r} begins with neither 'role:' nor 'kind:'")
+        raise UserError(
+            f"{where}: pattern {pattern!r} begins with none of {', '.join(map(repr, (f'{w}:' for w in known)))}"
+        )
     if value not in known[what]:
         raise UserError(f"{where}: no {what} is called {value!r}; {what}s are {', '.join(known[what])}")
 

@@ -78,6 +78,8 @@ class WeightEntry:
     trainable: bool = True
     refusal: str = ""
     """Why it must not be written, with the remedy; empty if it may be."""
+    layer: str = ""
+    """Kind of its layer's matrices, so that the bias of a Linear says ``linear``; filled in by `select`."""
     derived: bool = False
     """Computed from other tensors of the store (a parametrization): those may be written, it itself is refused."""
 

@@ -18,7 +18,8 @@ class Rule:
 
     match: tuple[str, ...]
     """Any of: a pattern on the weight's or its module's name (shell wildcards; a plain word matches as a suffix at a
-    dot, as in peft), ``role:<role>``, ``kind:<kind>``, or ``*``."""
+    dot, as in peft), ``role:<role>``, ``kind:<kind>``, ``layer:<kind>`` (its bias
+    too), or ``*``."""
     action: str = APPLY
     """``apply`` (the method the caller asked for), ``leave``, or the name of another method."""
     options: Mapping[str, Any] = field(default_factory=dict)

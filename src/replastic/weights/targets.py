@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -63,6 +64,7 @@ def select(
         UserError: A pattern or a role matches nothing (near misses are offered), a chosen weight cannot be written or
             seen as asked, or nothing at all is chosen.
     """
+    entries = _with_layers(entries)
     chosen_patterns = None if target_modules is None else _patterns("target_modules", target_modules, entries)
     excluded_patterns = _patterns("exclude_modules", exclude_modules, entries)
     roles = _roles(include, entries)
@@ -95,6 +97,8 @@ def matches(entry: WeightEntry, pattern: str) -> bool:
         return entry.role == value
     if colon and word == "kind":
         return entry.view is not None and entry.view.kind == value
+    if colon and word == "layer":
+        return entry.layer == value
     return any(_names_match(name, pattern) for name in (entry.name, *entry.aliases))
 
 
@@ -240,6 +244,16 @@ def _roles(include: str | Sequence[str], entries: Sequence[WeightEntry]) -> froz
             hint = f"it is tied to {tied}: include 'embedding' instead" if tied else "name it in target_modules"
             raise UserError(f"include: no weight is {_article(role)} by its name or module; {hint}")
     return frozenset(roles)
+
+
+def _with_layers(entries: Sequence[WeightEntry]) -> list[WeightEntry]:
+    """The entries, each told the kind of its layer: that of the one way of seeing matrices in its module."""
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for entry in entries:
+        if entry.view is not None:
+            kinds[_module(entry.name)].add(entry.view.kind)
+    only = {module: next(iter(found)) for module, found in kinds.items() if len(found) == 1}
+    return [replace(entry, layer=only.get(_module(entry.name), "")) for entry in entries]
 
 
 def _frozen_modules(entries: Sequence[WeightEntry]) -> frozenset[str]:

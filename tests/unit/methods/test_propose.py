@@ -204,8 +204,18 @@ def test_interpolating_the_encoder_and_resetting_the_rest(run_on: RunOn, propose
     init = {n: torch.randn_like(v) for n, v in model.state_dict().items()}
     new, _ = proposed(methods.make("interpolation"), run_on(model, init=init, recipe="paper-dqn"))
     assert torch.equal(new["1.weight"], init["1.weight"])
+    assert torch.equal(new["1.bias"], init["1.bias"])
     mixed = 0.2 * model[0].weight.detach() + 0.8 * init["0.weight"]
     assert torch.allclose(new["0.weight"], mixed)
+
+
+def test_dqn_projects_kernels_keeps_their_biases_and_resets_linear_layers(run_on: RunOn, proposed: Proposed) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 2), nn.Linear(4, 4))
+    init = {n: torch.randn_like(v) for n, v in model.state_dict().items()}
+    new, _ = proposed(methods.make("fire"), run_on(model, init=init, recipe="paper-dqn"))
+    assert sorted(new) == ["0.weight", "1.bias", "1.weight"]
+    assert torch.equal(new["1.weight"], init["1.weight"])
+    assert torch.equal(new["1.bias"], init["1.bias"])
 
 
 def test_a_rule_that_needs_more_is_refused_before_training(run_on: RunOn) -> None:

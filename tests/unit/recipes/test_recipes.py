@@ -32,9 +32,10 @@ class Small(nn.Module):
 
 
 def chosen(recipe: str, model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Modules with the blocks that are touched."""
+    """Modules with the blocks of their weights that are touched."""
     selection: Selection = select(ModuleStore(model).entries(), recipes.load(recipe))
-    return {t.entry.name.removesuffix(".weight"): tuple(i.block for i in t.infos) for t in selection.targets}
+    weights = (t for t in selection.targets if t.entry.name.endswith(".weight"))
+    return {t.entry.name.removesuffix(".weight"): tuple(i.block for i in t.infos) for t in weights}
 
 
 def test_names_are_the_six() -> None:
@@ -92,7 +93,8 @@ def test_dqn_resets_linear_layers_and_projects_convolutions() -> None:
     selection = select(ModuleStore(Small()).entries(), recipes.load("paper-dqn"))
     actions = {t.entry.name: t.rule.action for t in selection.targets}
     assert actions["conv.weight"] == "apply"
-    assert actions["mlp.weight"] == "full_reset"
+    assert actions["mlp.weight"] == actions["mlp.bias"] == "full_reset"
+    assert "conv.bias" not in actions
 
 
 def test_default_lists_head_and_embedding_with_the_flag() -> None:
@@ -122,7 +124,7 @@ def test_own_recipe_by_path(tmp_path: Path) -> None:
         ("[[rule]]\nmatch = 'a'", "match must be a list, got 'a'"),
         ("[[rule]]\nmatch = ['role:heads']", "no role is called 'heads'"),
         ("[[rule]]\nmatch = ['kind:dense']", "no kind is called 'dense'"),
-        ("[[rule]]\nmatch = ['typ:x']", "neither 'role:' nor 'kind:'"),
+        ("[[rule]]\nmatch = ['typ:x']", "begins with none of 'role:', 'kind:', 'layer:'"),
         ("[[rule]]\nmatch = ['*']\nlayout = { head = 2 }", "layout: unknown key 'head'; did you mean 'heads'"),
         ("[[rule]]\nmatch = ['*']\nlayout = { heads = true }", "heads must be a whole number, got True"),
         ("[[rule", "not valid TOML"),
