@@ -31,8 +31,8 @@ Record = dict[str, Any]
 """One line of metrics.jsonl.
 
 Keys: ``phase`` (int, from 0), ``step`` (optimizer updates since the run began), ``event`` (``"before_boundary"``,
-``"boundary"``, ``"evaluation"`` or ``"phase_end"``), ``seconds`` (since the run began, not reproducible) and measures
-``metric/<name>`` or ``metric/<name>/<layer>`` with a float each.
+``"boundary"``, ``"evaluation"`` or ``"phase_end"``), ``seconds`` (processor time since the run began, not reproducible)
+and measures ``metric/<name>`` or ``metric/<name>/<layer>`` with a float each.
 """
 
 

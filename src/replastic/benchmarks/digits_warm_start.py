@@ -22,7 +22,7 @@ def digits_warm_start() -> BenchmarkSpec:
         stream=WarmStart(ratio=0.1, first_epochs=200, epochs=30),
         network=ConvNet(channels=(32, 64, 64)),
         trainer=Trainer(learning_rate=1e-3, batch_size=64, warmup=0.1, clip_norm=0.5, evaluate_every=1),
-        recipe="paper-cnn",
+        recipe="all",
         methods_from=1,
         metrics=("dfi", "effective_rank", "feature_srank", "dormant", "weight_norm"),
         boundary_metrics=("sfe", "dfi"),

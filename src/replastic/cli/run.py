@@ -24,7 +24,7 @@ EXAMPLES = """\
 examples:
   replastic run digits_random_labels                                 the demo: four methods, three seeds
   replastic run digits_random_labels --preset full --out runs/full   every method and control
-  replastic run digits_random_labels --methods base fire fire:solver=exact,scale=preserve --seeds 3,7
+  replastic run digits_random_labels --methods base fire fire:scale=preserve --seeds 3,7
   replastic run digits_random_labels --methods base mine --plugin my_method.py --tasks 10 --learning-rate 3e-4
 
 The same command goes on where it was stopped (Ctrl-C, kill, power cut) and ends in identical numbers; finished runs

@@ -33,13 +33,17 @@ class Log:
     def __init__(self, directory: RunDirectory, count: int = 0, seconds: float = 0.0) -> None:
         self.directory = directory
         self.count = count
-        self._began = time.perf_counter() - seconds
+        self._began = time.process_time() - seconds
         self._saved = time.perf_counter()
 
     @property
     def seconds(self) -> float:
-        """Seconds of training since the run began, over all its resumptions."""
-        return time.perf_counter() - self._began
+        """Processor time of this process since the run began, over all its resumptions, in seconds.
+
+        Unlike the time on the clock it does not grow when others use the machine; training on a GPU keeps one thread
+        busy and so counts as well.
+        """
+        return time.process_time() - self._began
 
     def add(self, event: str, position: Position, measures: Mapping[str, float]) -> None:
         """Append one record."""

@@ -14,7 +14,7 @@ from replastic.weights.module_store import ModuleStore
 from replastic.weights.recipe import LEAVE
 from replastic.weights.targets import Selection, select
 
-NAMES = ("default", "paper-cnn", "paper-dqn", "paper-gpt", "paper-sac", "paper-vit")
+NAMES = ("all", "default", "paper-cnn", "paper-dqn", "paper-gpt", "paper-sac", "paper-vit")
 
 
 class Small(nn.Module):
@@ -38,7 +38,7 @@ def chosen(recipe: str, model: nn.Module) -> dict[str, tuple[str, ...]]:
     return {t.entry.name.removesuffix(".weight"): tuple(i.block for i in t.infos) for t in weights}
 
 
-def test_names_are_the_six() -> None:
+def test_names_are_these() -> None:
     assert recipes.names() == NAMES
 
 
@@ -54,6 +54,7 @@ def test_built_in_recipe_says_what_it_is(name: str) -> None:
 @pytest.mark.parametrize(
     ("recipe", "expected"),
     [
+        ("all", {"conv", "q_proj", "k_proj", "v_proj", "c_attn", "mlp", "lm_head"}),
         ("default", {"conv", "q_proj", "k_proj", "v_proj", "c_attn", "mlp"}),
         ("paper-cnn", {"conv", "q_proj", "k_proj", "v_proj", "c_attn", "mlp", "lm_head"}),
         ("paper-vit", {"q_proj", "k_proj", "c_attn"}),
