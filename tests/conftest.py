@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from replastic.methods._registry import REGISTRY as METHODS
+from replastic.metrics._registry import REGISTRY as METRICS
 
 DATA = Path(os.environ.get("REPLASTIC_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
@@ -21,3 +26,15 @@ def shared_data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no test data at {DATA}; set REPLASTIC_TEST_DATA to the folder that holds it")
     return DATA
+
+
+@pytest.fixture(autouse=True)
+def only_what_is_built_in() -> Iterator[None]:
+    """Forget, after each test, the methods, metrics and plug-in files it registered."""
+    yield
+    for registry in (METHODS, METRICS):
+        for name, entry in list(registry._entries.items()):
+            if not entry.module.startswith("replastic."):
+                del registry._entries[name]
+    for module in [m for m in sys.modules if m.startswith("replastic_plugin_")]:
+        del sys.modules[module]

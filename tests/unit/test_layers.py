@@ -15,6 +15,7 @@ FLOORS = {
     "extras": 0,
     "registry": 0,
     "records": 0,
+    "seeds": 0,
     "_version": 0,
     "linalg": 1,
     "weights": 2,

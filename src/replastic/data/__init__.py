@@ -2,14 +2,11 @@
 
 from replastic.data._dataset import Dataset, Splits, hold_out
 from replastic.data._registry import entry, get, load, names, register
-from replastic.data._seeds import derive, generator
 
 __all__ = [
     "Dataset",
     "Splits",
-    "derive",
     "entry",
-    "generator",
     "get",
     "hold_out",
     "load",

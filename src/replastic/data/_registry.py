@@ -9,7 +9,7 @@ import torch
 from replastic.data._dataset import Splits
 from replastic.registry import Registry
 
-REGISTRY: Registry[Callable[[], Splits]] = Registry("data", "replastic.data")
+REGISTRY: Registry[Callable[[], Splits]] = Registry("dataset", "replastic.data")
 register = REGISTRY.register
 names = REGISTRY.names
 get = REGISTRY.get

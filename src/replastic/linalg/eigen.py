@@ -21,16 +21,16 @@ class InverseRoot(NamedTuple):
     """(b, n, n) float64."""
     sigma: Tensor
     """(b, n) float64: singular values of W, ascending."""
-    vectors: Tensor
-    """(b, n, n) float64: right singular vectors as columns, in the same order."""
-    kept: Tensor
-    """(b, n) bool: which directions W has."""
+    condition: Tensor
+    """(b,) float64: condition number on the directions W has."""
+    missing: list[Tensor]
+    """(n, d) float64 of every matrix: orthonormal columns, the directions W does not have."""
 
     def complete_(self, factors: Tensor, grams: Tensor) -> None:
         """Fill the missing directions of the factors (b, m, n) and bring their Gram matrices up to date."""
-        for q, gram, vectors, kept in zip(factors, grams, self.vectors, self.kept, strict=True):
-            if not bool(kept.all()):
-                complete_(q, vectors[:, ~kept])
+        for q, gram, missing in zip(factors, grams, self.missing, strict=True):
+            if missing.shape[1] > 0:
+                complete_(q, missing)
                 gram.copy_(q.mT @ q)
 
 
@@ -39,16 +39,17 @@ def inverse_root(gram: Tensor) -> InverseRoot:
     values, vectors = torch.linalg.eigh(gram)
     sigma = values.clamp_min(0).sqrt()
     kept = sigma > RANK_TOLERANCE * sigma[:, -1:]
-    inverse = torch.where(kept, sigma, torch.inf).reciprocal()
-    return InverseRoot((vectors * inverse.unsqueeze(-2)) @ vectors.mT, sigma, vectors, kept)
+    condition = sigma[:, -1] / torch.where(kept, sigma, torch.inf).amin(-1)
+    missing = [v[:, ~k] for v, k in zip(vectors, kept, strict=True)]
+    vectors *= torch.where(kept, sigma, torch.inf).rsqrt().unsqueeze(-2)
+    return InverseRoot(vectors @ vectors.mT, sigma, condition, missing)
 
 
 def by_eigenvectors(tall: Tall, *, complete: bool = True) -> Solved:
     """W (W^T W)^(-1/2) by eigenvectors; see `exact`."""
     root = inverse_root(tall.gram(torch.float64))
-    smallest = torch.where(root.kept, root.sigma, torch.inf).amin(-1)
-    easy = bool((root.sigma[:, -1] <= _WELL_CONDITIONED * smallest).all())
-    product = torch.zeros(len(smallest), dtype=torch.float64, device=smallest.device)
+    easy = bool((root.condition <= _WELL_CONDITIONED).all())
+    product = torch.zeros_like(root.condition)
     gram = tall.times(root.transform.to(tall.out.dtype if easy else torch.float64), product=product)
     if complete:
         root.complete_(tall.out, gram)

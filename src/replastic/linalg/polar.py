@@ -20,7 +20,7 @@ from replastic.linalg.result import PolarResult
 from replastic.linalg.svd import svd
 from replastic.linalg.tall import Solved, Tall, gram_residual
 
-CHUNK_ELEMENTS = 1 << 20
+CHUNK_ELEMENTS = 1 << 18
 """Elements of a batch solved at a time (one matrix at least): bounds the memory beside the weights and factors."""
 
 SOLVERS: dict[str, Callable[..., Solved]] = {

@@ -25,11 +25,17 @@ def x_form(x: Tensor, gram: Tensor, steps: Sequence[Step], *, tol: float | None 
     Returns:
         X after the steps, its Gram matrix, steps spent.
     """
-    spare, square = torch.empty_like(x), torch.empty_like(gram)
+    spare = torch.empty_like(x)
+    square = torch.empty_like(gram) if any(c != 0 for _, _, c in steps) else gram
     for k, step in enumerate(steps):
         if tol is not None and bool((gram_residual(gram) <= tol).all()):
             return x, gram, k
-        torch.baddbmm(x, x, _even_part(gram, step, square), beta=step[0], out=spare)
+        a, b, c = step
+        if c == 0:
+            torch.baddbmm(x, x, gram, beta=a, alpha=b, out=spare)
+        else:
+            torch.baddbmm(gram, gram, gram, beta=b, alpha=c, out=square)
+            torch.baddbmm(x, x, square, beta=a, out=spare)
         x, spare = spare, x
         torch.bmm(x.mT, x, out=gram)
     return x, gram, len(steps)
@@ -51,13 +57,13 @@ def gram_form(gram: Tensor, steps: Sequence[Step], *, tol: float | None = None) 
         T, T^T A T as the recursion left it, steps spent.
     """
     transform: Tensor | None = None
-    square, product = torch.empty_like(gram), torch.empty_like(gram)
+    p, product = torch.empty_like(gram), torch.empty_like(gram)
     for k, step in enumerate(steps):
         if transform is not None and tol is not None and bool((gram_residual(gram) <= tol).all()):
             return transform, gram, k
-        p = _even_part(gram, step, square)
-        p = p.clone() if p is gram else p
-        p.diagonal(dim1=-2, dim2=-1).add_(step[0])
+        a, b, c = step
+        p = torch.mul(gram, b, out=p) if c == 0 else torch.baddbmm(gram, gram, gram, beta=b, alpha=c, out=p)
+        p.diagonal(dim1=-2, dim2=-1).add_(a)
         torch.bmm(gram, p, out=product)
         torch.bmm(p, product, out=gram)
         transform = p.clone() if transform is None else transform @ p
@@ -103,14 +109,6 @@ def in_cycles(steps: Sequence[Step], largest_gain: float) -> list[Sequence[Step]
             start, gain = k, 1.0
         gain *= a
     return [*cycles, steps[start:]]
-
-
-def _even_part(gram: Tensor, step: Step, out: Tensor) -> Tensor:
-    """The polynomial less its constant, b A + c A^2, in `out`."""
-    _, b, c = step
-    if c == 0:
-        return torch.mul(gram, b, out=out)
-    return torch.baddbmm(gram, gram, gram, beta=b, alpha=c, out=out)
 
 
 def frobenius_bound(gram: Tensor) -> Tensor:

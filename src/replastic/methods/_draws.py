@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from replastic.methods._interface import Run
+from replastic.seeds import derive
 
 
-def derive_seed(run: Run, *words: str) -> int:
-    """A seed of 32 bits from the run's seed, its phase and some words; the same on every machine."""
-    text = "\0".join((str(run.seed), str(run.phase), *words))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
+def draw_seed(run: Run) -> int:
+    """The seed of a new draw of the whole network at this boundary: 32 bits, as much as every library takes."""
+    return derive(run.seed, run.phase, "fresh") % 2**32
 
 
 def haar(shape: Sequence[int], generator: torch.Generator, like: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from replastic.errors import MatrixError, UserError
-from replastic.methods._draws import derive_seed
 from replastic.methods._initial import Initial
 from replastic.methods._interface import Run, Solution, WeightMethod
 from replastic.methods._parts import Part, measure, outcome, working_dtype
 from replastic.methods._plan import Job, plan
+from replastic.seeds import derive
 from replastic.weights.change import Change, Proposal
 from replastic.weights.entries import MatrixInfo
 
@@ -203,7 +203,7 @@ def _initial_of(job: Job, initial: Initial) -> Tensor | None:
 
 
 def _generator(run: Run, w: Tensor, info: MatrixInfo) -> torch.Generator:
-    return torch.Generator(device=w.device).manual_seed(derive_seed(run, info.weight, info.block))
+    return torch.Generator(device=w.device).manual_seed(derive(run.seed, run.phase, info.weight, info.block))
 
 
 def _stack(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from replastic.methods._draws import derive_seed
+from replastic.methods._draws import draw_seed
 from replastic.methods._interface import Need, Run, Scope, WeightMethod
 from replastic.methods._propose import propose
 from replastic.methods._registry import register
@@ -31,7 +31,7 @@ class Fresh(WeightMethod):
     def on_boundary(self, run: Run) -> Change:
         """Propose the new draw."""
         assert run.fresh is not None
-        return propose(self, run, reference=run.fresh(derive_seed(run, "fresh")))
+        return propose(self, run, reference=run.fresh(draw_seed(run)))
 
     def solve(self, w: Tensor, info: MatrixInfo, w0: Tensor | None, generator: torch.Generator) -> Tensor:
         """The new value, which `on_boundary` hands in as the initial one."""

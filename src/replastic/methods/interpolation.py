@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from replastic.errors import UserError
-from replastic.methods._draws import derive_seed
+from replastic.methods._draws import draw_seed
 from replastic.methods._interface import Need, Run, Scope, WeightMethod, option
 from replastic.methods._propose import propose
 from replastic.methods._registry import register
@@ -48,7 +48,7 @@ class Interpolation(WeightMethod):
         if self.toward == "init":
             return propose(self, run)
         assert run.fresh is not None
-        return propose(self, run, reference=run.fresh(derive_seed(run, "fresh")))
+        return propose(self, run, reference=run.fresh(draw_seed(run)))
 
     def solve(self, w: Tensor, info: MatrixInfo, w0: Tensor | None, generator: torch.Generator) -> Tensor:
         """The mixture of old and initial value."""

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from replastic.data import Dataset, Splits, generator
+from replastic.data import Dataset, Splits
 from replastic.errors import UserError
+from replastic.seeds import generator
 from replastic.streams._registry import register
 from replastic.streams._stream import Phase, Stream
 

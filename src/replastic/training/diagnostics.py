@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from replastic import metrics
-from replastic.data import generator
+from replastic.seeds import generator
 from replastic.streams import Phase
 from replastic.training import supervised
 from replastic.training.session import Session

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import torch
 
-from replastic.data import Splits, derive
+from replastic.data import Splits
 from replastic.errors import ReplasticError
 from replastic.methods import Method
 from replastic.records import RunDirectory
+from replastic.seeds import derive
 from replastic.streams import Phase
 from replastic.training import boundary, diagnostics, evaluate, resume, supervised
 from replastic.training.protocol import Protocol

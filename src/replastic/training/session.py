@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from replastic import methods, networks, recipes
-from replastic.data import Splits, derive
+from replastic.data import Splits
 from replastic.methods import Method
+from replastic.seeds import derive
 from replastic.streams import Phase
 from replastic.training import supervised
 from replastic.training.protocol import Protocol

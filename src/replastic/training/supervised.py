@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from replastic.data import Dataset, generator
+from replastic.data import Dataset
+from replastic.seeds import generator
 
 Batch = tuple[Tensor, Tensor]
 """Inputs and targets."""

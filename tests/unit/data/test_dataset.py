@@ -4,8 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replastic import data
-from replastic.data import Dataset, derive, generator, hold_out
+from replastic.data import Dataset, hold_out
 from replastic.errors import UserError
+from replastic.seeds import derive, generator
 
 
 @settings(deadline=None, max_examples=30)

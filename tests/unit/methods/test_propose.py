@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from replastic import methods
 from replastic.errors import UserError
 from replastic.methods import Run, WeightMethod, _propose, option
-from replastic.methods._draws import derive_seed
 from replastic.weights.entries import MatrixInfo
 from replastic.weights.recipe import Recipe, Rule
 
@@ -147,12 +146,6 @@ def test_draws_depend_on_the_name_and_not_on_the_company(run_on: RunOn, proposed
     alone, _ = proposed(Drawer(), run_on(model, target_modules="1"))
     assert torch.equal(together["1.weight"], alone["1.weight"])
     assert not torch.equal(together["0.weight"], together["1.weight"])
-
-
-def test_seeds_are_the_same_on_every_machine(run_on: RunOn) -> None:
-    run = run_on(nn.Sequential(nn.Linear(2, 2)), seed=3, phase=1)
-    assert derive_seed(run, "a", "b") == 1678068779
-    assert derive_seed(run, "a", "b") != derive_seed(run, "ab", "")
 
 
 def test_options_of_a_rule_give_way_to_those_set_by_hand(run_on: RunOn, proposed: Proposed) -> None:

@@ -53,7 +53,6 @@ def test_epochs_are_evaluated_on_the_test_split_and_the_held_out_one(protocol, s
             assert math.isclose(record[key] * 20, round(record[key] * 20), abs_tol=1e-9)
 
 
-@metrics.register("greedy_draws", on="loss", label="a measure that draws from every generator it can reach")
 def greedy_draws(model, batches, loss_fn, *, generator):
     """Draws from the global generator and from its own."""
     torch.rand(7)
@@ -61,6 +60,7 @@ def greedy_draws(model, batches, loss_fn, *, generator):
 
 
 def test_adding_a_measure_changes_no_other_number(dropping, splits, tmp_path, base):
+    metrics.register("greedy_draws", on="loss", label="draws from every generator it can reach")(greedy_draws)
     more = replace(dropping, metrics=("greedy_draws", "dfi"), boundary_metrics=("greedy_draws", "sfe"))
     plain = records(dropping, splits, tmp_path / "plain", base)
     measured = records(more, splits, tmp_path / "measured", base)

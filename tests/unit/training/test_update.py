@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from replastic.data import derive
 from replastic.methods import Method
 from replastic.records import RunDirectory
+from replastic.seeds import derive
 from replastic.streams.random_labels import RandomLabels
 from replastic.training import supervised, train
 from replastic.training.session import Session
