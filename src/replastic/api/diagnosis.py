@@ -177,7 +177,9 @@ def weight_report(
         include=include,
     )
     layers = [
-        layer for target in progress(selection.targets) for layer in _measure(target, store.read(target.entry.name))
+        _health(target.entry, info, w)
+        for target in progress(selection.targets)
+        for info, w in target.matrices(store.read(target.entry.name))
     ]
     return WeightReport(tuple(layers), (*selection.skipped, *unclear), recipe.name, notes)
 
@@ -194,13 +196,6 @@ def _unclear(entry: WeightEntry, recipe: Recipe) -> Skipped | None:
     except UserError as error:
         return Skipped(entry.name, str(error))
     return None
-
-
-def _measure(target: Target, weight: Tensor) -> list[LayerHealth]:
-    entry = target.entry
-    assert entry.view is not None
-    parts = zip(entry.view.infos(entry.name, entry.shape), entry.view.split(weight), strict=True)
-    return [_health(entry, info, part) for info, part in parts if info in target.infos]
 
 
 @torch.no_grad()

@@ -66,11 +66,8 @@ class Parseval(Method):
         self._matrices, self._gains = [], []
 
     def _of_matrix(self, weight: Tensor, target: Target) -> Tensor:
-        assert target.entry.view is not None
         total = weight.new_zeros(())
-        for part, info in zip(target.entry.view.split(weight), target.infos, strict=True):
-            if target.rule.blocks and info.block not in target.rule.blocks:
-                continue
+        for info, part in target.matrices(weight):
             rows = joined_taps(part, info)
             identity = torch.eye(info.d_out, dtype=rows.dtype, device=rows.device)
             total = total + (rows @ rows.mT - self.s * identity).square().sum()

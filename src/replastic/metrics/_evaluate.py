@@ -12,7 +12,7 @@ from replastic.errors import UserError
 from replastic.metrics._registry import Metric, get
 from replastic.probes import activations, undisturbed
 from replastic.weights.entries import MatrixInfo, WeightStore
-from replastic.weights.recipe import Recipe, Target
+from replastic.weights.recipe import Recipe
 from replastic.weights.targets import select
 
 
@@ -21,9 +21,6 @@ def measure(
     *,
     store: WeightStore,
     recipe: Recipe,
-    target_modules: str | Sequence[str] | None = None,
-    exclude_modules: Sequence[str] = (),
-    include: Sequence[str] = (),
     model: nn.Module | None = None,
     batch: Any = None,
     loss_fn: Callable[[nn.Module, Any], Tensor] | None = None,
@@ -36,9 +33,6 @@ def measure(
         names: Names of measures.
         store: The weights.
         recipe: Whose choice of weights measures of weights and of their change look at.
-        target_modules: See `select`.
-        exclude_modules: See `select`.
-        include: See `select`.
         model: The live module, for measures of features and of the loss; in evaluation mode while they look.
         batch: What `loss_fn` takes; for measures of features, any samples.
         loss_fn: Mean loss of the model on a batch.
@@ -56,9 +50,8 @@ def measure(
     for name, metric in chosen.items():
         _require(name, metric, model, batch, loss_fn, old)
     layers: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-    selection = (recipe, target_modules, exclude_modules, include)
     if any(m.on in ("weight", "change") for m in chosen.values()):
-        for info, w, before in _matrices(store, _targets(store, *selection), old):
+        for info, w, before in _matrices(store, recipe, old):
             for name, metric in chosen.items():
                 if metric.on == "weight":
                     layers[name][info.label] = metric.compute(w, info)
@@ -78,47 +71,24 @@ def measure(
     return found
 
 
-def snapshot(
-    store: WeightStore,
-    recipe: Recipe,
-    *,
-    target_modules: str | Sequence[str] | None = None,
-    exclude_modules: Sequence[str] = (),
-    include: Sequence[str] = (),
-) -> dict[str, Tensor]:
+def snapshot(store: WeightStore, recipe: Recipe) -> dict[str, Tensor]:
     """Copies of the weights that measures of change will look at, by name."""
-    targets = _targets(store, recipe, target_modules, exclude_modules, include)
+    targets = select(store.entries(), recipe).targets
     return {t.entry.name: store.read(t.entry.name).clone() for t in targets}
 
 
-def _targets(
-    store: WeightStore,
-    recipe: Recipe,
-    target_modules: str | Sequence[str] | None,
-    exclude_modules: Sequence[str],
-    include: Sequence[str],
-) -> tuple[Target, ...]:
-    chosen = select(
-        store.entries(), recipe, target_modules=target_modules, exclude_modules=exclude_modules, include=include
-    )
-    return chosen.targets
-
-
 def _matrices(
-    store: WeightStore, targets: Sequence[Target], old: Mapping[str, Tensor] | None
+    store: WeightStore, recipe: Recipe, old: Mapping[str, Tensor] | None
 ) -> Iterator[tuple[MatrixInfo, Tensor, Tensor]]:
     """Each batch of matrices with its old values (the same where nothing is compared)."""
-    for target in targets:
-        entry = target.entry
-        assert entry.view is not None
-        new = store.read(entry.name)
-        if old is not None and entry.name not in old:
-            raise UserError(f"{entry.name} is missing from the old weights to compare with")
-        before = new if old is None else old[entry.name]
-        infos = entry.view.infos(entry.name, entry.shape)
-        for info, w, w_old in zip(infos, entry.view.split(new), entry.view.split(before), strict=True):
-            if info in target.infos:
-                yield info, w, w_old
+    for target in select(store.entries(), recipe).targets:
+        name = target.entry.name
+        new = store.read(name)
+        if old is not None and name not in old:
+            raise UserError(f"{name} is missing from the old weights to compare with")
+        before = new if old is None else old[name]
+        for (info, w), (_, w_old) in zip(target.matrices(new), target.matrices(before), strict=True):
+            yield info, w, w_old
 
 
 def _watch(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from torch import Tensor
 
 from replastic.weights.entries import MatrixInfo, WeightEntry
 
@@ -18,8 +20,7 @@ class Rule:
 
     match: tuple[str, ...]
     """Any of: a pattern on the weight's or its module's name (shell wildcards; a plain word matches as a suffix at a
-    dot, as in peft), ``role:<role>``, ``kind:<kind>``, ``layer:<kind>`` (its bias
-    too), or ``*``."""
+    dot, as in peft), ``role:<role>``, ``kind:<kind>``, ``layer:<kind>`` (its bias too), or ``*``."""
     action: str = APPLY
     """``apply`` (the method the caller asked for), ``leave``, or the name of another method."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -49,4 +50,14 @@ class Target:
 
     entry: WeightEntry
     infos: tuple[MatrixInfo, ...]
+    """The batches of matrices the rule touches; none where the weight is chosen as a whole tensor."""
     rule: Rule
+
+    def matrices(self, weight: Tensor) -> Iterator[tuple[MatrixInfo, Tensor]]:
+        """Each touched batch of matrices in a tensor of the entry's shape, as (batch, d_out, d_in), with what it is."""
+        view = self.entry.view
+        if view is None:
+            return
+        for info, part in zip(view.infos(self.entry.name, self.entry.shape), view.split(weight), strict=True):
+            if info in self.infos:
+                yield info, part

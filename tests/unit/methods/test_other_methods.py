@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from replastic import methods
 from replastic.errors import UserError
+from replastic.weights.module_store import ModuleStore
+from replastic.weights.recipe import Recipe, Rule
 from replastic.weights.redraw import redraw
 from replastic.weights.writer import write
 
@@ -152,6 +154,19 @@ def test_parseval_without_norms_on_chosen_weights(net: Net, run_on: RunOn) -> No
     assert penalty is not None
     w = net.head.weight
     assert penalty.item() == pytest.approx(1e-3 * (w @ w.T - torch.eye(3).double()).square().sum().item(), rel=1e-12)
+
+
+def test_parseval_of_the_blocks_of_a_recipe() -> None:
+    model = nn.ModuleDict({"qkv": nn.Linear(4, 12)}).double()
+    rule = Rule(("qkv",), layout={"split": ["q", "k", "v"]}, blocks=("q", "k"))
+    run = methods.Run(store=ModuleStore(model), recipe=Recipe("qk", (rule,)), model=model)
+    method = methods.make("parseval", norms=False)
+    method.setup(run)
+    penalty = method.penalty(run)
+    assert penalty is not None
+    q, k, _ = model["qkv"].weight.detach().chunk(3)
+    value = sum((w @ w.T - torch.eye(4).double()).square().sum().item() for w in (q, k))
+    assert penalty.item() == pytest.approx(1e-3 * value, rel=1e-12)
 
 
 def test_l2_init_value_and_gradient_by_hand(net: Net, init: dict[str, Tensor], run_on: RunOn) -> None:

@@ -18,6 +18,7 @@ from replastic.weights.module_store import ModuleStore
 from replastic.weights.recipe import Recipe, Rule
 
 LINEAR = recipes.load("default")
+WEIGHTS = Recipe("weights", (Rule(("*.weight",)),))
 
 
 def compute(name: str, *arguments: Any) -> Tensor:
@@ -79,8 +80,8 @@ def test_layers_and_the_whole() -> None:
     with torch.no_grad():
         model[0].weight[1], model[0].bias[1] = 0.0, -1.0
     store = ModuleStore(model)
-    given_ = {"store": store, "recipe": LINEAR, "target_modules": "*.weight"}
-    found = metrics.measure(["dfi", "dormant", "weight_norm"], model=model, batch=torch.randn(5, 2, 3, 3), **given_)
+    names = ["dfi", "dormant", "weight_norm"]
+    found = metrics.measure(names, store=store, recipe=WEIGHTS, model=model, batch=torch.randn(5, 2, 3, 3))
     taps = model[0].weight.detach().double().permute(2, 3, 0, 1).flatten(0, 1)
     dfi = (taps @ taps.mT - torch.eye(3).double()).square().sum((-2, -1))
     assert found["metric/dfi/0.weight"] == pytest.approx(float(dfi.sum()))
@@ -114,7 +115,7 @@ def test_only_the_blocks_of_the_recipe_are_looked_at() -> None:
 def test_change_since_a_snapshot() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     store = ModuleStore(model)
-    where = {"store": store, "recipe": LINEAR, "target_modules": "*.weight"}
+    where = {"store": store, "recipe": WEIGHTS}
     old = metrics.snapshot(**where)
     with torch.no_grad():
         model[1].weight.add_(0.5)
