@@ -14,6 +14,7 @@ from replastic.api._shared import as_recipe
 from replastic.api.diagnosis import WeightReport, weight_report
 from replastic.api.live import probe_loss
 from replastic.errors import UserError
+from replastic.text import columns, json_ready
 from replastic.weights.module_store import ModuleStore
 from replastic.weights.recipe import Recipe
 
@@ -54,22 +55,22 @@ class Diagnosis:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
-        return {
+        """Everything, ready for JSON: what is not a finite number becomes null."""
+        content = {
             "weights": self.weights.to_dict(),
             "units": [asdict(u) for u in self.units],
             "loss": self.loss,
             "sharpness": self.sharpness,
             "verdict": self.verdict,
         }
+        return dict(json_ready(content))
 
     def __str__(self) -> str:
         """The tables and the verdict."""
         lines = [self.weights.table()]
         if self.units:
-            width = max(len(u.layer) for u in self.units)
-            lines += ["", f"  {'units of':<{width}}  dormant  srank of features"]
-            lines += [f"  {u.layer:<{width}}  {u.dormant:7.1%}  {u.srank}" for u in self.units]
+            rows = [[u.layer, f"{u.dormant:.1%}", str(u.srank)] for u in self.units]
+            lines += ["", *(f"  {line}" for line in columns([["units of", "dormant", "srank of features"], *rows]))]
         if self.loss is not None and self.sharpness is not None:
             lines += ["", f"  loss {self.loss:.4g}, largest Hessian eigenvalue {self.sharpness:.4g}"]
         return "\n".join([*lines, "", self.verdict])

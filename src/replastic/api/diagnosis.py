@@ -12,8 +12,10 @@ from torch import Tensor
 
 from replastic import linalg
 from replastic.errors import UserError
+from replastic.text import columns, json_ready
 from replastic.weights.change import Skipped
 from replastic.weights.entries import MatrixInfo, WeightEntry, WeightStore
+from replastic.weights.outcome import grouped
 from replastic.weights.recipe import Recipe, Target
 from replastic.weights.targets import matches_any, select
 
@@ -116,13 +118,14 @@ class WeightReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON: numbers that are not finite become null."""
-        return {
+        content = {
             "recipe": self.recipe,
-            "layers": [{k: _plain(v) for k, v in asdict(x).items()} | {"collapsed": x.collapsed} for x in self.layers],
+            "layers": [asdict(x) | {"collapsed": x.collapsed} for x in self.layers],
             "skipped": [asdict(s) for s in self.skipped],
-            "notes": list(self.notes),
+            "notes": self.notes,
             "verdict": self.verdict,
         }
+        return dict(json_ready(content))
 
     def __str__(self) -> str:
         """The table, what was left alone, and the verdict."""
@@ -131,15 +134,8 @@ class WeightReport:
     def table(self) -> str:
         """The measures of every layer, what was left alone, and the notes."""
         head = ["weight", "kind", "role", "matrices", "DfI", "residual", "eff. rank", "stable", "condition", "norm"]
-        rows = [head, *(_row(x) for x in self.layers)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        lines = ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        left = dict.fromkeys(s.reason for s in self.skipped)
-        for reason in left:
-            names = [s.weight for s in self.skipped if s.reason == reason]
-            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            lines.append(f"not measured: {shown}: {reason}")
-        return "\n".join([*lines, *self.notes])
+        lines = [f"  {line}" for line in columns([head, *(_row(x) for x in self.layers)])]
+        return "\n".join([*lines, *grouped("not measured", self.skipped), *self.notes])
 
 
 def weight_report(
@@ -249,7 +245,3 @@ def _row(layer: LayerHealth) -> list[str]:
 
 def _count(some: Sequence[object], all_: Sequence[object]) -> str:
     return f"{len(some)} of {len(all_)} layers"
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

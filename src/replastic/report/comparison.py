@@ -16,6 +16,7 @@ from replastic.report.statistics import (
     paired_difference,
     probability_of_improvement,
 )
+from replastic.text import json_ready
 
 CONCLUSIONS: dict[Standing, str] = {
     "better": "better",
@@ -56,11 +57,11 @@ class Comparison:
     only_b: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; each pair with what its difference settles."""
+        """For JSON, each pair with what its difference settles; what is not a finite number becomes null."""
         content = asdict(self)
         for pair, entry in zip(self.pairs, content["pairs"], strict=True):
             entry["standing"] = pair.difference.standing(self.higher_is_better)
-        return content
+        return dict(json_ready(content))
 
     def __str__(self) -> str:
         return "\n".join(_lines(self))
@@ -128,7 +129,7 @@ def _pair(a: Experiment, b: Experiment, method_a: str, method_b: str) -> Pair:
             f"{method_a!r} and {method_b!r} have no seed in common: {sorted(scores_a)} and {sorted(scores_b)}"
         )
     seeds = tuple(sorted(scores_a.keys() & scores_b.keys()))
-    improvement = probability_of_improvement([list(scores_a.values())], [list(scores_b.values())])
+    improvement = probability_of_improvement(list(scores_a.values()), list(scores_b.values()))
     return Pair(
         a=method_a,
         b=method_b,

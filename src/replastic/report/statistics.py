@@ -1,9 +1,9 @@
-"""Statistics of a handful of seeds: t intervals, paired differences, and robust aggregates over several tasks."""
+"""Statistics of a handful of seeds: t intervals, paired differences, the probability of an improvement."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -91,61 +91,21 @@ def paired_difference(
     return mean_interval([values[seed] - reference[seed] for seed in common], level)
 
 
-def interquartile_mean(scores: ArrayLike) -> float:
-    """Mean of the middle half of all values (Agarwal et al. 2021, https://arxiv.org/abs/2108.13264, section 4.3)."""
-    stats = require("scipy.stats", "report", "the interquartile mean")
-    return float(stats.trim_mean(np.asarray(scores, dtype=np.float64), 0.25, axis=None))
+def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> float:
+    """Probability that a run of `b` scores higher than a run of `a`, over all pairs of them; a tie counts one half.
 
-
-def interquartile_mean_interval(
-    tasks: Sequence[ArrayLike], *, generator: np.random.Generator, level: float = LEVEL, resamples: int = 2000
-) -> Estimate:
-    """Interquartile mean over several tasks with its stratified bootstrap interval (percentiles).
-
-    Every resample draws, within each task, as many seeds as the task has, with replacement: the tasks are fixed, the
-    seeds are chance.
+    The Mann-Whitney share (Agarwal et al. 2021, https://arxiv.org/abs/2108.13264, section 4.3, for one task).
 
     Args:
-        tasks: One array of scores over seeds per task, on a common scale.
-        generator: Source of the resamples.
-        level: Coverage.
-        resamples: Bootstrap draws.
+        a: (n,) scores over seeds.
+        b: (m,) scores over seeds, which need not match those of `a`.
 
     Raises:
-        UserError: No task, or a task without scores.
+        UserError: A side has no scores.
     """
-    arrays = [np.asarray(task, dtype=np.float64).ravel() for task in tasks]
-    if not arrays or any(a.size == 0 for a in arrays):
-        raise UserError("the interquartile mean needs at least one task, each with at least one score")
-    count = sum(a.size for a in arrays)
-    centre = interquartile_mean(np.concatenate(arrays))
-    if all(a.size == 1 for a in arrays):
-        return Estimate(centre, None, None, count)
-    draws = np.concatenate([generator.choice(a, size=(resamples, a.size)) for a in arrays], axis=1)
-    stats = require("scipy.stats", "report", "the interquartile mean")
-    low, high = np.quantile(stats.trim_mean(draws, 0.25, axis=1), [0.5 - level / 2, 0.5 + level / 2])
-    return Estimate(centre, float(low), float(high), count)
-
-
-def probability_of_improvement(a: Sequence[ArrayLike], b: Sequence[ArrayLike]) -> float:
-    """Probability that a run of `b` scores higher than a run of `a` on a task drawn at random; a tie counts one half.
-
-    Args:
-        a: Scores over seeds, one array per task.
-        b: The same tasks in the same order; seeds need not match.
-
-    Raises:
-        UserError: The number of tasks differs or is zero, or a task has no scores.
-    """
-    if len(a) != len(b) or not a:
-        raise UserError(f"both sides need the same tasks, at least one; got {len(a)} and {len(b)}")
-    return float(np.mean([_share_of_wins(x, y) for x, y in zip(a, b, strict=True)]))
-
-
-def _share_of_wins(a: ArrayLike, b: ArrayLike) -> float:
     x: NDArray[np.float64] = np.asarray(a, dtype=np.float64).ravel()
     y: NDArray[np.float64] = np.asarray(b, dtype=np.float64).ravel()
     if not x.size or not y.size:
-        raise UserError("every task needs at least one score on both sides")
+        raise UserError(f"both sides need at least one score, got {x.size} and {y.size}")
     order = np.sign(y[None, :] - x[:, None])
     return float((order + 1).mean() / 2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from replastic.report import measures, words
 from replastic.report.experiment import Experiment
 from replastic.report.statistics import Estimate, mean_interval, paired_difference
+from replastic.text import columns, json_ready
 
 REFERENCE = "base"
 """Method that the others are compared with, unless the caller names another."""
@@ -134,13 +134,7 @@ def to_markdown(table: Table) -> str:
 
 def to_text(table: Table) -> str:
     """The table in plain ASCII with aligned columns."""
-    grid = [[words.plain(cell) for cell in line] for line in cells(table)]
-    widths = [max(len(line[i]) for line in grid) for i in range(len(grid[0]))]
-    lines = [
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
-        for line in grid
-    ]
-    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
+    return "\n".join(columns([[words.plain(cell) for cell in line] for line in cells(table)], numbers=True))
 
 
 def around_names(table: Table) -> list[str]:
@@ -204,8 +198,8 @@ def _around(experiment: Experiment, method: str) -> dict[str, Estimate]:
 def _json(estimate: Estimate | None) -> dict[str, Any] | None:
     if estimate is None:
         return None
-    mean = estimate.mean if math.isfinite(estimate.mean) else None
-    return {"mean": mean, "low": estimate.low, "high": estimate.high, "seeds": estimate.n}
+    known = {"mean": estimate.mean, "low": estimate.low, "high": estimate.high, "seeds": estimate.n}
+    return dict(json_ready(known))
 
 
 def _fields(estimate: Estimate | None) -> list[str]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from replastic.errors import UserError
+from replastic.text import columns, json_ready
 from replastic.weights.change import LayerOutcome, Skipped
 
 SHOWN = 24
@@ -39,9 +38,10 @@ class Outcome:
     """What happened to each weight; prints as a table."""
 
     layers: tuple[LayerOutcome, ...] = ()
+    """One for each batch of matrices, in the order of the store."""
     skipped: tuple[Skipped, ...] = ()
     written: tuple[str, ...] = ()
-    """Names of the tensors that were written, tied ones once."""
+    """Names of the tensors that were written, tied ones once, in the order of the store."""
     modules: tuple[str, ...] = ()
     """Names of the modules that were replaced."""
     followers: tuple[str, ...] = ()
@@ -75,18 +75,19 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the way back, ready for JSON: what is not a finite number becomes null."""
-        return {
-            "layers": [_plain(asdict(layer)) for layer in self.layers],
+        content = {
+            "layers": [asdict(layer) for layer in self.layers],
             "skipped": [asdict(s) for s in self.skipped],
-            "written": list(self.written),
-            "modules": list(self.modules),
-            "followers": list(self.followers),
+            "written": self.written,
+            "modules": self.modules,
+            "followers": self.followers,
             "optimizer": self.optimizer,
             "dry_run": self.dry_run,
-            "probe": _plain(dict(zip(("before", "after"), self.probe, strict=True))) if self.probe else None,
-            "sfe": _plain(self.sfe),
-            "notes": list(self.notes),
+            "probe": dict(zip(("before", "after"), self.probe, strict=True)) if self.probe else None,
+            "sfe": self.sfe,
+            "notes": self.notes,
         }
+        return dict(json_ready(content))
 
     def probe_line(self) -> str:
         """The probe's losses in one line; empty without a probe."""
@@ -94,7 +95,7 @@ class Outcome:
 
     def __str__(self) -> str:
         """The table of layers, what was left alone by reason, and what followed."""
-        parts = [self._headline(), _layer_table(self.layers), _skipped_list(self.skipped)]
+        parts = [self._headline(), _layer_table(self.layers), *grouped("left alone", self.skipped)]
         notes = [
             f"modules replaced: {', '.join(self.modules)}" if self.modules else "",
             f"followers brought up to date: {', '.join(self.followers)}" if self.followers else "",
@@ -113,18 +114,28 @@ class Outcome:
         return f"{verb} {tensors}{by}{left}"
 
 
+def grouped(heading: str, skipped: Sequence[Skipped]) -> list[str]:
+    """The heading and one line per reason, most frequent first, with the first names; nothing if there is none."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for s in skipped:
+        by_reason[s.reason].append(s.weight)
+    ranked = sorted(by_reason.items(), key=lambda item: -len(item[1]))
+    lines = [f"  {_listed(names)}: {reason}" for reason, names in ranked]
+    return [f"{heading}:", *lines] if lines else []
+
+
 def _layer_table(layers: Sequence[LayerOutcome]) -> str:
     if not layers:
         return ""
-    columns = ["weight", "block", "matrices", "residual", "alignment", "norm. SFE", "norm"]
+    head = ["weight", "block", "matrices", "residual", "alignment", "norm. SFE", "norm"]
     rows = [_row(layer) for layer in layers]
-    used = [i for i, _ in enumerate(columns) if any(row[i] for row in rows)]
-    shown = rows if len(rows) <= SHOWN else [*rows[: SHOWN // 2], [], *rows[-SHOWN // 2 :]]
-    table = [[columns[i] for i in used], *([row[i] for i in used] if row else [] for row in shown)]
-    widths = [max(len(row[i]) for row in table if row) for i in range(len(used))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=False)).rstrip() for row in table]
-    gap = f"... {len(rows) - SHOWN} more ..."
-    return "\n".join("  " + (line or gap) for line in lines)
+    used = [i for i in range(len(head)) if any(row[i] for row in rows)]
+    left_out = len(rows) - SHOWN
+    shown = rows if left_out <= 0 else [*rows[: SHOWN // 2], *rows[-SHOWN // 2 :]]
+    lines = columns([[row[i] for i in used] for row in (head, *shown)])
+    if left_out > 0:
+        lines.insert(1 + SHOWN // 2, f"... {left_out} more ...")
+    return "\n".join(f"  {line}" for line in lines)
 
 
 def _row(layer: LayerOutcome) -> list[str]:
@@ -140,17 +151,6 @@ def _row(layer: LayerOutcome) -> list[str]:
     ]
 
 
-def _skipped_list(skipped: Sequence[Skipped]) -> str:
-    """One line per reason, most frequent first, with the first names."""
-    by_reason: dict[str, list[str]] = defaultdict(list)
-    for s in skipped:
-        by_reason[s.reason].append(s.weight)
-    lines = [
-        f"  {_listed(names)}: {reason}" for reason, names in sorted(by_reason.items(), key=lambda item: -len(item[1]))
-    ]
-    return "\n".join(["left alone:", *lines]) if lines else ""
-
-
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
@@ -158,16 +158,3 @@ def _listed(names: Sequence[str]) -> str:
 
 def _number(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, int | float) else ""
-
-
-def _plain(value: Any) -> Any:
-    """The same in words of JSON."""
-    if isinstance(value, Tensor):
-        return _plain(value.tolist())
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return [_plain(v) for v in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, int | str | None) else str(value)

@@ -77,7 +77,7 @@ class _Write:
         self._touched: dict[str, WeightEntry] = {}
         self._units: dict[str, list[UnitReset]] = defaultdict(list)
         self._rewritten: set[str] = set()
-        self._layers: list[LayerOutcome] = []
+        self._layers: dict[str, tuple[LayerOutcome, ...]] = {}
         self._check_fit()
 
     def stage(self, transaction: Transaction | None) -> None:
@@ -89,7 +89,7 @@ class _Write:
             if entry.name in self._touched:
                 raise UserError(f"{entry.name} was given two new values")
             self._rewritten.add(entry.name)
-            self._layers.extend(proposal.layers)
+            self._layers[entry.name] = proposal.layers
             self._put(transaction, entry, proposal.value)
             del proposal  # or it would stay in memory while the next one is made
         for name in self._units:
@@ -112,11 +112,12 @@ class _Write:
         return steps + self._optimizer_steps(policy, held)
 
     def outcome(self, policy: Policy, undo: Undo | None) -> Outcome:
-        """What happened, or would have."""
+        """What happened, or would have, in the order of the store: methods propose in an order of their own."""
+        ordered = [name for name, entry in self._entries.items() if name == entry.name and name in self._touched]
         return Outcome(
-            layers=tuple(self._layers),
+            layers=tuple(layer for name in ordered for layer in self._layers.get(name, ())),
             skipped=self._change.skipped,
-            written=tuple(self._touched),
+            written=tuple(ordered),
             modules=tuple(self._change.modules),
             followers=self._followers.names if self._touched else (),
             optimizer=self._optimizer_words(policy),

@@ -50,6 +50,14 @@ def test_methods_of_one_folder_against_the_first(experiment_folder: Path) -> Non
     assert json.loads(json.dumps(comparison.to_dict()))["pairs"][0]["standing"] == "better"
 
 
+def test_a_score_that_is_not_finite_is_null_in_json(tmp_path: Path, write_run) -> None:
+    write_run(tmp_path, "base", 0, [1.0])
+    write_run(tmp_path, "fire", 0, [float("inf")])
+    found = json.loads(json.dumps(report.compare(tmp_path, methods=("base", "fire")).to_dict(), allow_nan=False))
+    assert found["pairs"][0]["mean_b"] == {"mean": None, "low": None, "high": None, "n": 1}
+    assert found["pairs"][0]["standing"] == "not finite"
+
+
 def test_lower_is_better_turns_improvement_around(tmp_path: Path, write_run) -> None:
     for seed in range(2):
         write_run(tmp_path, "base", seed, [2.0], summary={"higher_is_better": False})

@@ -1,4 +1,4 @@
-"""Intervals and aggregates against scipy, hand computation and each other."""
+"""Intervals and probabilities against scipy, hand computation and each other."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from scipy import stats
 from replastic.errors import UserError
 from replastic.report.statistics import (
     Estimate,
-    interquartile_mean,
-    interquartile_mean_interval,
     mean_interval,
     paired_difference,
     probability_of_improvement,
@@ -107,40 +105,6 @@ def test_what_a_difference_means(difference: Estimate, higher_is_better: bool, s
     assert difference.standing(higher_is_better) == standing
 
 
-def test_interquartile_mean_by_hand() -> None:
-    # Of eight values the two lowest and the two highest go.
-    assert interquartile_mean([100.0, 3.0, 4.0, 5.0, 6.0, -7.0, 1.0, 9.0]) == (3 + 4 + 5 + 6) / 4
-
-
-def test_bootstrap_of_one_task_equals_scipy() -> None:
-    scores = np.random.default_rng(1).normal(size=40)
-    ours = interquartile_mean_interval([scores], generator=np.random.default_rng(2), resamples=20000)
-    theirs = stats.bootstrap(
-        (scores,),
-        lambda x, axis: stats.trim_mean(x, 0.25, axis=axis),
-        n_resamples=20000,
-        method="percentile",
-        rng=np.random.default_rng(3),
-    ).confidence_interval
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.015)  # resampling noise
-
-
-def test_bootstrap_is_stratified() -> None:
-    """Tasks without spread leave none, however far apart they lie; drawing over tasks would."""
-    estimate = interquartile_mean_interval([[1.0, 1.0], [5.0, 5.0]], generator=np.random.default_rng(0))
-    assert estimate == Estimate(3.0, 3.0, 3.0, 4)
-
-
-def test_bootstrap_is_reproducible_and_honest_with_single_runs() -> None:
-    tasks = [[0.1, 0.4, 0.3], [0.7, 0.9, 0.2]]
-    first, second = (interquartile_mean_interval(tasks, generator=np.random.default_rng(5)) for _ in range(2))
-    assert first == second
-    alone = interquartile_mean_interval([[0.1], [0.7]], generator=np.random.default_rng(5))
-    assert (alone.low, alone.high) == (None, None)
-    with pytest.raises(UserError, match="at least one task"):
-        interquartile_mean_interval([[]], generator=np.random.default_rng(5))
-
-
 @settings(deadline=None, max_examples=40)
 @given(
     arrays(np.float64, st.integers(1, 7), elements=st.integers(0, 5).map(float)),
@@ -148,13 +112,12 @@ def test_bootstrap_is_reproducible_and_honest_with_single_runs() -> None:
 )
 def test_probability_of_improvement_is_the_mann_whitney_share(a: np.ndarray, b: np.ndarray) -> None:
     share = stats.mannwhitneyu(b, a, method="asymptotic").statistic / (len(a) * len(b))
-    assert probability_of_improvement([a], [b]) == pytest.approx(share)
-    assert probability_of_improvement([a], [b]) + probability_of_improvement([b], [a]) == pytest.approx(1)
+    assert probability_of_improvement(a, b) == pytest.approx(share)
+    assert probability_of_improvement(a, b) + probability_of_improvement(b, a) == pytest.approx(1)
 
 
-def test_probability_of_improvement_averages_over_tasks() -> None:
-    assert probability_of_improvement([[0.0], [1.0, 3.0]], [[1.0], [2.0]]) == (1.0 + 0.5) / 2
-    with pytest.raises(UserError, match="same tasks"):
-        probability_of_improvement([[0.0]], [])
+def test_probability_of_improvement_by_hand() -> None:
+    # Of the pairs (1, 2), (1, 3), (3, 2) and (3, 3) b wins two and ties one.
+    assert probability_of_improvement([1.0, 3.0], [2.0, 3.0]) == (2 + 0.5) / 4
     with pytest.raises(UserError, match="at least one score"):
-        probability_of_improvement([[0.0]], [[]])
+        probability_of_improvement([0.0], [])

@@ -98,6 +98,12 @@ def test_touched_tensors_get_their_values_and_no_others(net: Net, staging: str) 
     assert outcome.skipped == (Skipped("mid.bias", "is a bias"),)
 
 
+def test_the_outcome_follows_the_store_in_whatever_order_methods_propose(net: Net) -> None:
+    outcome = write(ModuleStore(net), doubled(net, tuple(reversed(TOUCHED))), dry_run=True)
+    assert outcome.written == TOUCHED
+    assert [layer.weight for layer in outcome.layers] == list(TOUCHED)
+
+
 @pytest.mark.parametrize("staging", STAGINGS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

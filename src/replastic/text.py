@@ -1,0 +1,40 @@
+"""Results as text and as JSON: columns that line up, and values that JSON can hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def columns(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> list[str]:
+    """One line per row, cells under each other and two spaces apart.
+
+    Args:
+        rows: Equally many cells in each; the first row is the head.
+        numbers: Put all but the first column to the right, and a rule below the head.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if numbers:
+        rows = [rows[0], ["-" * width for width in widths], *rows[1:]]
+
+    def cell(text: str, width: int, first: bool) -> str:
+        return text.rjust(width) if numbers and not first else text.ljust(width)
+
+    return [
+        "  ".join(cell(text, width, i == 0) for i, (text, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in rows
+    ]
+
+
+def json_ready(value: Any) -> Any:
+    """The same in what JSON has: tensors and arrays as lists, NaN and infinity as null, anything else as its text."""
+    if hasattr(value, "tolist"):
+        return json_ready(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(k): json_ready(v) for k, v in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [json_ready(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, int | str | None) else str(value)

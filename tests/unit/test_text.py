@@ -1,0 +1,43 @@
+"""Columns under each other, and JSON that every reader takes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from replastic.text import columns, json_ready
+
+
+def test_columns_by_hand() -> None:
+    rows = [["a", "head"], ["long", "1"]]
+    assert columns(rows) == ["a     head", "long  1"]
+    assert columns(rows, numbers=True) == ["a     head", "----  ----", "long     1"]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.lists(st.text("ab", min_size=1, max_size=9), min_size=3, max_size=3), min_size=1, max_size=6))
+def test_every_cell_begins_in_its_column(rows: list[list[str]]) -> None:
+    starts = [0, *np.cumsum([max(len(row[i]) for row in rows) + 2 for i in range(2)]).tolist()]
+    for row, line in zip(rows, columns(rows), strict=True):
+        assert all(line[start:].startswith(cell) for cell, start in zip(row, starts, strict=True))
+
+
+def test_what_json_lacks_becomes_null_a_list_or_text() -> None:
+    value = {
+        "nan": float("nan"),
+        "tensor": torch.tensor([[1.0], [float("inf")]]),
+        "numpy": np.float64(2.0),
+        "tuple": (True, None, 3, "text"),
+        5: torch.float32,
+    }
+    assert json.loads(json.dumps(json_ready(value), allow_nan=False)) == {
+        "nan": None,
+        "tensor": [[1.0], [None]],
+        "numpy": 2.0,
+        "tuple": [True, None, 3, "text"],
+        "5": "torch.float32",
+    }
