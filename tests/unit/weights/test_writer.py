@@ -1,88 +1,24 @@
-"""What a caller may rely on: all or nothing, in place, once, reported, and undone."""
+"""What a caller may rely on: in place, all or nothing, once, reported, and undone."""
 
 from __future__ import annotations
 
 import copy
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from replastic.errors import UserError
-from replastic.weights.change import Change, LayerOutcome, Proposal, Skipped, UnitReset
+from replastic.weights.change import Change, Proposal, Skipped
 from replastic.weights.module_store import ModuleStore, ModuleTransaction
 from replastic.weights.outcome import Outcome
 from replastic.weights.staging import DiskStage, MemoryStage
 from replastic.weights.writer import write
-
-STAGINGS = ["memory", "disk"]
-TOUCHED = ("conv.weight", "bn.running_mean", "mid.weight", "table.weight")
-
-
-class Net(nn.Module):
-    """Convolution, norm with buffers, hidden layer, embedding tied to the head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
-        self.bn = nn.BatchNorm2d(4)
-        self.mid = nn.Linear(4, 4)
-        self.table = nn.Embedding(6, 4)
-        self.head = nn.Linear(4, 6, bias=False)
-        self.head.weight = self.table.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.mid(torch.relu(self.bn(self.conv(x))).mean((2, 3))))
-
-
-@pytest.fixture
-def net() -> Net:
-    torch.manual_seed(0)
-    return Net()
-
-
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 2) -> None:
-    generator = torch.Generator().manual_seed(1)
-    dtype = next(model.parameters()).dtype
-    for _ in range(steps):
-        optimizer.zero_grad()
-        model(torch.randn(8, 3, 5, 5, generator=generator).to(dtype)).square().mean().backward()
-        optimizer.step()
-
-
-def state_of(model: nn.Module) -> dict[str, Tensor]:
-    return {k: v.clone() for k, v in model.state_dict().items()}
-
-
-def assert_same(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    assert actual.keys() == expected.keys()
-    for key, value in expected.items():
-        assert torch.equal(actual[key], value), key
-
-
-def doubled(model: nn.Module, names: tuple[str, ...] = TOUCHED) -> Change:
-    """Twice the old value of each of these, lazily."""
-    store = ModuleStore(model)
-
-    def proposals() -> Iterator[Proposal]:
-        for name in names:
-            yield Proposal(name, store.read(name).double() * 2, (outcome_of(name),))
-
-    return Change(proposals(), skipped=(Skipped("mid.bias", "is a bias"),))
-
-
-def outcome_of(name: str) -> LayerOutcome:
-    return LayerOutcome(name, "", "linear", 1, 4, 4, "double", 1.0, 1.0, 1.0, 2.0, {"residual": 0.5})
-
-
-def moments(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    return {k: v.clone() for k, v in optimizer.state.get(parameter, {}).items()}
-
+from support.writing import STAGINGS, TOUCHED, Net, assert_same, doubled, moments, state_of, train
 
 # what is written, and how
 
@@ -295,211 +231,6 @@ def test_a_dry_run_finds_the_same_errors(net: Net) -> None:
         write(ModuleStore(net), Change([Proposal("mid.bias", torch.full((4,), torch.nan))]), dry_run=True)
     with pytest.raises(UserError, match="follower 'ema' has no"):
         write(ModuleStore(net), doubled(net), followers={"ema": {}}, dry_run=True)
-
-
-# the optimizer
-
-
-def test_reset_touched_forgets_just_the_touched(net: Net) -> None:
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
-    train(net, optimizer)
-    groups = copy.deepcopy([{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups])
-    kept = moments(optimizer, net.mid.bias)
-    outcome = write(ModuleStore(net), doubled(net), optimizer=optimizer)
-    for touched in (net.conv.weight, net.mid.weight, net.table.weight):
-        assert touched not in optimizer.state
-    assert_same(moments(optimizer, net.mid.bias), kept)
-    assert [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups] == groups
-    assert "dropped" in outcome.optimizer
-    train(net, optimizer)
-    assert optimizer.state[net.mid.weight]["step"] == 2
-    assert optimizer.state[net.mid.bias]["step"] == 4
-
-
-@pytest.mark.parametrize(("policy", "reset", "left"), [("keep", False, 7), ("reset_all", False, 0), ("keep", True, 0)])
-def test_other_policies(net: Net, policy: Any, reset: bool, left: int) -> None:
-    optimizer = torch.optim.Adam(net.parameters())
-    train(net, optimizer)
-    held = moments(optimizer, net.mid.weight)
-    change = Change(doubled(net).proposals, reset_optimizer=reset)
-    outcome = write(ModuleStore(net), change, optimizer=optimizer, policy=policy)
-    assert len(optimizer.state) == left
-    outcome.undo_()
-    assert len(optimizer.state) == 7
-    assert_same(moments(optimizer, net.mid.weight), held)
-
-
-def test_several_optimizers(net: Net) -> None:
-    first = torch.optim.SGD([net.conv.weight, net.conv.bias], lr=0.1, momentum=0.9)
-    second = torch.optim.Adam([p for n, p in net.named_parameters() if not n.startswith("conv")])
-    train(net, first)
-    train(net, second)
-    write(ModuleStore(net), doubled(net), optimizer=[first, second])
-    assert net.conv.weight not in first.state
-    assert net.conv.bias in first.state
-    assert net.mid.weight not in second.state
-
-
-def test_an_optimizer_of_something_else_is_refused_by_name(net: Net) -> None:
-    before = state_of(net)
-    others = [torch.optim.Adam(Net().parameters()), torch.optim.Adam(net.mid.parameters())]
-    for other in others:
-        with pytest.raises(UserError, match=r"does not hold conv\.weight: pass the optimizer of this very model"):
-            write(ModuleStore(net), doubled(net), optimizer=other)
-    assert_same(net.state_dict(), before)
-
-
-def test_weights_that_are_not_trained_need_no_optimizer(net: Net) -> None:
-    net.mid.requires_grad_(False)
-    optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad])
-    write(ModuleStore(net), doubled(net), optimizer=optimizer)
-
-
-def test_fp32_masters_are_refused_until_they_follow(net: Net) -> None:
-    net = net.bfloat16()
-    masters = {n: nn.Parameter(p.detach().float()) for n, p in net.named_parameters()}
-    optimizer = torch.optim.Adam(masters.values())
-    for master in masters.values():
-        master.grad = torch.ones_like(master)
-    optimizer.step()
-    names = ("conv.weight", "mid.weight")
-    with pytest.raises(UserError, match=r"does not hold conv\.weight.*fp32 copies.*followers="):
-        write(ModuleStore(net), doubled(net, names), optimizer=optimizer)
-    outcome = write(ModuleStore(net), doubled(net, names), optimizer=optimizer, followers={"masters": masters})
-    assert torch.equal(masters["mid.weight"], net.mid.weight.float())
-    assert masters["mid.weight"] not in optimizer.state
-    assert masters["mid.bias"] in optimizer.state
-    outcome.undo_()
-    assert masters["mid.weight"] in optimizer.state
-
-
-def test_dropping_the_state_needs_an_optimizer(net: Net) -> None:
-    with pytest.raises(UserError, match="pass optimizer="):
-        write(ModuleStore(net), Change(reset_optimizer=True))
-
-
-# units
-
-
-@pytest.mark.parametrize("policy", ["keep", "reset_touched"])
-def test_units_clear_just_their_rows(net: Net, policy: Any) -> None:
-    optimizer = torch.optim.Adam(net.parameters(), amsgrad=True)
-    train(net, optimizer)
-    before, held = state_of(net), moments(optimizer, net.mid.weight)
-    rows = UnitReset("mid.weight", 0, torch.tensor([2, 0]), torch.arange(8.0).reshape(2, 4))
-    columns = UnitReset("mid.weight", 1, torch.tensor([3]), torch.zeros(4, 1))
-    outcome = write(ModuleStore(net), Change(units=[rows, columns]), optimizer=optimizer, policy=policy)
-    expected = before["mid.weight"].clone()
-    expected[2], expected[0] = torch.arange(4.0), torch.arange(4.0, 8.0)
-    expected[:, 3] = 0
-    assert torch.equal(net.mid.weight, expected)
-    state = optimizer.state[net.mid.weight]
-    assert state["step"] == 2
-    for key in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"):
-        cleared = held[key].clone()
-        cleared[[0, 2]] = 0
-        cleared[:, 3] = 0
-        assert held[key][1, 1] != 0
-        assert torch.equal(state[key], cleared)
-    assert "rows of replaced units cleared" in outcome.optimizer
-    outcome.undo_()
-    assert_same(net.state_dict(), before)
-    assert_same(moments(optimizer, net.mid.weight), held)
-
-
-def test_units_of_a_weight_that_is_rewritten_come_on_top(net: Net) -> None:
-    before = net.mid.weight.detach().clone()
-    proposed = before * 2
-    unit = UnitReset("mid.weight", 0, torch.tensor([1]), torch.ones(1, 4))
-    write(ModuleStore(net), Change([Proposal("mid.weight", proposed)], units=[unit]))
-    assert torch.equal(net.mid.weight[1], torch.ones(4))
-    assert torch.equal(net.mid.weight[[0, 2, 3]], before[[0, 2, 3]] * 2)
-    assert torch.equal(proposed, before * 2), "the proposed tensor was changed"
-
-
-@pytest.mark.parametrize(
-    ("dim", "index", "values"), [(0, [4], torch.ones(1, 4)), (2, [0], torch.ones(1, 4)), (0, [0], torch.ones(2, 4))]
-)
-def test_units_that_do_not_fit(net: Net, dim: int, index: list[int], values: Tensor) -> None:
-    before = state_of(net)
-    with pytest.raises(UserError, match=r"mid\.weight: cannot reset 1 units along axis"):
-        write(ModuleStore(net), Change(units=[UnitReset("mid.weight", dim, torch.tensor(index), values)]))
-    assert_same(net.state_dict(), before)
-
-
-# followers
-
-
-@pytest.mark.parametrize("staging", STAGINGS)
-@pytest.mark.parametrize(
-    "make", [copy.deepcopy, AveragedModel, lambda net: {k: v.double() for k, v in state_of(net).items()}]
-)
-def test_followers_get_the_touched_weights_and_keep_the_rest(
-    net: Net, make: Callable[[Net], Any], staging: str
-) -> None:
-    follower = make(net)
-    train(net, torch.optim.SGD(net.parameters(), lr=0.1))
-    tensors = follower.state_dict() if isinstance(follower, nn.Module) else follower
-    average = {k: v.clone() for k, v in tensors.items()}
-    outcome = write(ModuleStore(net), doubled(net), followers={"target": follower}, staging=staging)
-    prefix = "module." if isinstance(follower, AveragedModel) else ""
-    assert torch.equal(tensors[prefix + "mid.weight"], net.mid.weight.to(tensors[prefix + "mid.weight"].dtype))
-    assert torch.equal(
-        tensors[prefix + "bn.running_mean"], net.bn.running_mean.to(tensors[prefix + "bn.running_mean"].dtype)
-    )
-    assert torch.equal(tensors[prefix + "mid.bias"], average[prefix + "mid.bias"])
-    assert not torch.equal(net.mid.bias.to(average[prefix + "mid.bias"].dtype), average[prefix + "mid.bias"])
-    assert outcome.followers == ("target",)
-    outcome.undo_()
-    assert_same(tensors, average)
-
-
-def test_followers_that_undo_ties_get_both_copies(net: Net) -> None:
-    loose = copy.deepcopy(net)
-    loose.head.weight = nn.Parameter(loose.head.weight.detach().clone())
-    write(ModuleStore(net), doubled(net, ("table.weight",)), followers={"loose": loose})
-    assert torch.equal(loose.head.weight, net.table.weight)
-    assert torch.equal(loose.table.weight, net.table.weight)
-
-
-def test_followers_that_do_not_fit_are_refused_by_name(net: Net) -> None:
-    before = state_of(net)
-    cases: list[tuple[Any, str]] = [
-        ({k: v for k, v in state_of(net).items() if k != "mid.weight"}, r"follower 'ema' has no mid\.weight"),
-        ({**state_of(net), "mid.weight": torch.zeros(3, 4)}, r"follower 'ema' has mid\.weight in shape \(3, 4\)"),
-        ([net], "follower 'ema' must be a module or a mapping"),
-    ]
-    for follower, words in cases:
-        with pytest.raises(UserError, match=words):
-            write(ModuleStore(net), doubled(net), followers={"ema": follower})
-    assert_same(net.state_dict(), before)
-
-
-# modules
-
-
-def test_modules_are_replaced_and_put_back(net: Net) -> None:
-    old, new = net.mid, nn.Sequential(nn.Linear(4, 4), nn.Tanh())
-    store = ModuleStore(net)
-    outcome = write(store, Change(doubled(net, ("conv.weight",)).proposals, modules={"mid": new}))
-    assert net.mid is new
-    assert outcome.modules == ("mid",)
-    assert "mid.0.weight" in {e.name for e in store.entries()}
-    outcome.undo_()
-    assert net.mid is old
-    assert "mid.weight" in {e.name for e in store.entries()}
-
-
-def test_an_unknown_module_rolls_back(net: Net) -> None:
-    before = state_of(net)
-    with pytest.raises(UserError, match="no module 'middle' to replace"):
-        write(ModuleStore(net), Change(doubled(net).proposals, modules={"middle": nn.Identity()}))
-    assert_same(net.state_dict(), before)
-
-
-def test_followers_cannot_follow_a_change_of_modules(net: Net) -> None:
-    with pytest.raises(UserError, match=r"followers \(ema\) cannot follow a change of modules \(mid\)"):
-        write(ModuleStore(net), Change(modules={"mid": nn.Identity()}), followers={"ema": copy.deepcopy(net)})
 
 
 # the way back

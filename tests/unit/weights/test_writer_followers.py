@@ -1,0 +1,92 @@
+"""Copies follow a write or are refused by name, and modules are put in place and back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from replastic.errors import UserError
+from replastic.weights.change import Change
+from replastic.weights.module_store import ModuleStore
+from replastic.weights.writer import write
+from support.writing import STAGINGS, Net, assert_same, doubled, state_of, train
+
+# followers
+
+
+@pytest.mark.parametrize("staging", STAGINGS)
+@pytest.mark.parametrize(
+    "make", [copy.deepcopy, AveragedModel, lambda net: {k: v.double() for k, v in state_of(net).items()}]
+)
+def test_followers_get_the_touched_weights_and_keep_the_rest(
+    net: Net, make: Callable[[Net], Any], staging: str
+) -> None:
+    follower = make(net)
+    train(net, torch.optim.SGD(net.parameters(), lr=0.1))
+    tensors = follower.state_dict() if isinstance(follower, nn.Module) else follower
+    average = {k: v.clone() for k, v in tensors.items()}
+    outcome = write(ModuleStore(net), doubled(net), followers={"target": follower}, staging=staging)
+    prefix = "module." if isinstance(follower, AveragedModel) else ""
+    assert torch.equal(tensors[prefix + "mid.weight"], net.mid.weight.to(tensors[prefix + "mid.weight"].dtype))
+    assert torch.equal(
+        tensors[prefix + "bn.running_mean"], net.bn.running_mean.to(tensors[prefix + "bn.running_mean"].dtype)
+    )
+    assert torch.equal(tensors[prefix + "mid.bias"], average[prefix + "mid.bias"])
+    assert not torch.equal(net.mid.bias.to(average[prefix + "mid.bias"].dtype), average[prefix + "mid.bias"])
+    assert outcome.followers == ("target",)
+    outcome.undo_()
+    assert_same(tensors, average)
+
+
+def test_followers_that_undo_ties_get_both_copies(net: Net) -> None:
+    loose = copy.deepcopy(net)
+    loose.head.weight = nn.Parameter(loose.head.weight.detach().clone())
+    write(ModuleStore(net), doubled(net, ("table.weight",)), followers={"loose": loose})
+    assert torch.equal(loose.head.weight, net.table.weight)
+    assert torch.equal(loose.table.weight, net.table.weight)
+
+
+def test_followers_that_do_not_fit_are_refused_by_name(net: Net) -> None:
+    before = state_of(net)
+    cases: list[tuple[Any, str]] = [
+        ({k: v for k, v in state_of(net).items() if k != "mid.weight"}, r"follower 'ema' has no mid\.weight"),
+        ({**state_of(net), "mid.weight": torch.zeros(3, 4)}, r"follower 'ema' has mid\.weight in shape \(3, 4\)"),
+        ([net], "follower 'ema' must be a module or a mapping"),
+    ]
+    for follower, words in cases:
+        with pytest.raises(UserError, match=words):
+            write(ModuleStore(net), doubled(net), followers={"ema": follower})
+    assert_same(net.state_dict(), before)
+
+
+# modules
+
+
+def test_modules_are_replaced_and_put_back(net: Net) -> None:
+    old, new = net.mid, nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+    store = ModuleStore(net)
+    outcome = write(store, Change(doubled(net, ("conv.weight",)).proposals, modules={"mid": new}))
+    assert net.mid is new
+    assert outcome.modules == ("mid",)
+    assert "mid.0.weight" in {e.name for e in store.entries()}
+    outcome.undo_()
+    assert net.mid is old
+    assert "mid.weight" in {e.name for e in store.entries()}
+
+
+def test_an_unknown_module_rolls_back(net: Net) -> None:
+    before = state_of(net)
+    with pytest.raises(UserError, match="no module 'middle' to replace"):
+        write(ModuleStore(net), Change(doubled(net).proposals, modules={"middle": nn.Identity()}))
+    assert_same(net.state_dict(), before)
+
+
+def test_followers_cannot_follow_a_change_of_modules(net: Net) -> None:
+    with pytest.raises(UserError, match=r"followers \(ema\) cannot follow a change of modules \(mid\)"):
+        write(ModuleStore(net), Change(modules={"mid": nn.Identity()}), followers={"ema": copy.deepcopy(net)})
