@@ -31,6 +31,10 @@ def inspect(
 ) -> WeightReport:
     """Measure the weights of a checkpoint and say what they look like; changes nothing.
 
+    The verdict calls a layer collapsed if its effective rank (exp of the entropy of its singular values, Roy and
+    Vetterli 2007, mean over the taps or heads) is below a quarter of min(d_out, d_in). Random matrices have 0.7 of it
+    or more. Layers with fewer than 8 directions are measured but not judged. The thresholds are ours.
+
     Args:
         path: A safetensors file, a folder with one or with shards and their index, or a file of `torch.save`.
         recipe: Which weights, and how they are seen; a name (``replastic list recipes``), a TOML file, or a `Recipe`.

@@ -88,6 +88,10 @@ def diagnose(
 ) -> Diagnosis:
     """Measure a network and say in words whether it has lost plasticity. Leaves no trace in the model.
 
+    The verdict is that of `inspect` on the weights. With a batch it first names the layers in which a quarter of the
+    units or more are dormant: their score E|h_i| / mean_k E|h_k| is at most 0.025 (Sokar et al. 2023, definition 3.1;
+    the quarter is ours).
+
     Args:
         model: A live module.
         batch: What `loss_fn` takes, or, without one, inputs of the model (the first of a tuple). Without a batch only

@@ -52,6 +52,7 @@ class LayerHealth:
     norm: float
     """Frobenius norm of the whole batch."""
     finite: bool = True
+    """Whether every number of it is; if not, the measures are NaN."""
 
     @property
     def directions(self) -> int:
@@ -86,7 +87,11 @@ class WeightReport:
 
     @property
     def verdict(self) -> str:
-        """One or two sentences: what is wrong with the weights, if anything is, and what to do next."""
+        """One or two sentences: what is wrong with the weights, if anything is, and what to do next.
+
+        The first that holds of: a layer holds NaN or infinity; layers have collapsed (see `COLLAPSED`); layers are all
+        zero; none has enough directions to be judged (see `SMALLEST`); nothing looks collapsed.
+        """
         broken = [x for x in self.layers if not x.finite]
         if broken:
             return (

@@ -15,6 +15,9 @@ from replastic.cli._weights import Choice, watched
 DESCRIPTION = """\
 Measure the weights of a checkpoint and say in words whether its layers have collapsed. Changes nothing.
 
+A layer counts as collapsed if its effective rank is below a quarter of the directions it has, min(d_out, d_in); random
+weights use 0.7 of them or more. Layers with fewer than 8 directions are not judged.
+
 PATH is a .safetensors file, a folder with model.safetensors or shards and their index, or a .pt/.pth/.bin file (read
 without running code in it).
 
