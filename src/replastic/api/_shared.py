@@ -39,8 +39,8 @@ def proposed(method: methods.Method, run: methods.Run) -> Iterator[Change]:
         UserError: Something the method needs is missing, or it does not act between phases.
     """
     methods.check_needs(method, run)
-    method.setup(run)
     try:
+        method.setup(run)
         change = method.on_boundary(run)
         if change is None:
             raise UserError(f"{methods.spec_of(method)} acts during training, not between phases: give it to a run")

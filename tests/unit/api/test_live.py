@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import replastic
+from replastic import methods
 from replastic.errors import UserError
 
 
@@ -165,9 +166,25 @@ def test_a_method_that_acts_on_the_loss_is_refused_here(model: nn.Sequential) ->
         replastic.apply_("parseval", model)
 
 
+def test_a_method_that_fails_while_it_is_set_up_is_closed(model: nn.Sequential) -> None:
+    class Broken(methods.Method):
+        closed = False
+
+        def setup(self, run: methods.Run) -> None:
+            raise RuntimeError("half-way")
+
+        def close(self) -> None:
+            self.closed = True
+
+    method = Broken()
+    with pytest.raises(RuntimeError, match="half-way"):
+        replastic.apply_(method, model)
+    assert method.closed
+
+
 def test_a_model_that_is_none_is_said_so() -> None:
     with pytest.raises(UserError, match=r"torch\.nn\.Module"):
-        replastic.fire_({"weight": torch.ones(2, 2)})  # type: ignore[arg-type]
+        replastic.fire_({"weight": torch.ones(2, 2)})
 
 
 def test_diagnose_sees_a_collapsed_layer(model: nn.Sequential, batch: tuple[Tensor, Tensor]) -> None:
