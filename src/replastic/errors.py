@@ -19,9 +19,8 @@ class UnknownNameError(UserError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
-        close = near_misses(name, known)
-        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(known) or 'none'}"
-        super().__init__(f"unknown {kind} {name!r}; {hint}")
+        otherwise = f"; known: {', '.join(known) or 'none'}"
+        super().__init__(f"unknown {kind} {name!r}{did_you_mean(name, known, otherwise)}")
 
 
 class MissingExtraError(UserError, ImportError):
@@ -43,6 +42,12 @@ class MatrixError(UserError):
 
 class CheckpointError(UserError):
     """A file that cannot be read or written as a checkpoint."""
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """The end of a message about an unknown name: ``; did you mean 'a' or 'b'?``, `otherwise` if none is like it."""
+    close = near_misses(name, known)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else otherwise
 
 
 def near_misses(name: str, known: Iterable[str], limit: int = 3) -> list[str]:

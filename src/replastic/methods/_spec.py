@@ -8,7 +8,7 @@ from dataclasses import Field, fields
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from replastic.errors import UserError, near_misses
+from replastic.errors import UserError, did_you_mean
 from replastic.methods._interface import Method
 from replastic.methods._registry import get
 
@@ -98,9 +98,8 @@ def _check_value(method: str, field: Field[Any], value: Any, hint: Any) -> None:
         raise UserError(f"{label} must be finite, got {value!r}")
     choices = field.metadata.get("choices", ())
     if choices and value not in choices:
-        close = near_misses(value, choices) if isinstance(value, str) else []
-        hint_text = f"; did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"{label} must be one of {', '.join(map(str, choices))}, got {value!r}{hint_text}")
+        hint = did_you_mean(str(value), map(str, choices))
+        raise UserError(f"{label} must be one of {', '.join(map(str, choices))}, got {value!r}{hint}")
 
 
 def _parse(text: str, hint: Any, label: str) -> Any:
@@ -127,7 +126,5 @@ def _describe(kinds: tuple[Any, ...]) -> str:
 
 
 def _no_such_field(kind: type[Method], option: str, known: set[str]) -> str:
-    close = near_misses(option, sorted(known))
-    if close:
-        return f"{kind.name} has no option {option!r}; did you mean {' or '.join(map(repr, close))}?"
-    return f"{kind.name} has no option {option!r}; it has: {', '.join(sorted(known)) or 'none'}"
+    hint = did_you_mean(option, sorted(known), f"; it has: {', '.join(sorted(known)) or 'none'}")
+    return f"{kind.name} has no option {option!r}{hint}"

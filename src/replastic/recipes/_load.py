@@ -8,23 +8,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from replastic.errors import UnknownNameError, UserError, near_misses
+from replastic.errors import UnknownNameError, UserError, did_you_mean
 from replastic.weights.naming import ROLES
 from replastic.weights.recipe import APPLY, Recipe, Rule
+from replastic.weights.views import KINDS, LAYOUT_KEYS
 
-_KINDS = ("linear", "conv", "conv_transpose", "experts", "vector")
 _RECIPE_KEYS = {"summary": str, "reference": str, "rule": list}
 _RULE_KEYS = {"match": list, "action": str, "options": dict, "layout": dict, "blocks": list, "why": str}
-_LAYOUT_KEYS = {
-    "split": list,
-    "sizes": list,
-    "heads": int,
-    "kv_heads": int,
-    "per_head": bool,
-    "interleaved": bool,
-    "transposed": bool,
-    "groups": int,
-}
 _WORDS = {str: "text", list: "a list", dict: "a table", int: "a whole number", bool: "true or false"}
 
 
@@ -99,7 +89,7 @@ def _rule(content: Any, where: str) -> Rule:
     for pattern in match:
         _check_pattern(pattern, where)
     layout = content.get("layout", {})
-    _check_keys(layout, _LAYOUT_KEYS, f"{where}, layout")
+    _check_keys(layout, LAYOUT_KEYS, f"{where}, layout")
     return Rule(
         match=match,
         action=content.get("action", APPLY),
@@ -113,16 +103,15 @@ def _rule(content: Any, where: str) -> Rule:
 def _check_keys(content: Mapping[str, Any], known: Mapping[str, type], where: str) -> None:
     for key, value in content.items():
         if key not in known:
-            close = near_misses(key, known)
-            hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(known)}"
-            raise UserError(f"{where}: unknown key {key!r}; {hint}")
+            hint = did_you_mean(key, known, f"; known: {', '.join(known)}")
+            raise UserError(f"{where}: unknown key {key!r}{hint}")
         if type(value) is not known[key]:
             raise UserError(f"{where}: {key} must be {_WORDS[known[key]]}, got {value!r}")
 
 
 def _check_pattern(pattern: str, where: str) -> None:
     what, colon, value = pattern.partition(":")
-    known: dict[str, Iterable[str]] = {"role": ROLES, "kind": _KINDS, "layer": _KINDS}
+    known: dict[str, Iterable[str]] = {"role": ROLES, "kind": KINDS, "layer": KINDS}
     if not colon:
         return
     if what not in known:

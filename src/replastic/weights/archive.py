@@ -10,6 +10,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from replastic.errors import CheckpointError
+
+_LFS_POINTER = b"version https://git-lfs"
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -17,6 +21,16 @@ class Stored:
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+
+
+def refuse_pointer(path: Path, start: bytes) -> None:
+    """See that a file is no Git LFS pointer, whose weights were never fetched, by its first eight bytes or more.
+
+    Raises:
+        CheckpointError: It is one.
+    """
+    if len(start) >= 8 and _LFS_POINTER.startswith(start[: len(_LFS_POINTER)]):
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` there")
 
 
 class ArchiveWriter(Protocol):

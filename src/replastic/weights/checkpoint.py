@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from replastic.errors import CheckpointError, UserError, near_misses
+from replastic.errors import CheckpointError, UserError, did_you_mean, near_misses
 from replastic.weights.archive import Archive, ArchiveWriter
 from replastic.weights.config_layout import Described, describe
 from replastic.weights.draft import Draft, writing
@@ -78,9 +78,7 @@ class CheckpointStore:
     def _stored_names(self, name: str) -> list[str]:
         entry = self._by_name.get(name)
         if entry is None:
-            close = near_misses(name, self._by_name)
-            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-            raise UserError(f"{self.path} has no weight {name!r}{hint}")
+            raise UserError(f"{self.path} has no weight {name!r}{did_you_mean(name, self._by_name)}")
         return self.stored_names(entry)
 
     def _make_draft(self, destination: Path, overwrite: bool) -> Draft:

@@ -11,7 +11,7 @@ import torch
 
 from replastic.weights.entries import View, WeightEntry
 from replastic.weights.geometry import UnclearView
-from replastic.weights.naming import is_expert_stack, role_of, strip_prefixes
+from replastic.weights.naming import MATRIX_ROLES, is_expert_stack, role_of, strip_prefixes
 from replastic.weights.views import fused_layout, view_from_layout
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -19,7 +19,6 @@ Shapes = Mapping[str, tuple[int, ...]]
 _RULE = "say so in a recipe rule for it, such as"
 _IMAGE = 4
 """Most channels an image has: colours and transparency, or stacked frames."""
-_MATRICES = ("matrix", "head", "embedding")
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def entries_from_shapes(shapes: Shapes, dtypes: Mapping[str, torch.dtype]) -> li
 
 def _entry(name: str, shape: tuple[int, ...], dtype: torch.dtype, clues: _Clues) -> WeightEntry:
     role = "other" if _is_part(name, clues.shapes) else role_of(name, shape)
-    matrix = role in _MATRICES and len(shape) > 1
+    matrix = role in MATRIX_ROLES and len(shape) > 1
     packed = f"it is stored as {str(dtype).removeprefix('torch.')}: dequantise the checkpoint first"
     if not dtype.is_floating_point:
         return WeightEntry(name, shape, dtype, "buffer", None, trainable=False, refusal=packed if matrix else "")

@@ -11,16 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from replastic.errors import UserError, near_misses
+from replastic.errors import UserError, did_you_mean
 from replastic.weights.derived import derived_weights, parts_of, read_derived
 from replastic.weights.entries import WeightEntry
-from replastic.weights.naming import role_of, strip_prefixes
+from replastic.weights.naming import MATRIX_ROLES, role_of, strip_prefixes
 from replastic.weights.staging import Stage, open_stage
 from replastic.weights.views import view_of
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 _TABLES = (nn.Embedding, nn.EmbeddingBag)
-_MATRICES = ("matrix", "head", "embedding")
 
 
 class _Place(NamedTuple):
@@ -105,7 +104,7 @@ class ModuleStore:
         raw = {strip_prefixes(f"{name}.")[:-1]: name for name, _ in self.model.named_modules() if name}
         for name in modules:
             if name not in raw:
-                raise UserError(f"the model has no module {name!r} to replace{_hint(name, raw)}")
+                raise UserError(f"the model has no module {name!r} to replace{did_you_mean(name, raw)}")
         old = {raw[name]: self.model.get_submodule(raw[name]) for name in modules}
         self._put_modules({raw[name]: module for name, module in modules.items()})
         return lambda: self._put_modules(old)
@@ -119,7 +118,7 @@ class ModuleStore:
         try:
             return self._places[name]
         except KeyError:
-            raise UserError(f"the model has no weight {name!r}{_hint(name, self._places)}") from None
+            raise UserError(f"the model has no weight {name!r}{did_you_mean(name, self._places)}") from None
 
     def _make_entries(self) -> tuple[WeightEntry, ...]:
         modules = {strip_prefixes(f"{n}.")[:-1]: m for n, m in self.model.named_modules(remove_duplicate=False)}
@@ -212,7 +211,7 @@ def _entry(name: str, place: _Place, parent: nn.Module | None) -> WeightEntry:
     if is_lazy(tensor):
         return WeightEntry(name, (), tensor.dtype, "other", None, refusal=_LAZY)
     shape, role = tuple(tensor.shape), _role(name, place, tensor)
-    view = view_of(module, place.attribute, name=name, parent=parent) if role in _MATRICES else None
+    view = view_of(module, place.attribute, name=name, parent=parent) if role in MATRIX_ROLES else None
     trainable, refusal = tensor.requires_grad, _refusal(tensor)
     if place.derived:
         trainable = any(p.requires_grad for p in module.parameters())
@@ -270,8 +269,3 @@ def _tie(first: WeightEntry, other: WeightEntry) -> WeightEntry:
     role = "embedding" if "embedding" in (first.role, other.role) else first.role
     aliases = (*first.aliases, other.name) if other.name != first.name else first.aliases
     return replace(first, role=role, aliases=aliases)
-
-
-def _hint(name: str, known: Mapping[str, object]) -> str:
-    close = near_misses(name, known)
-    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

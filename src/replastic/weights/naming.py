@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-ROLES = ("matrix", "head", "embedding", "norm", "bias", "buffer", "other")
+MATRIX_ROLES = ("matrix", "head", "embedding")
+"""Roles of the weights that are seen as matrices."""
+ROLES = (*MATRIX_ROLES, "norm", "bias", "buffer", "other")
 
 _BUFFERS = frozenset(
     (
@@ -58,9 +60,7 @@ def role_of(name: str, shape: Sequence[int]) -> str:
         name: As in `named_parameters` or a state dict; prefixes of wrappers are ignored.
         shape: Its shape.
     """
-    *modules, leaf = strip_prefixes(name).split(".")
-    while modules and modules[0] in _WRAPPERS:
-        modules = modules[1:]
+    *modules, leaf = _parts(name)
     if leaf in _BUFFERS or (leaf == "bias" and len(shape) > 2):  # a causal mask is often called `attn.bias`
         return "buffer"
     if _is_norm(modules, leaf, len(shape)):
@@ -78,10 +78,7 @@ def role_of(name: str, shape: Sequence[int]) -> str:
 
 def in_head(name: str) -> bool:
     """Whether a tensor, weight or bias, belongs to the head."""
-    *modules, _ = strip_prefixes(name).split(".")
-    while modules and modules[0] in _WRAPPERS:
-        modules = modules[1:]
-    return _is_head(modules)
+    return _is_head(_parts(name)[:-1])
 
 
 def is_expert_stack(name: str, shape: Sequence[int]) -> bool:
@@ -90,6 +87,14 @@ def is_expert_stack(name: str, shape: Sequence[int]) -> bool:
     if len(shape) != 3:
         return False
     return leaf in _EXPERT_STACK or any("expert" in part for part in modules)
+
+
+def _parts(name: str) -> list[str]:
+    """The modules from the outermost that is no mere wrapper, and the tensor's own name."""
+    parts = strip_prefixes(name).split(".")
+    while len(parts) > 1 and parts[0] in _WRAPPERS:
+        parts = parts[1:]
+    return parts
 
 
 def _is_norm(modules: Sequence[str], leaf: str, axes: int) -> bool:

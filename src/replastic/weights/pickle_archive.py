@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from replastic.errors import CheckpointError
-from replastic.weights.archive import Stored
+from replastic.weights.archive import Stored, refuse_pointer
 from replastic.weights.draft import sync
 
 SUFFIXES = (".pt", ".pth", ".bin", ".th", ".ckpt")
@@ -103,8 +103,7 @@ def _load(path: Path) -> Any:
         raise CheckpointError(f"cannot read {path}: no such file")
     try:
         with path.open("rb") as file:
-            if file.read(23) == b"version https://git-lfs":
-                raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` there")
+            refuse_pointer(path, file.read(23))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of unusual pickles: they load, or the error says why not
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from replastic.errors import CheckpointError
+from replastic.weights.archive import refuse_pointer
 
 DTYPES = {
     "F64": torch.float64,
@@ -33,7 +34,6 @@ DTYPES = {
     "C64": torch.complex64,
 }
 _HEADER_LIMIT = 100_000_000  # as in the safetensors library
-_LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,7 @@ class SafetensorsFile:
         size = self.path.stat().st_size
         with self.path.open("rb") as file:
             start = file.read(8)
-            if _LFS_POINTER.startswith(start) and start:
-                raise CheckpointError(f"{self.path} is a Git LFS pointer, not the weights: run `git lfs pull` there")
+            refuse_pointer(self.path, start)
             length = int.from_bytes(start, "little")
             if len(start) < 8 or not 2 <= length <= _HEADER_LIMIT:
                 raise CheckpointError(f"{self.path} is not a safetensors file")

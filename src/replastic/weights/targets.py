@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from replastic.errors import UserError, near_misses
+from replastic.errors import UserError, did_you_mean
 from replastic.weights.change import Skipped
 from replastic.weights.entries import MatrixInfo, WeightEntry
 from replastic.weights.naming import role_of, strip_prefixes
@@ -227,11 +227,8 @@ def _near(pattern: str, entries: Sequence[WeightEntry]) -> str:
     if any(m.startswith(f"{pattern}.") for m in modules):
         return f"; for all below it write {pattern + '.*'!r}"
     leaves = list(dict.fromkeys(part for m in modules for part in (m, m.rpartition(".")[2])))
-    close = near_misses(pattern, leaves)
-    if close:
-        return f"; did you mean {' or '.join(map(repr, close))}?"
     shown = ", ".join(modules[:5]) + (", ..." if len(modules) > 5 else "")
-    return f"; modules with weights: {shown}"
+    return did_you_mean(pattern, leaves, f"; modules with weights: {shown}")
 
 
 def _roles(include: str | Sequence[str], entries: Sequence[WeightEntry]) -> frozenset[str]:

@@ -23,8 +23,19 @@ from replastic.weights.geometry import (
 )
 from replastic.weights.naming import is_expert_stack
 
-LAYOUT_KEYS = ("split", "sizes", "heads", "kv_heads", "per_head", "interleaved", "transposed", "groups")
+LAYOUT_KEYS: Mapping[str, type] = {
+    "split": list,
+    "sizes": list,
+    "heads": int,
+    "kv_heads": int,
+    "per_head": bool,
+    "interleaved": bool,
+    "transposed": bool,
+    "groups": int,
+}
+"""What `Rule.layout` may say, with the type of each."""
 KINDS = ("linear", "conv", "conv_transpose", "experts")
+"""Kinds of weights that are seen as matrices."""
 
 _OUTDATES = {
     "split": ("sizes", "interleaved"),

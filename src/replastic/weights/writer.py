@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from replastic.errors import UserError, near_misses
+from replastic.errors import UserError, did_you_mean
 from replastic.weights.change import Change, LayerOutcome, UnitReset
 from replastic.weights.entries import LiveStore, Transaction, WeightEntry, WeightStore
 from replastic.weights.followers import Followers, FollowerSet, follow
@@ -140,8 +140,7 @@ class _Write:
     def _entry(self, name: str) -> WeightEntry:
         entry = self._entries.get(name)
         if entry is None:
-            close = near_misses(name, self._entries)
-            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+            hint = did_you_mean(name, self._entries)
             raise UserError(f"a new value was proposed for {name}, which does not exist{hint}")
         if entry.refusal:
             raise UserError(f"{name} cannot be written: {entry.refusal}")

@@ -18,7 +18,7 @@ def layer(weight: str = "fc1.weight", **changes: object) -> LayerOutcome:
     one = LayerOutcome(
         weight, "", "linear", 1, 8, 4, "fire", 2.0, 0.25, 3.0, 4.0, {"residual": 1e-9, "solver": "exact"}
     )
-    return replace(one, **changes)  # type: ignore[arg-type]
+    return replace(one, **changes)
 
 
 def test_the_table_shows_what_was_done_to_each_layer() -> None:

@@ -168,7 +168,7 @@ def test_include_does_not_lift_rules_about_names(net: Net) -> None:
 )
 def test_wrong_arguments(net: Net, arguments: dict[str, object], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        select(entries_of(net), DEFAULT, **arguments)  # type: ignore[arg-type]
+        select(entries_of(net), DEFAULT, **arguments)
 
 
 def test_no_target_at_all_is_an_error_with_the_way_out(net: Net) -> None:
