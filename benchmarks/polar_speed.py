@@ -1,0 +1,98 @@
+"""Speed and accuracy of the polar factor of whole networks, against a plain loop of the paper's formula."""
+
+from __future__ import annotations
+
+import torch
+from layer_lists import MODELS, weights
+from measure import Row, arguments, in_turn, publish, ratio
+from torch import Tensor
+
+from reference import batched, loop, matrices
+from replastic.linalg import matmul_backend, polar, residual
+
+GOALS = {
+    "newton_schulz": dict.fromkeys(MODELS, 1.0),
+    "newton_schulz, fastest backend": {"ResNet-18": 2.0, "VGG-16": 2.0, "ViT-Tiny": 3.0, "GPT-2": 3.5},
+    "fast, fastest backend": dict.fromkeys(("ResNet-18", "VGG-16", "ViT-Tiny", "GPT-2"), 6.0),
+    "exact": {"ResNet-18": 0.9, "VGG-16": 0.9, "ViT-Tiny": 0.9, "GPT-2": 1.2},
+    "exact, fastest backend": {},
+    "iterative, fastest backend": {},
+    "loop, fastest backend": {},
+}
+"""Least speed, as a multiple of the loop's, by variant and network."""
+
+RESIDUAL_OF_EXACT = 1e-8
+
+
+def run(variant: str, pile: list[Tensor], num_iters: int) -> None:
+    """Replace the weights by their factors."""
+    solver, _, backend = variant.partition(", ")
+    options = {"num_iters": num_iters} if solver == "newton_schulz" else {}
+    with matmul_backend("fastest" if backend else "default"):
+        if solver == "loop":
+            loop(pile, num_iters)
+        else:
+            batched(pile, solver, **options)
+
+
+def accuracy(pile: list[Tensor], truth: list[Tensor]) -> tuple[float, float]:
+    """Distance of all factors together to the true ones, relative, and the largest residual of a matrix."""
+    error = sum(float((q.double() - t.double()).square().sum()) for q, t in zip(pile, truth, strict=True))
+    norm = sum(float(t.double().square().sum()) for t in truth)
+    return (error / norm) ** 0.5, max(float(residual(matrices(q)).max()) for q in pile)
+
+
+def measure(name: str, repeats: int) -> list[Row]:
+    """All variants on one network."""
+    original = weights(name)
+    num_iters = MODELS[name][1]
+    truth = [w.clone() for w in original]
+    for w in truth:
+        matrices(w).copy_(polar(matrices(w).double(), "exact").factor)
+    pile = [w.clone() for w in original]
+
+    def prepare() -> None:
+        for w, source in zip(pile, original, strict=True):
+            w.copy_(source)
+
+    variants = ["loop", *GOALS]
+    work = {v: (lambda v=v: run(v, pile, num_iters)) for v in variants}
+    seconds = in_turn(work, repeats, prepare)
+    rows, rough = [], 0.0
+    for variant in variants:
+        prepare()
+        work[variant]()
+        distance, worst = accuracy(pile, truth)
+        note = f"distance {distance:.2g}, residual at most {worst:.2g}, {min(seconds[variant]):.3g} s at best"
+        goal = GOALS.get(variant, {}).get(name)
+        rows.append(Row(name, variant, ratio(seconds["loop"], seconds[variant]), "x", goal, note=note))
+        rough = distance if variant == "loop" else rough
+        if variant.startswith("fast"):
+            rows.append(Row(name, "fast: distance / the loop's", distance / rough, "", 1.0, "lower"))
+        if variant == "exact":
+            rows.append(Row(name, "exact: residual", worst, "", RESIDUAL_OF_EXACT, "lower"))
+    return rows
+
+
+def main() -> None:
+    """Print the table."""
+    options = arguments(__doc__, models=tuple(MODELS))
+    rows: list[Row] = []
+    for name in options.models:
+        rows += measure(name, options.repeats)
+    with matmul_backend("fastest") as setting:
+        publish("Speed of the polar factor", rows, options.json, fastest_backend=setting, products=products())
+
+
+def products() -> str:
+    """GFLOP/s of a 1024 x 1024 product in each precision, under the setting in force: what the hardware allows."""
+    rates = []
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        a = torch.randn(1024, 1024).to(dtype)
+        best = min(in_turn({"": lambda a=a: a @ a}, 5, lambda: None)[""])
+        rates.append(f"{str(dtype).removeprefix('torch.')} {2 * 1024**3 / best / 1e9:.0f} GFLOP/s")
+    return "; ".join(rates)
+
+
+if __name__ == "__main__":
+    main()
