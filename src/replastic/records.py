@@ -46,10 +46,14 @@ class RunInfo:
     config: Mapping[str, Any]
     """Every resolved setting, of the benchmark and of the method (`config["method"]`)."""
     summary: Mapping[str, Any] = field(default_factory=dict)
-    """How to present the run: ``score`` (metric key), ``score_label``, ``higher_is_better``, ``phase_label``."""
+    """How to present the run: ``score`` (metric key), ``score_label``, ``event`` (at which the score is read),
+    ``higher_is_better``, ``phase_label``, ``curves`` (metric keys to draw)."""
     command: str = ""
+    """The command line that began it."""
     environment: Mapping[str, Any] = field(default_factory=dict)
+    """See `environment`."""
     format: int = FORMAT
+    """Version of this format."""
 
 
 class RunDirectory:
@@ -149,7 +153,7 @@ def find_runs(path: str | Path) -> list[RunDirectory]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, git revision (of the working directory, with a dirty flag) and hardware, for run.json."""
+    """Versions, git revision and dirty flag of the checkout this package lies in, and hardware, for run.json."""
     return {
         "replastic": __version__,
         "python": platform.python_version(),

@@ -14,29 +14,45 @@ from replastic.weights.entries import MatrixInfo, WeightStore
 from replastic.weights.recipe import Recipe
 
 Need = Literal["model", "init", "fresh", "batches", "loss", "units", "optimizer"]
+"""What a method may ask of a run: the fields of `Run` (``loss`` is `loss_fn`), and ``units``, a live model whose units
+it watches while it trains."""
 
 Scope = Literal["matrices", "layers", "parameters", "state"]
+"""Which tensors a weight method gets, and how; see `WeightMethod.scope`."""
 
 
 def option(default: Any, *, help: str, choices: Sequence[Any] = ()) -> Any:
-    """A hyperparameter of a method: a dataclass field with a default, help text and, if closed, its choices."""
+    """A hyperparameter of a method: a dataclass field from which flags, specs and checks are made.
+
+    Args:
+        default: Its value when nobody gives one.
+        help: What it does, in a few words without a full stop; shown by ``--help``.
+        choices: Every value that is allowed, if they can be listed.
+    """
     return field(default=default, metadata={"help": help, "choices": tuple(choices)})
 
 
 @dataclass(kw_only=True)
 class Run:
-    """What a method may see. Methods read it and propose a `Change`; they never write weights themselves."""
+    """What a method may see. Methods read it and propose a `Change`; they never write weights themselves.
+
+    Fields that are None were not given; a method that cannot do without names them in `Method.needs`.
+    """
 
     store: WeightStore
+    """The weights, live or in a file."""
     recipe: Recipe
+    """Which weights are touched, and how each is seen."""
     target_modules: str | Sequence[str] | None = None
     """Patterns that replace the recipe's choice of weights, or ``"all-linear"``."""
     exclude_modules: Sequence[str] = ()
+    """Patterns of weights that are left alone whatever else says."""
     include: Sequence[str] = ()
     """Roles the recipe leaves alone that are to be touched all the same: ``head``, ``embedding``."""
     model: nn.Module | None = None
     """The live module; None when the weights are files."""
     optimizer: torch.optim.Optimizer | None = None
+    """The optimizer that trains the model; its state is changed through `Change` and the run's policy alone."""
     init: Mapping[str, Tensor] | None = None
     """theta_0 by name, parameters and buffers; may read lazily."""
     fresh: Callable[[int], Mapping[str, Tensor]] | None = None
@@ -50,34 +66,50 @@ class Run:
     phase: int = 0
     """Index of the phase about to begin (at a boundary) or under way."""
     step: int = 0
+    """Optimizer updates since training began."""
 
 
 class Solution(NamedTuple):
-    """New matrices with what the method reports of them: values are numbers, strings or tensors over the batch."""
+    """What `WeightMethod.solve` may return: new matrices, and what is to be reported of them."""
 
     weight: Tensor
+    """In the shape that `solve` was given."""
     facts: Mapping[str, Any] = {}
+    """By name: numbers, strings, or tensors with one value for each matrix of the batch. Of such tensors the worst is
+    shown for ``residual`` (largest) and ``alignment`` (smallest), the mean for any other."""
 
 
 @dataclass(kw_only=True)
 class Method:
-    """An intervention. Subclasses are keyword-only dataclasses whose fields are the hyperparameters."""
+    """An intervention. Subclasses are keyword-only dataclasses whose fields are the hyperparameters, each an `option`.
+
+    Everything has a default that does nothing, so a subclass says only what it does. Over a run the calls are:
+    `check` (before anything starts), `setup`, `make_optimizer`, then for every step `penalty` and `after_step`, between
+    two phases `on_boundary`, and `close` in the end.
+    """
 
     name: ClassVar[str] = ""
     """Public name; set by `register`."""
     needs: ClassVar[frozenset[Need]] = frozenset()
-    """What must be in the run; checked before `setup`, with a message that says how to give it."""
+    """What must be in the run; checked before `setup`, with a message that says how to give it. See `required`."""
     changes_structure: ClassVar[bool] = False
     """Whether it adds or replaces modules."""
     draws: ClassVar[bool] = False
     """Whether the run's seed decides what it does."""
 
     def __post_init__(self) -> None:
-        """Note in `explicit` the fields the caller set by hand: those that differ from their defaults; see `make`."""
-        self.explicit = frozenset(f.name for f in fields(self) if getattr(self, f.name) != f.default)
+        """Note in `explicit` the fields the caller set by hand, which no recipe overrides.
+
+        Here those that differ from their defaults; `make` knows better and notes those it was given.
+        """
+        self.explicit: frozenset[str] = frozenset(f.name for f in fields(self) if getattr(self, f.name) != f.default)
 
     def validate(self) -> None:
-        """Raise `UserError` naming the field, its value and what is allowed."""
+        """Refuse values that types and choices do not rule out, such as a share above 1.
+
+        Raises:
+            UserError: Naming the field, its value and what is allowed.
+        """
 
     def required(self) -> frozenset[Need]:
         """What must be in the run with these hyperparameters; `needs` unless a field asks for more."""
@@ -88,48 +120,70 @@ class Method:
         return frozenset()
 
     def check(self, run: Run) -> None:
-        """Look at the run without touching it: raise `UserError` for what would fail later."""
+        """Look at the run without touching it, so that what would fail later fails before training.
+
+        Raises:
+            UserError: The run does not suit the method.
+        """
 
     def setup(self, run: Run) -> None:
-        """Called once, before the first phase in which the method is on."""
+        """Called once, before the first phase in which the method is on; in a resumed process once more.
+
+        What it looks up, such as hooks and parameters, goes into attributes; `close` lets go of it.
+        """
 
     def make_optimizer(
         self, groups: list[dict[str, Any]], build: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
     ) -> torch.optim.Optimizer:
-        """The optimizer of a phase; `build` makes the run's own from parameter groups."""
+        """The optimizer of a phase.
+
+        Args:
+            groups: All parameters, as parameter groups of torch; may be split or given settings of their own.
+            build: Makes the run's own optimizer from groups.
+        """
         return build(groups)
 
     def penalty(self, run: Run) -> Tensor | None:
-        """A term to add to the loss of every step, or None."""
+        """A scalar to add to the loss of every step, differentiable in the parameters, or None."""
         return None
 
     def after_step(self, run: Run) -> Change | None:
-        """Called after every optimizer update."""
+        """Called after every optimizer update; what it proposes is written before the next."""
         return None
 
     def on_boundary(self, run: Run) -> Change | None:
-        """Called between two phases, before the new phase's first step."""
+        """Called between two phases, before the new phase's first step.
+
+        None means that the method does not act between phases; an empty `Change` that there was nothing to do.
+        """
         return None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What resuming needs beside the fields; tensors by name."""
+        """What resuming needs beside the fields and what `setup` finds; tensors by name."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` gave; called after `setup`."""
 
     def close(self) -> None:
-        """Remove hooks; called once, at the end of the run or on an error."""
+        """Remove hooks and let go of the model: called at the end of a run, or on an error, even before `setup`."""
 
 
 @dataclass(kw_only=True)
 class WeightMethod(Method):
-    """A method that is a function of the weights alone, one batch of matrices at a time: it also runs on files."""
+    """A method that is a function of the weights alone, one batch of matrices at a time: it also runs on files.
+
+    A subclass writes `solve`; reading, cutting into matrices, merging, measuring and writing are done around it.
+    """
 
     scope: ClassVar[Scope] = "matrices"
-    """Which tensors `solve` gets, and how. ``matrices``: the weights the recipe chose, as (batch, d_out, d_in).
-    ``parameters``: every trainable parameter, recipe or not, in its own shape. ``state``: buffers as well. ``layers``:
-    every trainable parameter, as (batch, d_out, d_in) where it is a matrix, in its own shape where not."""
+    """Which tensors `solve` gets, and how:
+
+    * ``matrices``: the weights the recipe chose, as (batch, d_out, d_in);
+    * ``parameters``: every trainable parameter, recipe or not, in its own shape;
+    * ``state``: buffers as well;
+    * ``layers``: every trainable parameter, as (batch, d_out, d_in) where it is a matrix, in its own shape where not.
+    """
     batched: ClassVar[bool] = False
     """Whether matrices of several weights with equal shape and taps may come in one call; `info` is then the first's.
     For methods that treat every matrix alike and draw nothing: `generator` is then the first's, too."""
@@ -142,17 +196,23 @@ class WeightMethod(Method):
         """New matrices for old ones.
 
         Args:
-            w: (batch, d_out, d_in), float32 or wider, read only; the tensor itself with the other scopes.
+            w: (batch, d_out, d_in), float32 or wider, read only; with the other scopes the tensor in its own shape.
             info: What they are.
             w0: The same matrices at initialisation, or None when the run has no `init`.
             generator: On the device of `w`, seeded from the run's seed, its phase, the weight's name and the block, so
                 that a draw depends neither on the order of the weights nor on where they are stored.
+
+        Returns:
+            The new matrices, in the shape of `w`; in a `Solution` if there is something to report of them.
+
+        Raises:
+            MatrixError: One of the matrices has no answer; the caller names its layer.
         """
         raise NotImplementedError
 
     def check(self, run: Run) -> None:
         """Choose the weights, so that a pattern without match or a setting without effect shows before training."""
-        from replastic.methods._needs import require
+        from replastic.methods._needs import require  # here and below: these files need the classes above
         from replastic.methods._plan import plan
 
         for method in {id(job.method): job.method for job in plan(self, run).jobs}.values():

@@ -16,6 +16,7 @@ class MatrixInfo:
     """A batch of equally shaped matrices inside one weight, such as the taps of a convolution or the q of a fused qkv.
 
     `d_out` and `d_in` are fan-out and fan-in of one matrix: matrices are always presented as (batch, d_out, d_in).
+    `batch` counts the taps of a convolution (outermost) times its groups, the heads, or the experts.
     """
 
     weight: str
@@ -37,9 +38,13 @@ class MatrixInfo:
 
 
 class View(ABC):
-    """A reversible way to see one stored weight as one or more batches of matrices."""
+    """A reversible way to see one stored weight as one or more batches of matrices; `weights.geometry` has them all.
+
+    `merge` undoes `split`: numbers only change places.
+    """
 
     kind: str
+    """``linear``, ``conv``, ``conv_transpose`` or ``experts``."""
 
     @property
     def layout(self) -> Mapping[str, Any]:
@@ -68,14 +73,19 @@ class WeightEntry:
     """One stored tensor and what is known of it. Tied tensors have one entry, whose `aliases` are the other names."""
 
     name: str
+    """As in the state dict, without what wrappers such as `torch.compile` put before it."""
     shape: tuple[int, ...]
+    """As stored; what is seen of it as matrices is up to the view."""
     dtype: torch.dtype
+    """As stored."""
     role: str
     """``matrix`` (a hidden weight), ``head``, ``embedding``, ``norm``, ``bias``, ``buffer`` or ``other``."""
     view: View | None
     """How it is seen as matrices; None for what is no matrix."""
     aliases: tuple[str, ...] = ()
+    """Other names of the same tensor."""
     trainable: bool = True
+    """Whether training changes it: frozen parameters and buffers are left alone by most methods."""
     refusal: str = ""
     """Why it must not be written, with the remedy; empty if it may be."""
     layer: str = ""
@@ -98,7 +108,7 @@ class Transaction(Protocol):
 
 
 class WeightStore(Protocol):
-    """A place where weights live: a live module, a sharded module, a checkpoint on disk."""
+    """A place where weights live: a live module (`ModuleStore`) or a checkpoint on disk (`CheckpointStore`)."""
 
     def entries(self) -> Sequence[WeightEntry]:
         """Every tensor of the store, parameters and buffers, tied ones once, in the store's order."""
