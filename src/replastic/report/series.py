@@ -48,6 +48,8 @@ def over_updates(experiment: Experiment, key: str) -> list[Series]:
 
     Only updates at which every seed of the method was evaluated are kept.
     """
+    if key not in experiment.keys("evaluation"):
+        return []
     found = []
     for method in experiment.methods:
         runs = [_points(run.records, key, experiment.phases) for run in experiment.runs[method].values()]
@@ -55,7 +57,7 @@ def over_updates(experiment: Experiment, key: str) -> list[Series]:
         if common:
             values = np.array([[points[step] for step in common] for points in runs], dtype=np.float64)
             found.append(_series(method, np.array(common, dtype=np.float64), values))
-    return found if any(r["event"] == "evaluation" and key in r for run in experiment for r in run.records) else []
+    return found
 
 
 def events_of(experiment: Experiment, key: str) -> list[str]:

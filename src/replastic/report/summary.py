@@ -11,12 +11,13 @@ from replastic.report.tables import REFERENCE, Row, Table
 
 MANY = 5
 """From this many comparisons on, the reader is told how often an interval misses by chance."""
+_NO_REFERENCE = f"{REFERENCE} was not run with these, so there is no difference to it."
 
 
 def sentences(table: Table) -> list[str]:
     """What was run, what happened to the reference, which methods differ from it, and what is not settled."""
     found = [_what(table), *_reference(table)]
-    found += _differences(table) if table.reference else [_no_reference(table)]
+    found += _differences(table) if table.reference else [_NO_REFERENCE]
     found += _leader(table) + _not_finite(table) + _cautions(table)
     return found
 
@@ -107,10 +108,6 @@ def _size(difference: Estimate) -> str:
 
 def _range(estimate: Estimate) -> str:
     return words.interval(estimate, signed=True)
-
-
-def _no_reference(table: Table) -> str:
-    return f"{REFERENCE} was not run with these, so there is no difference to it."
 
 
 def _leader(table: Table) -> list[str]:
