@@ -50,7 +50,7 @@ def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
 def test_parameters_stay_the_objects_they_are(
     name: str, dtype: torch.dtype, layout: torch.memory_format, build: Build, boundary: Boundary
 ) -> None:
-    method = methods.make(name)
+    method = methods.from_spec(name)
     if method.changes_structure:
         pytest.skip("adds modules; has its own contract")
     model, init = build(dtype, layout)
@@ -71,7 +71,7 @@ def test_same_seed_same_result_whatever_the_global_generator(name: str, build: B
         model, init = build()
         torch.manual_seed(global_seed)
         state = torch.get_rng_state()
-        cross(methods.make(name), boundary(model, init, seed=5))
+        cross(methods.from_spec(name), boundary(model, init, seed=5))
         assert torch.equal(torch.get_rng_state(), state), "the method drew from the global generator"
         results.append(content(model))
     assert differing(*results) == []
@@ -83,7 +83,7 @@ def test_seed_and_phase_matter_if_and_only_if_it_draws(name: str, what: str, bui
     results = []
     for value in (5, 6):
         model, init = build()
-        cross(methods.make(name), boundary(model, init, **{what: value}))
+        cross(methods.from_spec(name), boundary(model, init, **{what: value}))
         results.append(content(model))
     assert bool(differing(*results)) == methods.get(name).draws
 
@@ -93,7 +93,7 @@ def test_frozen_and_excluded_parameters_are_left_alone(name: str, build: Build, 
     model, init = build()
     model.conv2.weight.requires_grad_(False)
     before = content(model)
-    outcome = cross(methods.make(name), boundary(model, init, exclude_modules=("fc1",)))
+    outcome = cross(methods.from_spec(name), boundary(model, init, exclude_modules=("fc1",)))
     after = content(model)
     for kept in ("conv2.weight", "fc1.weight", "fc1.bias"):
         assert torch.equal(after[kept], before[kept]), kept
@@ -108,7 +108,7 @@ def test_frozen_and_excluded_parameters_are_left_alone(name: str, build: Build, 
 def test_undo_restores_every_bit(name: str, dtype: torch.dtype, build: Build, boundary: Boundary) -> None:
     model, init = build(dtype)
     before = content(model)
-    outcome = cross(methods.make(name), boundary(model, init))
+    outcome = cross(methods.from_spec(name), boundary(model, init))
     outcome.undo_()
     assert differing(content(model), before) == []
 
@@ -117,9 +117,9 @@ def test_undo_restores_every_bit(name: str, dtype: torch.dtype, build: Build, bo
 def test_dry_run_writes_nothing_and_reports_the_same(name: str, build: Build, boundary: Boundary) -> None:
     model, init = build()
     before = content(model)
-    dry = cross(methods.make(name), boundary(model, init), dry_run=True)
+    dry = cross(methods.from_spec(name), boundary(model, init), dry_run=True)
     assert differing(content(model), before) == []
-    wet = cross(methods.make(name), boundary(model, init))
+    wet = cross(methods.from_spec(name), boundary(model, init))
     assert dry.layers == wet.layers
 
 
@@ -127,7 +127,7 @@ def test_dry_run_writes_nothing_and_reports_the_same(name: str, build: Build, bo
 def test_reported_change_is_the_change_made(name: str, build: Build, boundary: Boundary) -> None:
     model, init = build(torch.bfloat16)
     before = content(model)
-    outcome = cross(methods.make(name), boundary(model, init))
+    outcome = cross(methods.from_spec(name), boundary(model, init))
     after = content(model)
     for weight in {layer.weight for layer in outcome.layers}:
         moved = (after[weight].double() - before[weight].double()).square().sum()
@@ -141,7 +141,7 @@ def test_training_goes_on_afterwards(
 ) -> None:
     model, init = build()
     run = boundary(model, init)
-    method = methods.make(name)
+    method = methods.from_spec(name)
     cross(method, run)
     assert run.optimizer is not None
     for batch in batches():
@@ -165,7 +165,7 @@ def test_training_goes_on_afterwards(
 def test_state_survives_a_round_trip(name: str, build: Build, boundary: Boundary) -> None:
     model, init = build()
     run = boundary(model, init)
-    method, other = methods.make(name), methods.make(name)
+    method, other = methods.from_spec(name), methods.from_spec(name)
     cross(method, run)
     state = method.state_dict()
     assert all(isinstance(value, Tensor) for value in state.values())
@@ -179,7 +179,7 @@ def test_state_survives_a_round_trip(name: str, build: Build, boundary: Boundary
 def test_a_file_gets_the_same_numbers_as_the_live_model(
     name: str, reverse: bool, build: Build, boundary: Boundary, tmp_path: Path
 ) -> None:
-    method = methods.make(name)
+    method = methods.from_spec(name)
     if method.required() & {"model", "batches", "loss", "units", "optimizer"}:
         pytest.skip("needs the live model")
     model, init = build()
@@ -221,7 +221,7 @@ def changed(method: Method) -> Iterator[Method]:
 
 @every_method
 def test_spec_round_trip(name: str) -> None:
-    method = methods.make(name)
+    method = methods.from_spec(name)
     assert methods.spec_of(method) == name
     for other in (method, *changed(method)):
         again = methods.from_spec(methods.spec_of(other))
@@ -245,7 +245,7 @@ def test_wrong_values_are_refused_by_name(name: str) -> None:
     for field in fields(methods.get(name)):
         for value in wrong_values(field):
             with pytest.raises(UserError) as caught:
-                methods.make(name, **{field.name: value})
+                methods.from_spec(name, **{field.name: value})
             message = str(caught.value)
             assert field.name in message, message
             assert str(value) in message, message
@@ -254,7 +254,7 @@ def test_wrong_values_are_refused_by_name(name: str) -> None:
 @every_method
 def test_missing_needs_are_named_with_the_remedy(name: str, build: Build, boundary: Boundary) -> None:
     fields_of_run = {"loss": "loss_fn", "units": "model"}
-    method = methods.make(name)
+    method = methods.from_spec(name)
     run = boundary(*build())
     for need in method.required():
         with pytest.raises(UserError, match=f"{name} needs"):
@@ -264,7 +264,7 @@ def test_missing_needs_are_named_with_the_remedy(name: str, build: Build, bounda
 @every_method
 def test_a_pattern_without_match_shows_before_training(name: str, build: Build, boundary: Boundary) -> None:
     model, init = build()
-    if type(methods.make(name)).check is Method.check:
+    if type(methods.from_spec(name)).check is Method.check:
         pytest.skip("chooses no weights")
     with pytest.raises(UserError, match="did you mean 'fc1'"):
-        methods.check_needs(methods.make(name), boundary(model, init, target_modules="fcc1"))
+        methods.check_needs(methods.from_spec(name), boundary(model, init, target_modules="fcc1"))

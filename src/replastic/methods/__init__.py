@@ -3,7 +3,7 @@
 from replastic.methods._interface import Method, Run, Scope, Solution, WeightMethod, option
 from replastic.methods._needs import check_needs
 from replastic.methods._registry import entry, get, names, register
-from replastic.methods._spec import from_spec, make, spec_of
+from replastic.methods._spec import from_spec, spec_of
 
 __all__ = [
     "Method",
@@ -15,7 +15,6 @@ __all__ = [
     "entry",
     "from_spec",
     "get",
-    "make",
     "names",
     "option",
     "register",

@@ -100,7 +100,7 @@ class Method:
     def __post_init__(self) -> None:
         """Note in `explicit` the fields the caller set by hand, which no recipe overrides.
 
-        Here those that differ from their defaults; `make` knows better and notes those it was given.
+        Here those that differ from their defaults; `from_spec` knows better and notes those it was given.
         """
         self.explicit: frozenset[str] = frozenset(f.name for f in fields(self) if getattr(self, f.name) != f.default)
 

@@ -15,17 +15,12 @@ from replastic.methods._registry import get
 M = TypeVar("M", bound=Method)
 
 
-def make(name: str, **options: Any) -> Method:
-    """The method of that name with these hyperparameters, validated; `explicit` on it records which were given.
+def build(kind: type[M], options: Mapping[str, Any]) -> M:
+    """A method of that class with these hyperparameters, validated; `explicit` on it records which were given.
 
     Raises:
-        UserError: No such method, no such field, or a value that is not allowed.
+        UserError: No such field, or a value that is not allowed.
     """
-    return build(get(name), options)
-
-
-def build(kind: type[M], options: Mapping[str, Any]) -> M:
-    """Like `make`, of a class."""
     known = {f.name for f in fields(kind)}
     for option in options:
         if option not in known:
@@ -44,7 +39,7 @@ def from_spec(spec: str, **options: Any) -> Method:
         options: Further fields, as values; they go before those of the text.
 
     Raises:
-        UserError: The text cannot be read, or as `make`.
+        UserError: No such method, the text cannot be read, or as `build`.
     """
     name, colon, rest = spec.partition(":")
     kind = get(name.strip())

@@ -45,7 +45,7 @@ def scale_oracle(rule: str, w: Tensor, w0: Tensor, taps: int) -> Tensor:
 
 
 def solve(name: str, w: Tensor, w0: Tensor, taps: int = 1, **options: Any) -> Tensor:
-    method = methods.make(name, **options)
+    method = methods.from_spec(name, **options)
     assert isinstance(method, methods.WeightMethod)
     info = MatrixInfo("layer.weight", "conv" if taps > 1 else "linear", len(w), *w.shape[-2:], taps=taps)
     answer = method.solve(w, info, w0, torch.Generator().manual_seed(3))
@@ -122,7 +122,7 @@ def test_haar_draws_are_uniform_in_sign_and_direction() -> None:
 @pytest.mark.parametrize("groups", [1, 2])
 def test_orthogonal_reset_is_orthonormal_over_the_whole_kernel(groups: int, run_on: RunOn, proposed: Proposed) -> None:
     conv = nn.Sequential(nn.Conv2d(4, 6, 3, groups=groups))
-    new, _ = proposed(methods.make("orthogonal_reset", gain=2.0), run_on(conv))
+    new, _ = proposed(methods.from_spec("orthogonal_reset", gain=2.0), run_on(conv))
     rows = new["0.weight"].double().unflatten(0, (groups, -1)).flatten(2)
     assert torch.allclose(rows @ rows.mT, 4 * torch.eye(6 // groups).double().expand(groups, -1, -1), atol=1e-5)
     tap = new["0.weight"][:, :, 0, 0].double()
@@ -161,21 +161,21 @@ def test_what_cannot_be_solved_is_named(name: str, run_on: RunOn, proposed: Prop
         model[1].weight[:, :, 1, 2] = 0
     if name != "random_isometry":
         with pytest.raises(UserError, match=r"1\.weight \(matrix 5 of 9\) is all zero"):
-            proposed(methods.make(name), run_on(model))
+            proposed(methods.from_spec(name), run_on(model))
     with torch.no_grad():
         model[0].weight[1, 2] = float("nan")
     with pytest.raises(UserError, match=r"0\.weight holds 1 of 16 values that are NaN or Inf"):
-        proposed(methods.make(name), run_on(model))
+        proposed(methods.from_spec(name), run_on(model))
 
 
 def test_scale_init_needs_the_initial_weights(run_on: RunOn) -> None:
     with pytest.raises(UserError, match="fire needs the initial weights: pass init="):
-        methods.check_needs(methods.make("fire", scale="init"), run_on(nn.Sequential(nn.Linear(3, 3))))
+        methods.check_needs(methods.from_spec("fire", scale="init"), run_on(nn.Sequential(nn.Linear(3, 3))))
 
 
 def test_outcome_tells_solver_residual_alignment_and_scale(run_on: RunOn, proposed: Proposed) -> None:
     model = nn.Sequential(nn.Linear(6, 3))
-    _, layers = proposed(methods.make("fire"), run_on(model, target_modules="0"))
+    _, layers = proposed(methods.from_spec("fire"), run_on(model, target_modules="0"))
     facts = layers["0.weight"].facts
     assert facts["solver"] == "exact"
     assert facts["residual"] < 1e-8

@@ -51,7 +51,7 @@ def init(net: Net) -> dict[str, Tensor]:
 
 
 def test_interpolation_by_hand(net: Net, init: dict[str, Tensor], run_on: RunOn, proposed: Proposed) -> None:
-    new, _ = proposed(methods.make("interpolation", strength=0.3), run_on(net, init=init))
+    new, _ = proposed(methods.from_spec("interpolation", strength=0.3), run_on(net, init=init))
     assert set(new) == {n for n, _ in net.named_parameters()}, "all parameters, no buffers"
     for name, parameter in net.named_parameters():
         assert torch.allclose(new[name], 0.7 * parameter + 0.3 * init[name], rtol=1e-12), name
@@ -65,29 +65,29 @@ def test_interpolation_toward_a_fresh_draw(net: Net, run_on: RunOn, proposed: Pr
         return redraw(net, seed)
 
     run = run_on(net, fresh=fresh)
-    new, _ = proposed(methods.make("interpolation", strength=1.0, toward="fresh"), run)
+    new, _ = proposed(methods.from_spec("interpolation", strength=1.0, toward="fresh"), run)
     assert all(torch.equal(new[n], redraw(net, seeds[0])[n]) for n in new)
     with pytest.raises(UserError, match="interpolation needs the initial weights"):
-        methods.check_needs(methods.make("interpolation"), run)
+        methods.check_needs(methods.from_spec("interpolation"), run)
 
 
 def test_full_reset_and_fresh_restore_buffers_too(
     net: Net, init: dict[str, Tensor], run_on: RunOn, proposed: Proposed
 ) -> None:
-    new, _ = proposed(methods.make("full_reset"), run_on(net, init=init))
+    new, _ = proposed(methods.from_spec("full_reset"), run_on(net, init=init))
     assert new.keys() == init.keys()
     assert all(torch.equal(new[n], init[n]) for n in init)
     assert new["bn.num_batches_tracked"].dtype == torch.int64
-    drawn, _ = proposed(methods.make("fresh"), run_on(net, fresh=lambda seed: redraw(net, seed)))
+    drawn, _ = proposed(methods.from_spec("fresh"), run_on(net, fresh=lambda seed: redraw(net, seed)))
     assert drawn.keys() == init.keys()
     assert not torch.equal(drawn["hidden.weight"], net.hidden.weight)
 
 
 def test_shrink_perturb_by_hand(net: Net, run_on: RunOn, proposed: Proposed) -> None:
-    kept, _ = proposed(methods.make("shrink_perturb", shrink=0.5, perturb_std=0.0), run_on(net))
+    kept, _ = proposed(methods.from_spec("shrink_perturb", shrink=0.5, perturb_std=0.0), run_on(net))
     assert all(torch.equal(kept[n], 0.5 * p) for n, p in net.named_parameters())
     wide = nn.Sequential(nn.Linear(200, 200))
-    noisy, _ = proposed(methods.make("shrink_perturb", shrink=0.0, perturb_std=0.1), run_on(wide))
+    noisy, _ = proposed(methods.from_spec("shrink_perturb", shrink=0.0, perturb_std=0.1), run_on(wide))
     # 40 000 draws: the sample deviation has a standard error of .00035, the mean one of .0005.
     assert float(noisy["0.weight"].std()) == pytest.approx(0.1, abs=0.002)
     assert float(noisy["0.weight"].mean()) == pytest.approx(0.0, abs=0.003)
@@ -96,12 +96,12 @@ def test_shrink_perturb_by_hand(net: Net, run_on: RunOn, proposed: Proposed) -> 
 def test_head_reset_takes_weight_and_bias_of_the_head(
     net: Net, init: dict[str, Tensor], run_on: RunOn, proposed: Proposed
 ) -> None:
-    new, _ = proposed(methods.make("head_reset"), run_on(net, init=init))
+    new, _ = proposed(methods.from_spec("head_reset"), run_on(net, init=init))
     assert new.keys() == {"head.weight", "head.bias"}
     assert all(torch.equal(new[n], init[n]) for n in new)
     headless = nn.Sequential(nn.Linear(2, 2))
     with pytest.raises(UserError, match="found no head by its name; say which layers with target_modules"):
-        methods.check_needs(methods.make("head_reset"), run_on(headless, init=dict(headless.state_dict())))
+        methods.check_needs(methods.from_spec("head_reset"), run_on(headless, init=dict(headless.state_dict())))
 
 
 def test_optimizer_reset_drops_the_state_and_keeps_the_weights(net: Net, run_on: RunOn) -> None:
@@ -110,7 +110,7 @@ def test_optimizer_reset_drops_the_state_and_keeps_the_weights(net: Net, run_on:
     optimizer.step()
     before = {n: v.clone() for n, v in net.state_dict().items()}
     run = run_on(net, optimizer=optimizer)
-    change = methods.make("optimizer_reset").on_boundary(run)
+    change = methods.from_spec("optimizer_reset").on_boundary(run)
     assert change is not None
     write(run.store, change, optimizer=optimizer, policy="keep")
     assert not any(torch.as_tensor(v).any() for s in optimizer.state.values() for v in s.values())
@@ -123,7 +123,7 @@ def test_parseval_value_and_gradient_by_hand(groups: int, run_on: RunOn) -> None
     net = Net(groups).double()
     with torch.no_grad():
         net.bn.weight.normal_()
-    method = methods.make("parseval", strength=0.1, s=1.5)
+    method = methods.from_spec("parseval", strength=0.1, s=1.5)
     run = run_on(net)
     method.setup(run)
     penalty = method.penalty(run)
@@ -147,7 +147,7 @@ def test_parseval_value_and_gradient_by_hand(groups: int, run_on: RunOn) -> None
 
 
 def test_parseval_without_norms_on_chosen_weights(net: Net, run_on: RunOn) -> None:
-    method = methods.make("parseval", norms=False)
+    method = methods.from_spec("parseval", norms=False)
     run = run_on(net, target_modules="head")
     method.setup(run)
     penalty = method.penalty(run)
@@ -160,7 +160,7 @@ def test_parseval_of_the_blocks_of_a_recipe() -> None:
     model = nn.ModuleDict({"qkv": nn.Linear(4, 12)}).double()
     rule = Rule(("qkv",), layout={"split": ["q", "k", "v"]}, blocks=("q", "k"))
     run = methods.Run(store=ModuleStore(model), recipe=Recipe("qk", (rule,)), model=model)
-    method = methods.make("parseval", norms=False)
+    method = methods.from_spec("parseval", norms=False)
     method.setup(run)
     penalty = method.penalty(run)
     assert penalty is not None
@@ -171,7 +171,7 @@ def test_parseval_of_the_blocks_of_a_recipe() -> None:
 
 def test_l2_init_value_and_gradient_by_hand(net: Net, init: dict[str, Tensor], run_on: RunOn) -> None:
     net.hidden.weight.requires_grad_(False)
-    method = methods.make("l2_init", strength=0.2)
+    method = methods.from_spec("l2_init", strength=0.2)
     run = run_on(net, init=init, exclude_modules=("head",))
     method.setup(run)
     penalty = method.penalty(run)
@@ -225,7 +225,7 @@ def test_dash_against_the_slow_loop(groups: int, run_on: RunOn, proposed: Propos
     batches = [(torch.randn(7, 4, 5, 5).double(), torch.randint(0, 3, (7,))) for _ in range(3)]
     state = {n: v.clone() for n, v in net.state_dict().items()}
     run = run_on(net, batches=lambda: iter(batches), loss_fn=lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1]))
-    new, _ = proposed(methods.make("dash", alpha=0.4, min_shrink=0.05), run)
+    new, _ = proposed(methods.from_spec("dash", alpha=0.4, min_shrink=0.05), run)
     assert all(torch.equal(v, state[n]) for n, v in net.state_dict().items()), "running statistics were disturbed"
     assert all(p.grad is None for p in net.parameters())
     for name, wanted in slow_dash(net, batches, 0.4, 0.05).items():
@@ -235,8 +235,8 @@ def test_dash_against_the_slow_loop(groups: int, run_on: RunOn, proposed: Propos
 def test_dash_without_batches(net: Net, run_on: RunOn) -> None:
     run = run_on(net, batches=lambda: iter(()), loss_fn=lambda m, b: m(b).sum())
     with pytest.raises(UserError, match="batches gave none"):
-        methods.make("dash").on_boundary(run)
+        methods.from_spec("dash").on_boundary(run)
 
 
 def test_base_is_a_boundary_without_a_change(net: Net, run_on: RunOn, proposed: Proposed) -> None:
-    assert proposed(methods.make("base"), run_on(net)) == ({}, {})
+    assert proposed(methods.from_spec("base"), run_on(net)) == ({}, {})

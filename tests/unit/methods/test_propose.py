@@ -64,7 +64,7 @@ def test_untouched_blocks_stay_bit_identical(run_on: RunOn, proposed: Proposed) 
     model = Attention().to(torch.bfloat16)
     old = model.qkv.weight.detach().clone()
     rule = Rule(("qkv",), layout={"split": ["q", "k", "v"]}, blocks=("q", "k"))
-    new, layers = proposed(methods.make("fire"), with_rules(run_on(model), rule))
+    new, layers = proposed(methods.from_spec("fire"), with_rules(run_on(model), rule))
     assert set(new) == {"qkv.weight"}
     assert set(layers) == {"qkv.weight[q]", "qkv.weight[k]"}
     stored = new["qkv.weight"].to(torch.bfloat16)
@@ -160,20 +160,20 @@ def test_a_solver_set_by_hand_drops_the_rules_options_of_another(run_on: RunOn, 
     model = nn.Sequential(nn.Linear(4, 4))
     rule = Rule(("*.weight",), options={"solver": "newton_schulz", "num_iters": 5, "coefficients": "quintic"})
     run = with_rules(run_on(model), rule)
-    assert proposed(methods.make("fire"), run)[1]["0.weight"].facts["iterations"] == 5
-    assert proposed(methods.make("fire", num_iters=7), run)[1]["0.weight"].facts["iterations"] == 7
-    assert proposed(methods.make("fire", solver="svd"), run)[1]["0.weight"].facts["solver"] == "svd"
+    assert proposed(methods.from_spec("fire"), run)[1]["0.weight"].facts["iterations"] == 5
+    assert proposed(methods.from_spec("fire", num_iters=7), run)[1]["0.weight"].facts["iterations"] == 7
+    assert proposed(methods.from_spec("fire", solver="svd"), run)[1]["0.weight"].facts["solver"] == "svd"
 
 
 def test_a_setting_without_effect_is_refused(run_on: RunOn) -> None:
     run = run_on(nn.Sequential(nn.Linear(4, 4)), target_modules="0")
     with pytest.raises(UserError, match="fire: num_iters has no effect beside solver=exact"):
-        methods.check_needs(methods.make("fire", num_iters=5), run)
+        methods.check_needs(methods.from_spec("fire", num_iters=5), run)
     with pytest.raises(UserError, match="tol has no effect"):
-        methods.check_needs(methods.make("fire", solver="newton_schulz", tol=1e-3), run)
+        methods.check_needs(methods.from_spec("fire", solver="newton_schulz", tol=1e-3), run)
     with pytest.raises(UserError, match="solver has no effect"):
-        methods.check_needs(methods.make("random_isometry", solver="svd"), run)
-    methods.check_needs(methods.make("fire", solver="newton_schulz", num_iters=5), run)
+        methods.check_needs(methods.from_spec("random_isometry", solver="svd"), run)
+    methods.check_needs(methods.from_spec("fire", solver="newton_schulz", num_iters=5), run)
 
 
 def test_a_rule_may_name_another_method(run_on: RunOn, proposed: Proposed) -> None:
@@ -184,7 +184,7 @@ def test_a_rule_may_name_another_method(run_on: RunOn, proposed: Proposed) -> No
         Rule(("1.weight",), action="interpolation", options={"strength": 0.25}),
         Rule(("2",), "leave"),
     )
-    new, layers = proposed(methods.make("fire"), with_rules(run_on(model, init=init), *rules))
+    new, layers = proposed(methods.from_spec("fire"), with_rules(run_on(model, init=init), *rules))
     assert set(new) == {"0.weight", "1.weight"}
     assert {n: layer.method for n, layer in layers.items()} == {"0.weight": "fire", "1.weight": "interpolation"}
     expected = 0.75 * model[1].weight.detach() + 0.25 * init["1.weight"]
@@ -195,7 +195,7 @@ def test_interpolating_the_encoder_and_resetting_the_rest(run_on: RunOn, propose
     """The DQN baseline of the FIRE paper: rules that name a method count for methods of all parameters, too."""
     model = nn.Sequential(nn.Conv2d(3, 3, 2), nn.Linear(4, 4))
     init = {n: torch.randn_like(v) for n, v in model.state_dict().items()}
-    new, _ = proposed(methods.make("interpolation"), run_on(model, init=init, recipe="paper-dqn"))
+    new, _ = proposed(methods.from_spec("interpolation"), run_on(model, init=init, recipe="paper-dqn"))
     assert torch.equal(new["1.weight"], init["1.weight"])
     assert torch.equal(new["1.bias"], init["1.bias"])
     mixed = 0.2 * model[0].weight.detach() + 0.8 * init["0.weight"]
@@ -205,7 +205,7 @@ def test_interpolating_the_encoder_and_resetting_the_rest(run_on: RunOn, propose
 def test_dqn_projects_kernels_keeps_their_biases_and_resets_linear_layers(run_on: RunOn, proposed: Proposed) -> None:
     model = nn.Sequential(nn.Conv2d(3, 3, 2), nn.Linear(4, 4))
     init = {n: torch.randn_like(v) for n, v in model.state_dict().items()}
-    new, _ = proposed(methods.make("fire"), run_on(model, init=init, recipe="paper-dqn"))
+    new, _ = proposed(methods.from_spec("fire"), run_on(model, init=init, recipe="paper-dqn"))
     assert sorted(new) == ["0.weight", "1.bias", "1.weight"]
     assert torch.equal(new["1.weight"], init["1.weight"])
     assert torch.equal(new["1.bias"], init["1.bias"])
@@ -214,7 +214,7 @@ def test_dqn_projects_kernels_keeps_their_biases_and_resets_linear_layers(run_on
 def test_a_rule_that_needs_more_is_refused_before_training(run_on: RunOn) -> None:
     model = nn.Sequential(nn.Conv2d(3, 3, 2), nn.Linear(4, 4))
     with pytest.raises(UserError, match="full_reset needs the initial weights"):
-        methods.check_needs(methods.make("fire"), run_on(model, recipe="paper-dqn"))
+        methods.check_needs(methods.from_spec("fire"), run_on(model, recipe="paper-dqn"))
 
 
 @pytest.mark.parametrize(
@@ -228,18 +228,20 @@ def test_a_rule_that_needs_more_is_refused_before_training(run_on: RunOn) -> Non
 def test_rules_that_cannot_be_followed(action: str, options: dict[str, Any], message: str, run_on: RunOn) -> None:
     run = run_on(nn.Sequential(nn.Linear(4, 4)))
     with pytest.raises(UserError, match=message):
-        methods.check_needs(methods.make("fire"), with_rules(run, Rule(("*.weight",), action=action, options=options)))
+        methods.check_needs(
+            methods.from_spec("fire"), with_rules(run, Rule(("*.weight",), action=action, options=options))
+        )
 
 
 def test_initial_weights_with_wrappers_names_and_wrong_shapes(run_on: RunOn, proposed: Proposed) -> None:
     model = nn.Sequential(nn.Linear(4, 3))
     init = {f"module.{n}": torch.ones_like(v) for n, v in model.state_dict().items()}
-    new, _ = proposed(methods.make("full_reset"), run_on(model, init=init))
+    new, _ = proposed(methods.from_spec("full_reset"), run_on(model, init=init))
     assert torch.equal(new["0.weight"], torch.ones(3, 4))
     with pytest.raises(UserError, match=r"0\.bias, which is not among those given"):
-        proposed(methods.make("full_reset"), run_on(model, init={"0.weight": torch.ones(3, 4)}))
+        proposed(methods.from_spec("full_reset"), run_on(model, init={"0.weight": torch.ones(3, 4)}))
     with pytest.raises(UserError, match=r"0\.weight has shape \(3, 4\), but \(4, 3\) among the initial"):
-        proposed(methods.make("full_reset"), run_on(model, init={"0.weight": torch.ones(4, 3)}))
+        proposed(methods.from_spec("full_reset"), run_on(model, init={"0.weight": torch.ones(4, 3)}))
 
 
 def test_tied_weights_are_done_once(run_on: RunOn, proposed: Proposed) -> None:

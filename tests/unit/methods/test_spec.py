@@ -45,7 +45,7 @@ def test_what_is_read(spec: str, expected: Method) -> None:
 
 
 def test_dashes_are_underscores() -> None:
-    assert methods.from_spec("fire:num-iters=3,solver=newton_schulz") == methods.make(
+    assert methods.from_spec("fire:num-iters=3,solver=newton_schulz") == methods.from_spec(
         "fire", num_iters=3, solver="newton_schulz"
     )
 
@@ -73,7 +73,7 @@ def test_what_is_refused(spec: str, message: str) -> None:
 
 
 def test_spec_of_is_short_and_keeps_what_was_given() -> None:
-    assert methods.spec_of(methods.make("picky", share=0.25)) == "picky:share=0.25"
+    assert methods.spec_of(methods.from_spec("picky", share=0.25)) == "picky:share=0.25"
     given = methods.from_spec("picky:count=3")
     assert given.explicit == {"count"}
     assert methods.spec_of(given) == "picky:count=3", "a default given by hand is kept: recipes must not override it"

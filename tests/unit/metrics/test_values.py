@@ -51,7 +51,7 @@ def test_measures_of_weights(d_out: int, d_in: int, taps: int, seed: int) -> Non
 def test_fire_brings_dfi_scaled_to_zero() -> None:
     w = torch.randn(2, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     info = MatrixInfo("w", "conv", 2, 4, 6, taps=9)
-    fire = methods.make("fire", solver="svd")
+    fire = methods.from_spec("fire", solver="svd")
     new = fire.solve(w, info, None, torch.Generator()).weight
     assert compute("dfi_scaled", new, info).abs().max() < 1e-20
     assert compute("dfi", new, info).min() > 1
