@@ -25,38 +25,35 @@ def draw(table: Table) -> list[Plot]:
 
 
 def _score(table: Table) -> Plot:
-    shown = table.experiment.shown
-    curves = series.over_phases(table.experiment, shown.score)
-
-    def fill(figure: Any, narrow: bool) -> None:
-        ax = figure.add_subplot()
-        _panel(ax, curves, table, shown.phase_label, shown.score_label)
-
-    return plot(
-        "score",
-        f"Score over {shown.phase_label}s",
-        f"{shown.score_label} over {words.count(table.experiment.phases, shown.phase_label)}, one line per method: "
-        + _ends(table, curves),
-        f"Mean over seeds at the end of each {shown.phase_label}. {BAND}{_behind(table)}",
-        fill,
-        (WIDE, 4.3),
-        (NARROW, 4.0),
-    )
+    experiment, label = table.experiment, table.experiment.shown.phase_label
+    drawn = series.over_phases(experiment, experiment.shown.score)
+    span, taken = words.count(experiment.phases, label), f"the end of each {label}"
+    return _over(table, drawn, "score", f"Score over {label}s", label, span, taken)
 
 
 def _learning(table: Table) -> Plot:
-    shown = table.experiment.shown
-    curves = series.over_updates(table.experiment, shown.score)
+    experiment, label = table.experiment, table.experiment.shown.phase_label
+    drawn = series.over_updates(experiment, experiment.shown.score)
+    updates = "optimizer updates"
+    return _over(table, drawn, "learning", f"Within the {label}s", updates, updates, "every evaluation")
+
+
+def _over(table: Table, drawn: list[Series], name: str, title: str, x: str, span: str, taken: str) -> Plot:
+    """The score over the whole width; `span` says over what, `taken` when."""
+    score = table.experiment.shown.score_label
 
     def fill(figure: Any, narrow: bool) -> None:
         ax = figure.add_subplot()
-        _panel(ax, curves, table, "optimizer updates", shown.score_label)
+        axes.curves(ax, drawn, table)
+        axes.name(ax, x, score)
+        axes.frame(ax, drawn)
+        axes.label_ends(ax, drawn, table)
 
     return plot(
-        "learning",
-        f"Within the {shown.phase_label}s",
-        f"{shown.score_label} over optimizer updates, one line per method: " + _ends(table, curves),
-        f"Mean over seeds at every evaluation. {BAND}{_behind(table)}",
+        name,
+        title,
+        f"{score} over {span}, one line per method: {_ends(table, drawn)}",
+        f"Mean over seeds at {taken}. {BAND}{_behind(table)}",
         fill,
         (WIDE, 4.3),
         (NARROW, 4.0),
@@ -169,13 +166,6 @@ def _behind(table: Table) -> str:
         if others
         else ""
     )
-
-
-def _panel(ax: Any, drawn: list[Series], table: Table, x: str, y: str) -> None:
-    axes.curves(ax, drawn, table)
-    axes.name(ax, x, y)
-    axes.frame(ax, drawn)
-    axes.label_ends(ax, drawn, table)
 
 
 def _ends(table: Table, curves: list[Series]) -> str:
