@@ -25,30 +25,22 @@ def gpt2() -> nn.Module:
     return transformers.GPT2LMHeadModel(config)
 
 
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 40,
+}
+
+
 def llama(**settings: Any) -> nn.Module:
-    config = transformers.LlamaConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=40,
-        **settings,
-    )
-    return transformers.LlamaForCausalLM(config)
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, **settings))
 
 
 def phi3() -> nn.Module:
-    config = transformers.Phi3Config(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=40,
-        pad_token_id=0,
-    )
-    return transformers.Phi3ForCausalLM(config)
+    return transformers.Phi3ForCausalLM(transformers.Phi3Config(**SIZES, pad_token_id=0))
 
 
 MODELS = {"gpt2": gpt2, "llama": llama, "tied-llama": lambda: llama(tie_word_embeddings=True), "phi3": phi3}

@@ -1,3 +1,5 @@
+"""Benchmarks present their score and ask for what they say; a plan shares, skips and refuses."""
+
 from collections import Counter
 from dataclasses import fields, replace
 

@@ -1,3 +1,5 @@
+"""Data sets: what a split holds, that it depends on nothing but the data, and what is refused."""
+
 import pytest
 import torch
 from hypothesis import given, settings

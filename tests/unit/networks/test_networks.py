@@ -1,3 +1,5 @@
+"""Networks: their size by hand, their draw from the seed alone, and images that do not fit."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""Streams: phases by number, the same whenever they are asked for, with the data they promise."""
+
 import pytest
 import torch
 

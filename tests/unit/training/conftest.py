@@ -1,3 +1,5 @@
+"""A tiny protocol and its data, and sessions and runs of it."""
+
 from dataclasses import dataclass, replace
 
 import pytest

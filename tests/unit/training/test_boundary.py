@@ -1,3 +1,5 @@
+"""What happens between two phases, and in which order."""
+
 from dataclasses import replace
 
 import pytest

@@ -1,3 +1,5 @@
+"""The phase loop: what it records, when it evaluates, and that numbers follow from the seed."""
+
 import math
 from dataclasses import replace
 

@@ -1,3 +1,5 @@
+"""Stopped anywhere and resumed, a run has the records of one that was never stopped."""
+
 import json
 from dataclasses import replace
 

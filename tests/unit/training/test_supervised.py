@@ -1,3 +1,5 @@
+"""Batches: every sample equally often, any part of the sequence on its own."""
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st

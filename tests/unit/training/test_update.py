@@ -1,3 +1,5 @@
+"""One update against torch by hand: clipping, warm-up, penalties, what a method does after it."""
+
 import pytest
 import torch
 from torch.nn import functional

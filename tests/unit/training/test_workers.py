@@ -1,3 +1,5 @@
+"""Jobs in processes: results, failures and deaths by name, and an end to all of them."""
+
 import os
 import signal
 import subprocess

@@ -73,10 +73,12 @@ def test_rows_are_cleared_in_what_is_shaped_like_the_parameter(kind: str) -> Non
 
 def test_a_parameter_without_state_yet_is_fine() -> None:
     layer = nn.Linear(4, 3)
-    state = OptimizerState(torch.optim.Adam(layer.parameters()))
+    optimizer = torch.optim.Adam(layer.parameters())
+    state = OptimizerState(optimizer)
     state.drop([layer.weight])()
     state.clear_rows(layer.weight, 0, torch.tensor([1]))()
     state.drop_all()()
+    assert not optimizer.state, "asking must not make a state that training would take for one"
 
 
 @pytest.mark.parametrize("all_of_it", [False, True])

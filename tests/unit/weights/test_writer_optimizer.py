@@ -69,8 +69,10 @@ def test_an_optimizer_of_something_else_is_refused_by_name(net: Net) -> None:
 
 def test_weights_that_are_not_trained_need_no_optimizer(net: Net) -> None:
     net.mid.requires_grad_(False)
+    before = net.mid.weight.clone()
     optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad])
     write(ModuleStore(net), doubled(net), optimizer=optimizer)
+    assert torch.equal(net.mid.weight, before * 2)
 
 
 def test_fp32_masters_are_refused_until_they_follow(net: Net) -> None:
