@@ -10,7 +10,7 @@ from torch import Tensor
 from replastic.linalg.completion import RANK_TOLERANCE, complete_
 from replastic.linalg.tall import Solved, Tall, gram_residual
 
-_WELL_CONDITIONED = 1e3
+_WELL_CONDITIONED = 3e3
 """Up to this condition number the last product runs in float32: its error is about 1e-7 times the condition number."""
 
 

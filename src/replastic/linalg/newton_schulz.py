@@ -50,17 +50,14 @@ def newton_schulz(tall: Tall, *, num_iters: int = 10, coefficients: str = "cubic
     dtype = tall.out.dtype if small else torch.float64
     cycles = in_cycles(steps, _CYCLE_GAIN[dtype])
     storable = len(cycles) == 1 or dtype == tall.out.dtype  # what lies between two cycles is kept in `out`
+    gram = tall.gram(dtype)
+    leading = Leading(tall, gram)
+    norm = frobenius_bound(gram)
+    gram.div_(norm.square())
     if storable and _gram_form_pays(tall, cycles):
-        gram = tall.gram(dtype)
-        leading = Leading(tall, gram)
-        norm = frobenius_bound(gram)
-        gram, _ = restarted_gram_form(tall, gram.div_(norm.square()), norm, cycles)
+        gram, _ = restarted_gram_form(tall, gram, norm, cycles)
     else:
-        x = tall.rows(dtype)
-        gram = x.mT @ x
-        leading = Leading(tall, gram)
-        norm = frobenius_bound(gram)
-        x, gram, _ = x_form(x.div_(norm), gram.div_(norm.square()), steps)
+        x, gram, _ = x_form(tall.rows(dtype).div_(norm), gram, steps)
         tall.out.copy_(x)
     return Solved(gram_residual(gram), leading.alignment(tall.out), num_iters)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from replastic.linalg.products import symmetric_product
 from replastic.linalg.schedule import Step
 from replastic.linalg.tall import Tall, gram_residual
 
@@ -34,10 +35,10 @@ def x_form(x: Tensor, gram: Tensor, steps: Sequence[Step], *, tol: float | None 
         if c == 0:
             torch.baddbmm(x, x, gram, beta=a, alpha=b, out=spare)
         else:
-            torch.baddbmm(gram, gram, gram, beta=b, alpha=c, out=square)
+            symmetric_product(gram, gram, out=square).mul_(c).add_(gram, alpha=b)
             torch.baddbmm(x, x, square, beta=a, out=spare)
         x, spare = spare, x
-        torch.bmm(x.mT, x, out=gram)
+        symmetric_product(x, x, out=gram)
     return x, gram, len(steps)
 
 
@@ -62,11 +63,17 @@ def gram_form(gram: Tensor, steps: Sequence[Step], *, tol: float | None = None) 
         if transform is not None and tol is not None and bool((gram_residual(gram) <= tol).all()):
             return transform, gram, k
         a, b, c = step
-        p = torch.mul(gram, b, out=p) if c == 0 else torch.baddbmm(gram, gram, gram, beta=b, alpha=c, out=p)
+        if c == 0:
+            torch.mul(gram, b, out=p)
+        else:
+            symmetric_product(gram, gram, out=p).mul_(c).add_(gram, alpha=b)
         p.diagonal(dim1=-2, dim2=-1).add_(a)
-        torch.bmm(gram, p, out=product)
-        torch.bmm(p, product, out=gram)
-        transform = p.clone() if transform is None else transform @ p
+        symmetric_product(gram, p, out=product)
+        symmetric_product(p, product, out=gram)
+        if transform is None:
+            transform = p.clone()
+        else:
+            transform, product = symmetric_product(transform, p, out=product), transform
     assert transform is not None
     return transform, gram, len(steps)
 
@@ -118,4 +125,5 @@ def frobenius_bound(gram: Tensor) -> Tensor:
 
 def spectral_bound(gram: Tensor) -> Tensor:
     """||(X^T X)^2||_F^(1/4), (b, 1, 1): at least the largest singular value of X, and within a factor n^(1/8) of it."""
-    return torch.pow(torch.linalg.matrix_norm(gram @ gram), 0.25)[:, None, None]
+    square = symmetric_product(gram, gram, out=torch.empty_like(gram))
+    return torch.pow(torch.linalg.matrix_norm(square), 0.25)[:, None, None]

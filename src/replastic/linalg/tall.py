@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from replastic.linalg.products import symmetric_product
+
 BLOCK_ELEMENTS = 1 << 18
 """Elements read, multiplied and written at a time: bounds the memory beside the weight and its factor."""
 
@@ -64,7 +66,7 @@ class Tall:
         total = torch.zeros(b, n, n, dtype=dtype, device=self.w.device)
         for rows in self.row_blocks():
             block = self.rows(dtype, rows)
-            total.baddbmm_(block.mT, block)
+            symmetric_product(block, block, out=total, add=True)
         return total
 
     def times(self, transform: Tensor, *, product: Tensor | None = None) -> Tensor:
@@ -82,7 +84,7 @@ class Tall:
         for rows in self.row_blocks():
             block = self.rows(transform.dtype, rows)
             written = (block @ transform).to(self.out.dtype)
-            gram.baddbmm_(written.mT, written)
+            symmetric_product(written, written, out=gram, add=True)
             self.out[:, rows] = written
             if product is not None:
                 product += inner(written, block)

@@ -1,0 +1,41 @@
+"""Matrix products whose result is known to be symmetric: on a CPU only one half of a large one is computed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_PANELS = 4
+_HALF_PAYS_FROM = {torch.float32: 512}
+_HALF_PAYS_FROM_OTHERWISE = 768
+"""Size n from which panels, at 5/8 of the arithmetic, beat one plain product; measured, for CPU libraries."""
+
+
+def symmetric_product(a: Tensor, b: Tensor, *, out: Tensor, add: bool = False) -> Tensor:
+    """A^T B of every pair of a batch, given that it is symmetric: a Gram matrix, or symmetric factors that commute.
+
+    Torch has no symmetric product, so the lower half is computed in panels of columns and mirrored.
+
+    Args:
+        a: (b, m, n).
+        b: (b, m, n).
+        out: (b, n, n), contiguous; overwritten, not `a` or `b` itself.
+        add: Add to `out`, itself symmetric, instead.
+
+    Returns:
+        `out`.
+    """
+    n = out.shape[-1]
+    if not out.is_cpu or n < _HALF_PAYS_FROM.get(out.dtype, _HALF_PAYS_FROM_OTHERWISE):
+        return torch.baddbmm(out, a.mT, b, out=out) if add else torch.bmm(a.mT, b, out=out)
+    width = -(-n // _PANELS)
+    for x, y, z in zip(a, b, out, strict=True):
+        for start in range(0, n, width):
+            stop = min(start + width, n)
+            panel = z[start:, start:stop]
+            if add:
+                panel.addmm_(x[:, start:].mT, y[:, start:stop])
+            else:
+                torch.mm(x[:, start:].mT, y[:, start:stop], out=panel)
+            z[start:stop, stop:] = z[stop:, start:stop].mT
+    return out
