@@ -54,6 +54,11 @@ def test_list_knows_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
         assert all(row["summary"] for row in rows), rows
 
 
+def test_list_of_an_unknown_kind_offers_a_near_miss(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "metods"]) == 2
+    assert "unknown kind 'metods'; did you mean 'methods'" in capsys.readouterr().err
+
+
 def test_help_is_quick_because_it_does_not_import_torch() -> None:
     code = "import sys; from replastic.cli import main; main(['--help']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True)

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from replastic import linalg, recipes
+from replastic.errors import UnknownNameError
 from replastic.registry import load_plugin
 
 REGISTRIES = ("methods", "metrics", "benchmarks", "networks", "streams")
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(list(arguments))
     for kind in options.kinds:
         if kind not in _kinds():
-            parser.error(f"unknown kind {kind!r}; known: {', '.join(_kinds())}")
+            raise UnknownNameError("kind", kind, _kinds())
     for plugin in options.plugin:
         load_plugin(plugin)
     found = {kind: _rows(kind) for kind in options.kinds or _kinds()}
