@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,17 @@ MODELS = {
     "GPT-2": (gpt2, 5),
 }
 """Name -> (layers, Newton-Schulz steps its authors take)."""
+
+
+def network(name: str) -> nn.Module:
+    """A module that holds `weights(name)` and nothing else, for calls that want a module."""
+    layers = nn.ModuleList()
+    for w in weights(name):
+        d_out, d_in, *kernel = w.shape
+        layer = nn.Conv2d(d_in, d_out, kernel, bias=False) if kernel else nn.Linear(d_in, d_out, bias=False)
+        layer.weight.data = w
+        layers.append(layer)
+    return layers
 
 
 def weights(name: str, *, spikes: int = 4, seed: int = 0) -> list[Tensor]:

@@ -26,7 +26,9 @@ def extra(name: str, variant: str) -> float:
         pile, num_iters = [torch.randn(50304, 768)], 5
     else:
         pile, num_iters = weights(name), MODELS[name][1]
-    run(variant, [w.clone() for w in pile], num_iters)  # libraries load, compile and keep what they need for good
+    copy = [w.clone() for w in pile]
+    run(variant, copy, num_iters)  # libraries load, compile and keep what they need for good
+    del copy
     ctypes.CDLL(None).malloc_trim(0)  # what was freed must not hide what is taken next
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     before = resident("VmRSS")
