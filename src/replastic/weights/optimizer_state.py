@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from replastic.errors import UserError
 
@@ -26,10 +26,7 @@ class OptimizerState:
     """The state of one or more optimizers; parameter groups and hyperparameters are never touched."""
 
     def __init__(self, optimizers: Optimizers) -> None:
-        if optimizers is None:
-            self._optimizers: tuple[Optimizer, ...] = ()
-        else:
-            self._optimizers = (optimizers,) if isinstance(optimizers, Optimizer) else tuple(optimizers)
+        self._optimizers = _as_optimizers(optimizers)
         self._holder = {id(p): (o, g) for o in self._optimizers for g in o.param_groups for p in g["params"]}
 
     def __bool__(self) -> bool:
@@ -54,7 +51,9 @@ class OptimizerState:
 
     def drop(self, parameters: Iterable[Tensor]) -> Callable[[], None]:
         """Forget what is remembered of these parameters; returns what restores it."""
-        return self._take((self._holder[id(p)][0], p) for p in parameters)
+        held = [(self._holder[id(p)][0], p) for p in parameters]
+        joint = {id(o): o for o, _ in held if isinstance(o, LBFGS)}  # its history mixes all its parameters
+        return self._take([*held, *((o, p) for o in joint.values() for p in list(o.state))])
 
     def drop_all(self) -> Callable[[], None]:
         """Forget everything; returns what restores it."""
@@ -81,6 +80,8 @@ class OptimizerState:
     @torch.no_grad()
     def clear_rows(self, parameter: Tensor, dim: int, index: Tensor) -> Callable[[], None]:
         """Zero these rows (along `dim`) of every state tensor shaped like the parameter; returns what restores them."""
+        if isinstance(self._holder[id(parameter)][0], LBFGS):
+            return self.drop([parameter])
         state: Mapping[str, Any] = self._holder[id(parameter)][0].state.get(parameter, {})
         like = [v for v in state.values() if isinstance(v, Tensor) and v.shape == parameter.shape and v.ndim]
         index = index.to(parameter.device)
@@ -96,6 +97,17 @@ class OptimizerState:
         return undo
 
 
+def _as_optimizers(given: object) -> tuple[Optimizer, ...]:
+    optimizers = () if given is None else tuple(given) if isinstance(given, list | tuple) else (given,)
+    for optimizer in optimizers:
+        if not isinstance(optimizer, Optimizer):
+            raise UserError(
+                f"optimizer must be a torch.optim.Optimizer, or a list of them, got {type(optimizer).__name__}"
+            )
+    return optimizers
+
+
+@torch.inference_mode(False)
 def _first_state(old: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
     """What Adagrad has when it is made: unlike others it makes its state then, and does not make it again."""
     start = {"sum": group["initial_accumulator_value"], "step": 0}

@@ -56,6 +56,33 @@ def test_every_kind_goes_on_as_if_new(kind: str, all_of_it: bool) -> None:
     assert all(restored[k] is old[k] for k in old)
 
 
+def test_the_history_of_lbfgs_goes_with_any_of_its_parameters() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 3)
+    optimizer = torch.optim.LBFGS([layer.bias, layer.weight], lr=0.1)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = layer(torch.ones(2, 4)).square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    history = optimizer.state[layer.bias]  # all of it is kept with the first parameter
+    assert history["old_dirs"]
+    for forget in (
+        lambda state: state.drop([layer.weight]),
+        lambda state: state.clear_rows(layer.weight, 0, torch.tensor([1])),
+    ):
+        undo = forget(OptimizerState(optimizer))
+        assert not optimizer.state.get(layer.bias)
+        undo()
+        assert optimizer.state[layer.bias] is history
+    OptimizerState(optimizer).drop([layer.weight])
+    optimizer.step(closure)
+    assert torch.isfinite(layer.weight).all()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_are_cleared_in_what_is_shaped_like_the_parameter(kind: str) -> None:
     layer, optimizer = trained(kind)
