@@ -41,9 +41,9 @@ class CheckpointStore:
     """
 
     def __init__(self, path: str | Path, *, destination: str | Path | None = None, overwrite: bool = False) -> None:
-        self.path = Path(path).expanduser()
+        self.path = _as_path(path)
         self._archive = _open(self.path)
-        self._draft = None if destination is None else self._make_draft(Path(destination).expanduser(), overwrite)
+        self._draft = None if destination is None else self._make_draft(_as_path(destination), overwrite)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -224,9 +224,25 @@ class LazyWeights(Mapping[str, Tensor]):
         return len(self._names)
 
 
+def _as_path(given: object) -> Path:
+    """The path, if the system can make sense of it."""
+    if not isinstance(given, str | Path) or not str(given) or "\0" in str(given):
+        got = repr(given) if isinstance(given, str) else type(given).__name__
+        raise CheckpointError(f"a checkpoint must be given by its path, got {got}")
+    path = Path(given).expanduser()
+    try:
+        path.exists()
+    except OSError as error:
+        raise CheckpointError(f"cannot look at {path}: {error.strerror}") from None
+    return path
+
+
 def _open(path: Path) -> Archive:
+    if path.is_symlink() and not path.exists():
+        raise CheckpointError(f"{path} is a link to something that is not there")
     if not path.exists():
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        around = path.parent.iterdir() if path.parent.is_dir() else ()
+        siblings = [p.name for p in around if p.is_dir() or p.suffix in (".safetensors", *SUFFIXES)]
         close = near_misses(path.name, siblings)
         hint = f"; did you mean {' or '.join(str(path.parent / c) for c in close)}?" if close else ""
         raise CheckpointError(f"no checkpoint at {path}{hint}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import pickle
 import re
 import warnings
@@ -91,7 +92,7 @@ class PickleWriter:
             with self._draft.open("xb") as file:
                 torch.save(content, file)
         except RuntimeError as error:  # torch wraps an error of the disk in its own
-            raise OSError(_first_line(error)) from error
+            raise OSError(errno.EIO, "the disk took only a part of it") from error
         sync(self._draft)
 
     def close(self) -> None:
@@ -110,17 +111,30 @@ def _load(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         if found is None:
-            raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint") from None
+            raise CheckpointError(
+                f"{path} is refused: it is damaged or no PyTorch checkpoint, or cannot be read without running code "
+                "in it"
+            ) from None
         raise CheckpointError(
             f"{path} is refused: besides tensors it holds {found[1]}, and reading that could run code; if you trust "
             "the file, load it yourself and save its state dict as safetensors"
         ) from None
     except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from None
+        if error.errno != errno.EINVAL:  # torch, on an archive whose end is missing
+            raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from None
+        raise CheckpointError(_damaged(path)) from None
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint: {_first_line(error)}") from None
+        if "TorchScript" in str(error):
+            raise CheckpointError(
+                f"{path} is a TorchScript archive: save its state dict instead, torch.jit.load(path).state_dict()"
+            ) from None
+        raise CheckpointError(_damaged(path)) from None
+
+
+def _damaged(path: Path) -> str:
+    return f"{path} is damaged or no PyTorch checkpoint: fetch it or save it again"
 
 
 def _find_state(content: Any, path: Path) -> tuple[str, MutableMapping[str, Any]]:
@@ -137,7 +151,7 @@ def _find_state(content: Any, path: Path) -> tuple[str, MutableMapping[str, Any]
             raise CheckpointError(
                 f"{path} holds several state dicts ({', '.join(others)}): save the one to be used as a file of its own"
             )
-    raise CheckpointError(f"{path} holds no state dict: no table of tensors by name was found in it")
+    raise CheckpointError(f"{path} holds no state dict (tensors by name): save model.state_dict() into it")
 
 
 def _is_state(value: Any) -> bool:
@@ -145,7 +159,3 @@ def _is_state(value: Any) -> bool:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         return False
     return 2 * sum(isinstance(item, Tensor) for item in value.values()) > len(value)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

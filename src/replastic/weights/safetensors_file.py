@@ -94,15 +94,15 @@ class SafetensorsFile:
             refuse_pointer(self.path, start)
             length = int.from_bytes(start, "little")
             if len(start) < 8 or not 2 <= length <= _HEADER_LIMIT:
-                raise CheckpointError(f"{self.path} is not a safetensors file")
+                raise CheckpointError(f"{self.path} is not a safetensors file, or damaged: fetch it again")
             text = file.read(length)
         if len(text) < length:
             raise CheckpointError(f"{self.path} is cut short: it ends inside its header")
         try:
             header = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise CheckpointError(f"{self.path} is not a safetensors file: its header is no JSON") from None
-        if not isinstance(header, dict):
+        if not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), dict | None):
             raise CheckpointError(f"{self.path} is not a safetensors file: its header is no table")
         self.metadata = dict(header.pop("__metadata__", None) or {})
         spans = {name: self._span(name, fields, 8 + length) for name, fields in header.items()}
@@ -112,10 +112,11 @@ class SafetensorsFile:
     def _span(self, name: str, fields: Any, offset: int) -> Span:
         try:
             begin, end = fields["data_offsets"]
-            shape = tuple(int(n) for n in fields["shape"])
-            kind = fields["dtype"]
+            shape, kind = tuple(fields["shape"]), fields["dtype"]
         except (KeyError, TypeError, ValueError):
             raise CheckpointError(f"{self.path}: the header's entry for {name} is damaged") from None
+        if not isinstance(kind, str) or any(type(n) is not int or n < 0 for n in (begin, end, *shape)):
+            raise CheckpointError(f"{self.path}: the header's entry for {name} is damaged")
         if kind not in DTYPES:
             raise CheckpointError(f"{self.path}: {name} has the dtype {kind}, which this version does not know")
         if end - begin != prod(shape) * DTYPES[kind].itemsize:
@@ -146,12 +147,12 @@ def read_index(path: Path) -> dict[str, str]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"the index {path} is damaged: {error}") from None
     files = content.get("weight_map") if isinstance(content, Mapping) else None
     if not isinstance(files, Mapping) or not files:
         raise CheckpointError(f"the index {path} is damaged: it has no weight_map")
     for name, file in files.items():
-        if not isinstance(file, str) or Path(file).name != file:
+        if not isinstance(file, str) or not file or Path(file).name != file:
             raise CheckpointError(f"the index {path} is damaged: {name} lies in {file!r}, which is no file beside it")
     return dict(files)
