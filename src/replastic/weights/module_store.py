@@ -164,8 +164,10 @@ class ModuleTransaction:
 
     @cached_property
     def _live_storages(self) -> frozenset[int]:
-        places = self._store._places.values()
-        return frozenset(p.tensor().untyped_storage().data_ptr() for p in places if not p.derived)
+        tensors = (p.tensor() for p in self._store._places.values() if not p.derived)
+        return frozenset(
+            t.untyped_storage().data_ptr() for t in tensors if not is_lazy(t) and t.layout == torch.strided
+        )
 
     def commit(self) -> Callable[[], None]:
         """Write every staged value in place; an error midway puts back what was written."""
@@ -246,10 +248,14 @@ def _refusal(tensor: Tensor) -> str:
         return "it is on the meta device and has no values; load the weights first"
     if tensor.layout != torch.strided:
         return f"it is stored in the sparse layout {tensor.layout}; call .to_dense() first"
-    if isinstance(tensor, nn.Parameter) and not tensor.dtype.is_floating_point:
-        return f"it is stored as {tensor.dtype}, not as floating point; dequantise it first"
+    if isinstance(tensor, nn.Parameter) and tensor.is_complex():
+        return "it is complex, which is not supported; exclude it"
+    if isinstance(tensor, nn.Parameter) and not (tensor.is_floating_point() and tensor.dtype.itemsize > 1):
+        return f"it is stored as {str(tensor.dtype).removeprefix('torch.')}; dequantise it first"
     if type(tensor.detach()) is not Tensor:
         return f"it is a {type(tensor).__name__}, which does not store plain numbers; dequantise it first"
+    if any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
+        return "its rows or columns share memory (expand); replace it by a .clone() first"
     if tensor.is_inference():
         return "it was made under torch.inference_mode, which forbids changes in place; load it outside of that"
     return ""

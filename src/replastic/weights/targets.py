@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -27,6 +27,7 @@ _WHY_ROLE = {
     "buffer": "is a buffer",
     "other": "is no weight matrix by its name",
 }
+_FROZEN = "is frozen (requires_grad=False)"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def select(
             targets.append(_target(entry, rule, scope))
     if not targets:
         raise UserError(_nothing(recipe, target_modules, skipped))
-    buffers = {e.name for e in entries if e.role == "buffer"} if scope != "state" else set()
+    buffers = {e.name for e in entries if e.role == "buffer" and not e.refusal} if scope != "state" else set()
     return Selection(tuple(targets), tuple(s for s in skipped if s.weight not in buffers))
 
 
@@ -159,10 +160,10 @@ def _untouchable(entry: WeightEntry, rule: Rule | None, scope: Scope, frozen_mod
     needs_matrix = scope == "matrices" and rule is not None and rule.action == APPLY
     if entry.role == "buffer":
         if scope != "state":
-            return _WHY_ROLE["buffer"]
+            return entry.refusal or _WHY_ROLE["buffer"]
         return "its layer is frozen" if _module(entry.name) in frozen_modules else ""
     if not entry.trainable:
-        return "is frozen (requires_grad=False)"
+        return _FROZEN
     if entry.derived and scope != "matrices":
         return "is computed from parameters that are touched themselves"
     if needs_matrix and entry.view is None and not entry.refusal:
@@ -201,6 +202,8 @@ def _why_left(entry: WeightEntry, rule: Rule | None, recipe: Recipe) -> str:
         return f"is {_article(entry.role)}; include=[{entry.role!r}] (--include {entry.role}) touches it"
     if rule is not None and rule.why:
         return rule.why
+    if entry.refusal:
+        return entry.refusal
     if entry.role in _WHY_ROLE:
         return _WHY_ROLE[entry.role]
     how = "no rule matches it" if rule is None else "a rule leaves it"
@@ -213,13 +216,21 @@ def _article(role: str) -> str:
 
 def _patterns(field: str, given: str | Sequence[str], entries: Sequence[WeightEntry]) -> tuple[str, ...]:
     """The patterns as a tuple, each known to match something."""
-    patterns = (given,) if isinstance(given, str) else tuple(given)
+    patterns = _texts(field, given)
     for pattern in patterns:
         if pattern == ALL_LINEAR and field == "target_modules":
             continue
         if not any(matches(e, pattern) for e in entries):
             raise UserError(f"{field}: {pattern!r} matches no weight{_near(pattern, entries)}")
     return patterns
+
+
+def _texts(field: str, given: object) -> tuple[str, ...]:
+    """One text, or several: not an iterator, which would be used up by the first look at it."""
+    texts = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Collection) else (None,)
+    if not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{field} must be a text or a list of texts, got {given!r}")
+    return tuple(str(text) for text in texts)
 
 
 def _near(pattern: str, entries: Sequence[WeightEntry]) -> str:
@@ -232,7 +243,7 @@ def _near(pattern: str, entries: Sequence[WeightEntry]) -> str:
 
 
 def _roles(include: str | Sequence[str], entries: Sequence[WeightEntry]) -> frozenset[str]:
-    roles = (include,) if isinstance(include, str) else tuple(include)
+    roles = _texts("include", include)
     for role in roles:
         if role not in INCLUDABLE:
             raise UserError(f"include: {role!r} is not allowed; allowed: {', '.join(INCLUDABLE)}")
@@ -264,10 +275,13 @@ def _module(name: str) -> str:
 
 
 def _nothing(recipe: Recipe, target_modules: str | Sequence[str] | None, skipped: Sequence[Skipped]) -> str:
+    if not skipped:
+        return "there is no weight to choose from: no parameters here that could be rewritten"
     asked = f"target_modules={target_modules!r}" if target_modules is not None else f"recipe {recipe.name!r}"
     matrices = [s for s in skipped if s.reason not in _WHY_ROLE.values()] or list(skipped)
-    example = f" ({matrices[0].weight}: {matrices[0].reason})" if matrices else ""
-    return (
-        f"{asked} chooses no weight of this model{example}; name the modules in target_modules, "
-        'such as target_modules="all-linear", or use another recipe'
+    way_out = (
+        "train them (requires_grad=True)"
+        if all(s.reason == _FROZEN for s in matrices)
+        else 'name the modules in target_modules, such as target_modules="all-linear", or use another recipe'
     )
+    return f"{asked} chooses no weight of this model ({matrices[0].weight}: {matrices[0].reason}); {way_out}"

@@ -227,7 +227,14 @@ def test_other_weights_that_cannot_be_written_say_why() -> None:
         assert "meta device" in by_name(nn.Linear(2, 2))["weight"].refusal
     packed = nn.Module()
     packed.weight = nn.Parameter(torch.zeros(2, 2, dtype=torch.int8), requires_grad=False)
-    assert "torch.int8" in by_name(packed)["weight"].refusal
+    assert "stored as int8" in by_name(packed)["weight"].refusal
+    eighth = nn.Linear(2, 2).to(torch.float8_e4m3fn)
+    assert "stored as float8_e4m3fn" in by_name(eighth)["weight"].refusal
+    wave = nn.Linear(2, 2, dtype=torch.cfloat)
+    assert "complex" in by_name(wave)["weight"].refusal
+    spread = nn.Module()
+    spread.weight = nn.Parameter(torch.ones(1, 2).expand(4, 2))
+    assert ".clone()" in by_name(spread)["weight"].refusal
     sparse = nn.Module()
     sparse.weight = nn.Parameter(torch.eye(2).to_sparse())
     assert "to_dense" in by_name(sparse)["weight"].refusal

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations
 from replastic.errors import UserError
 from replastic.weights.entries import WeightEntry
 from replastic.weights.geometry import FusedView, LinearView
+from replastic.weights.layout import entries_from_shapes
 from replastic.weights.module_store import ModuleStore
 from replastic.weights.recipe import Recipe, Rule
 from replastic.weights.targets import Selection, matches, select
@@ -197,6 +198,14 @@ def test_frozen_weights_are_skipped(net: Net) -> None:
     chosen = select(entries_of(net), DEFAULT)
     assert "layers.0.fc1.weight" not in names(chosen)
     assert "frozen" in reasons(chosen)["layers.0.fc1.weight"]
+
+
+def test_packed_weights_of_a_file_are_listed_with_the_remedy() -> None:
+    shapes = {"up.weight": (512, 1), "up.weight.absmax": (16,), "down.weight": (8, 8)}
+    dtypes = {"up.weight": torch.uint8, "up.weight.absmax": torch.float32, "down.weight": torch.float32}
+    selection = select(entries_from_shapes(shapes, dtypes), DEFAULT)
+    assert names(selection) == ["down.weight"]
+    assert "dequantise" in reasons(selection)["up.weight"]
 
 
 def test_refused_weights_are_an_error_only_if_chosen(net: Net) -> None:
