@@ -114,6 +114,8 @@ def load_plugin(path: str | Path) -> None:
     Raises:
         UserError: The file does not exist or cannot be imported.
     """
+    if not isinstance(path, str | Path):
+        raise UserError(f"a plug-in must be given by the path of its file, got {path!r}")
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise UserError(f"plug-in file {str(path)!r} does not exist")
@@ -127,6 +129,6 @@ def load_plugin(path: str | Path) -> None:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UserError(f"plug-in {str(path)!r} failed to import: {type(error).__name__}: {error}") from error

@@ -73,7 +73,11 @@ def test_plugin_registers_once_and_cannot_replace_a_built_in(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "does not exist"), ("import no_such_module_anywhere", "failed to import: ModuleNotFoundError")],
+    [
+        (None, "does not exist"),
+        ("import no_such_module_anywhere", "failed to import: ModuleNotFoundError"),
+        ("import sys; sys.exit(3)", "failed to import: SystemExit"),
+    ],
 )
 def test_a_broken_plugin_is_one_sentence(tmp_path: Path, content: str | None, message: str) -> None:
     file = tmp_path / "broken.py"

@@ -1,12 +1,13 @@
 """Interventions that protect or restore plasticity, one file each; the file's name is the method's public name."""
 
-from replastic.methods._interface import Method, Run, Scope, Solution, WeightMethod, option
-from replastic.methods._needs import check_needs
+from replastic.methods._interface import Method, Need, Run, Scope, Solution, WeightMethod, option
+from replastic.methods._needs import check_needs, used
 from replastic.methods._registry import entry, get, names, register
 from replastic.methods._spec import from_spec, spec_of
 
 __all__ = [
     "Method",
+    "Need",
     "Run",
     "Scope",
     "Solution",
@@ -19,4 +20,5 @@ __all__ = [
     "option",
     "register",
     "spec_of",
+    "used",
 ]

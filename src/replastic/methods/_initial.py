@@ -9,6 +9,7 @@ from torch import Tensor
 from replastic.errors import UserError
 from replastic.weights.entries import WeightEntry
 from replastic.weights.naming import strip_prefixes
+from replastic.weights.tables import all_finite, check_tensor
 
 
 class Initial:
@@ -27,9 +28,11 @@ class Initial:
         name = next((self._names[n] for n in (entry.name, *entry.aliases) if n in self._names), None)
         if name is None:
             return None
-        w0 = self._values[name].detach()
+        w0 = check_tensor(self._values[name], f"the initial value of {name}").detach()
         if tuple(w0.shape) != tuple(entry.shape):
             raise UserError(f"{entry.name} has shape {entry.shape}, but {tuple(w0.shape)} among the initial weights")
+        if not all_finite(w0):
+            raise UserError(f"the initial value of {entry.name} holds NaN or infinite numbers; nothing was written")
         return w0
 
     def need(self, entry: WeightEntry, method: str) -> Tensor:

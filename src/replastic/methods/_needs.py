@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from replastic.errors import UserError
-from replastic.methods._interface import Method, Need, Run
+from replastic.methods._interface import Method, Need, Run, WeightMethod
+from replastic.methods._plan import plan
 from replastic.methods._spec import check_fields
 
 REMEDIES: Final[dict[Need, str]] = {
@@ -29,6 +30,13 @@ def check_needs(method: Method, run: Run) -> None:
     check_fields(method)
     require(method, run)
     method.check(run)
+
+
+def used(method: Method, run: Run) -> frozenset[Need]:
+    """What of a run the method uses, and the methods that rules ask for in its place."""
+    if not isinstance(method, WeightMethod):
+        return method.required()
+    return method.required().union(*(job.method.required() for job in plan(method, run).jobs))
 
 
 def require(method: Method, run: Run) -> None:

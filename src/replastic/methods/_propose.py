@@ -166,7 +166,7 @@ def _pieces(group: Sequence[Part]) -> Iterator[_Piece]:
 
 
 def _solve(method: WeightMethod, w: Tensor, info: MatrixInfo, w0: Tensor | None, draw: torch.Generator) -> Solution:
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(w.device.type, enabled=False):
         answer = method.solve(w, info, w0, draw)
     solution = answer if isinstance(answer, Solution) else Solution(answer)
     if solution.weight.shape != w.shape:

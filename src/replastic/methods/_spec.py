@@ -53,6 +53,8 @@ def from_spec(spec: str, **options: Any) -> Method:
             raise UserError(f"cannot read {part.strip()!r} in {spec!r}: write name:field=value,field=value")
         if option not in known:
             raise UserError(_no_such_field(kind, option, known))
+        if option in given:
+            raise UserError(f"{option} is given twice in {spec!r}")
         given[option] = _parse(text, hints[option], f"{kind.name}: {option}")
     return build(kind, {**given, **options})
 

@@ -14,6 +14,7 @@ from replastic.methods._propose import propose
 from replastic.methods._registry import register
 from replastic.weights.change import Change
 from replastic.weights.entries import MatrixInfo
+from replastic.weights.tables import check_table
 
 
 @register("fresh")
@@ -31,7 +32,8 @@ class Fresh(WeightMethod):
     def on_boundary(self, run: Run) -> Change:
         """Propose the new draw."""
         assert run.fresh is not None
-        return propose(self, run, reference=run.fresh(draw_seed(run)))
+        drawn = check_table(run.fresh(draw_seed(run)), "what fresh(seed) returns")
+        return propose(self, run, reference=drawn)
 
     def solve(self, w: Tensor, info: MatrixInfo, w0: Tensor | None, generator: torch.Generator) -> Tensor:
         """The new value, which `on_boundary` hands in as the initial one."""

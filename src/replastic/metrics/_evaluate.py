@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from replastic.errors import UserError
 from replastic.metrics._registry import Metric, get
-from replastic.probes import activations, undisturbed
+from replastic.probes import activations, loss_on, undisturbed
 from replastic.weights.entries import MatrixInfo, WeightStore
 from replastic.weights.recipe import Recipe
 from replastic.weights.targets import select
@@ -52,11 +52,12 @@ def measure(
     layers: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     if any(m.on in ("weight", "change") for m in chosen.values()):
         for info, w, before in _matrices(store, recipe, old):
-            for name, metric in chosen.items():
-                if metric.on == "weight":
-                    layers[name][info.label] = metric.compute(w, info)
-                elif metric.on == "change":
-                    layers[name][info.label] = metric.compute(w, before, info)
+            with torch.autocast(w.device.type, enabled=False):
+                for name, metric in chosen.items():
+                    if metric.on == "weight":
+                        layers[name][info.label] = metric.compute(w, info)
+                    elif metric.on == "change":
+                        layers[name][info.label] = metric.compute(w, before, info)
     features = {name: metric for name, metric in chosen.items() if metric.on == "features"}
     if features:
         assert model is not None
@@ -101,14 +102,37 @@ def _watch(
     """One forward pass, every measure of features evaluated as each layer's output comes by."""
 
     def visit(layer: str, output: Tensor) -> None:
-        for name, metric in features.items():
-            layers[name][layer] = metric.compute(output)
+        if not output.numel():
+            raise UserError("the batch holds no samples")
+        if not bool(torch.isfinite(output).all()):
+            raise UserError(
+                f"the output of {layer} holds NaN or infinite numbers on this batch: check the batch, then the "
+                "weights, biases and running statistics before it"
+            )
+        with torch.autocast(output.device.type, enabled=False):
+            for name, metric in features.items():
+                layers[name][layer] = metric.compute(output)
 
     with undisturbed(model), torch.no_grad(), activations(model, visit):
         if loss_fn is not None:
-            loss_fn(model, batch)
+            loss_on(model, batch, loss_fn, finite=False)
         else:
-            model(batch[0] if isinstance(batch, list | tuple) else batch)
+            _forward(model, batch)
+
+
+def _forward(model: nn.Module, batch: Any) -> None:
+    """Run the model on a batch, or on its first part where it has several."""
+    if isinstance(batch, list | tuple) and not batch:
+        raise UserError("the batch is empty")
+    inputs = batch[0] if isinstance(batch, list | tuple) else batch
+    try:
+        model(inputs)
+    except Exception as error:
+        error.add_note(
+            f"raised by the model, which was called with the batch (a {type(inputs).__name__}); if it is to be called "
+            "in another way, pass loss_fn=<function (model, batch) -> mean loss>"
+        )
+        raise
 
 
 def _require(name: str, metric: Metric, model: object, batch: object, loss_fn: object, old: object) -> None:

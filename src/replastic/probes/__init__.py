@@ -3,6 +3,7 @@
 from replastic.probes.activations import activations
 from replastic.probes.gradients import gradients
 from replastic.probes.hessian import HessianProduct
+from replastic.probes.loss import check_loss_fn, loss_on
 from replastic.probes.quiet import undisturbed
 
-__all__ = ["HessianProduct", "activations", "gradients", "undisturbed"]
+__all__ = ["HessianProduct", "activations", "check_loss_fn", "gradients", "loss_on", "undisturbed"]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from replastic.probes.loss import loss_on
 from replastic.probes.quiet import undisturbed
 
 
@@ -32,6 +33,6 @@ def gradients(
     with undisturbed(model, training=training):
         for batch in batches:
             with torch.enable_grad():
-                loss = loss_fn(model, batch)
+                loss = loss_on(model, batch, loss_fn, differentiable=True)
                 found = torch.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
             yield dict(zip(named, found, strict=True))

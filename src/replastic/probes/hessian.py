@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from replastic.errors import UserError
+from replastic.probes.loss import loss_on
 from replastic.probes.quiet import undisturbed
 
 
 class HessianProduct:
-    """v -> H v for the Hessian of the mean loss over given batches, in the trainable parameters of a model.
+    """v -> H v for the Hessian of the mean loss over given batches, in the trainable real parameters of a model.
 
     The model is in evaluation mode during each product: batch normalisation uses its running statistics, which makes
     the loss a fixed function of the weights, and dropout is off. Nothing of the model is changed. Attention runs on the
@@ -27,7 +28,7 @@ class HessianProduct:
         self.model = model
         self.batches = list(batches)
         self.loss_fn = loss_fn
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.parameters = [p for p in model.parameters() if p.requires_grad and p.is_floating_point()]
         if not self.parameters or not self.batches:
             raise UserError("a Hessian needs at least one trainable parameter and one batch")
         self.dim = sum(p.numel() for p in self.parameters)
@@ -53,7 +54,7 @@ class HessianProduct:
         return total / len(self.batches)
 
     def _on_batch(self, batch: Any, direction: list[Tensor]) -> Tensor:
-        loss = self.loss_fn(self.model, batch)
+        loss = loss_on(self.model, batch, self.loss_fn, differentiable=True)
         first = torch.autograd.grad(loss, self.parameters, create_graph=True, materialize_grads=True, allow_unused=True)
         slope = sum((g * v).sum() for g, v in zip(first, direction, strict=True))
         assert isinstance(slope, Tensor)

@@ -11,6 +11,7 @@ from replastic.errors import UserError
 from replastic.weights.entries import WeightEntry
 from replastic.weights.naming import strip_prefixes
 from replastic.weights.staging import open_stage
+from replastic.weights.tables import check_table
 
 Followers = Mapping[str, nn.Module | Mapping[str, Tensor]]
 
@@ -19,7 +20,12 @@ class FollowerSet:
     """Copies by a name used in messages: modules (also wrapped, as `AveragedModel` does) or mappings of tensors."""
 
     def __init__(self, followers: Followers | None) -> None:
-        self._tensors = {name: _tensors(name, follower) for name, follower in (followers or {}).items()}
+        if not isinstance(followers, Mapping | None):
+            raise UserError(
+                f"followers must be a table of copies by name, such as {{'target': target_network}}, "
+                f"got {type(followers).__name__}"
+            )
+        self._tensors = {str(name): _tensors(str(name), follower) for name, follower in (followers or {}).items()}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,7 +88,7 @@ def _tensors(follower: str, given: nn.Module | Mapping[str, Tensor]) -> dict[str
         pairs = [*given.named_parameters(remove_duplicate=False), *given.named_buffers(remove_duplicate=False)]
         return {strip_prefixes(name): tensor for name, tensor in pairs}
     if isinstance(given, Mapping):
-        return {strip_prefixes(name): tensor for name, tensor in given.items()}
+        return {strip_prefixes(name): tensor for name, tensor in check_table(given, f"follower {follower!r}").items()}
     raise UserError(
         f"follower {follower!r} must be a module or a mapping of names to tensors, got {type(given).__name__}"
     )

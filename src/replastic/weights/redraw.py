@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,9 @@ from replastic.errors import UserError
 def redraw(model: nn.Module, seed: int) -> dict[str, Tensor]:
     """State dict of a copy of `model` whose modules drew their parameters anew.
 
-    Every module that holds parameters must have `reset_parameters`, as the layers of torch do; otherwise nobody but
-    the author of the model knows how it is initialised. The model and the global generators are left as they were.
+    Every module that holds parameters must have `reset_parameters` (or `_reset_parameters`, as attention has), as the
+    layers of torch do; otherwise nobody but the author of the model knows how it is initialised. Modules come after
+    those inside them, as in their constructors. The model and the global generators are left as they were.
 
     Args:
         model: Read only; copied once.
@@ -27,8 +29,8 @@ def redraw(model: nn.Module, seed: int) -> dict[str, Tensor]:
     devices = sorted({p.device.index or 0 for p in duplicate.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        for name, module in duplicate.named_modules():
-            reset = getattr(module, "reset_parameters", None)
+        for name, module in _inside_out("", duplicate, set()):
+            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
             if callable(reset):
                 reset()
             elif any(True for _ in module.parameters(recurse=False)):
@@ -37,3 +39,12 @@ def redraw(model: nn.Module, seed: int) -> dict[str, Tensor]:
                     "reset_parameters(); add that method, or pass fresh=<function seed -> state dict>"
                 )
     return {name: value.detach() for name, value in duplicate.state_dict().items()}
+
+
+def _inside_out(name: str, module: nn.Module, seen: set[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    """Every module once, after those inside it."""
+    for child_name, child in module.named_children():
+        if child not in seen:
+            yield from _inside_out(f"{name}.{child_name}" if name else child_name, child, seen)
+    seen.add(module)
+    yield name, module

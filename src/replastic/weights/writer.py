@@ -15,6 +15,7 @@ from replastic.weights.entries import LiveStore, Transaction, WeightEntry, Weigh
 from replastic.weights.followers import Followers, FollowerSet, follow
 from replastic.weights.optimizer_state import Optimizers, OptimizerState, Policy, check_policy
 from replastic.weights.outcome import Outcome, Undo
+from replastic.weights.tables import all_finite
 
 
 def write(
@@ -197,10 +198,8 @@ def _put_rows(value: Tensor, unit: UnitReset) -> None:
 
 
 def _check_finite(entry: WeightEntry, value: Tensor) -> None:
-    """Refuse NaN and infinity, also those that only the stored dtype makes; needs no memory."""
-    if not value.is_floating_point() or not value.numel():
-        return
-    if not bool(torch.isfinite(torch.stack(torch.aminmax(value))).all()):
+    """Refuse NaN and infinity, also those that only the stored dtype makes."""
+    if not all_finite(value):
         bad = int(value.numel() - torch.isfinite(value).sum())
         raise UserError(
             f"the new value of {entry.name} has {bad} of {value.numel()} numbers that are NaN or infinite "
