@@ -154,7 +154,7 @@ def test_method_from_a_plugin(model: Path, tmp_path: Path) -> None:
         (("rewrite", "{model}", "{tmp}/o.safetensors", "--target-modules", "9"), "'9' matches no weight"),
         (("rewrite", "{model}", "{tmp}/o.safetensors", "--method", "full_reset"), "--init FILE"),
         (("rewrite", "{model}", "{tmp}/o.safetensors", "--method", "dash"), "dash needs"),
-        (("rewrite", "{model}", "{tmp}/o.safetensors", "--method", "parseval"), "parseval needs"),
+        (("rewrite", "{model}", "{tmp}/o.safetensors", "--method", "parseval"), "parseval acts during training"),
         (("rewrite", "{model}", "{tmp}/o.safetensors", "--plugin", "gone.py"), "plug-in file 'gone.py' does not exist"),
         (("rewrite", "{model}", "{tmp}/gone/o.safetensors"), "does not exist; make it first"),
     ],

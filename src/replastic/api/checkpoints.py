@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from replastic import methods
-from replastic.api._shared import as_method, as_recipe, proposed
+from replastic.api._shared import as_method, as_recipe, proposed, without_effect
 from replastic.api.diagnosis import WeightReport, weight_report
 from replastic.errors import UserError
 from replastic.weights.checkpoint import CheckpointStore, LazyWeights
@@ -97,7 +97,9 @@ def rewrite(
     Raises:
         UserError: Wrong input, or a method that needs more than files can give (a live model, data, a loss).
     """
-    chosen = as_method(method, options)
+    chosen = as_method(method, options, rewrite)
+    if not callable(progress):
+        raise UserError(f"progress must be a function that wraps an iterable, such as tqdm, got {progress!r}")
     if destination is None and not dry_run:
         raise UserError("rewrite needs a destination: the input is never changed in place (or ask for a dry run)")
     store = CheckpointStore(source, destination=destination, overwrite=overwrite)
@@ -111,5 +113,6 @@ def rewrite(
         seed=seed,
     )
     with proposed(chosen, run) as change:
+        idle = without_effect(chosen, run, {"init": init})
         outcome = write(store, replace(change, proposals=progress(change.proposals)), dry_run=dry_run)
-    return replace(outcome, notes=store.notes)
+    return replace(outcome, notes=(*store.notes, *idle))

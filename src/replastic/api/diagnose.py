@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from replastic import metrics
-from replastic.api._shared import as_recipe
+from replastic.api._shared import as_model, as_recipe
 from replastic.api.diagnosis import WeightReport, weight_report
 from replastic.api.live import probe_loss
 from replastic.errors import UserError
+from replastic.probes import check_loss_fn
 from replastic.text import columns, json_ready
 from replastic.weights.module_store import ModuleStore
 from replastic.weights.recipe import Recipe
@@ -50,7 +51,7 @@ class Diagnosis:
         if not silent:
             return self.weights.verdict
         return (
-            f"{len(silent)} of {len(self.units)} layers of units have gone quiet: in {silent[0].layer} "
+            f"{len(silent)} of {len(self.units)} layers of units have gone quiet: in layer {silent[0].layer}, "
             f"{silent[0].dormant:.0%} of the units are dormant. {self.weights.verdict}"
         )
 
@@ -71,8 +72,9 @@ class Diagnosis:
         if self.units:
             rows = [[u.layer, f"{u.dormant:.1%}", str(u.srank)] for u in self.units]
             lines += ["", *(f"  {line}" for line in columns([["units of", "dormant", "srank of features"], *rows]))]
-        if self.loss is not None and self.sharpness is not None:
-            lines += ["", f"  loss {self.loss:.4g}, largest Hessian eigenvalue {self.sharpness:.4g}"]
+        if self.loss is not None:
+            curvature = "" if self.sharpness is None else f", largest Hessian eigenvalue {self.sharpness:.4g}"
+            lines += ["", f"  loss {self.loss:.4g}{curvature}"]
         return "\n".join([*lines, "", self.verdict])
 
 
@@ -107,13 +109,16 @@ def diagnose(
     """
     if loss_fn is not None and batch is None:
         raise UserError("diagnose got a loss_fn but no batch to call it with: pass batch=")
-    store, chosen = ModuleStore(model), as_recipe(recipe)
+    if loss_fn is not None:
+        check_loss_fn(loss_fn)
+    store, chosen = ModuleStore(as_model(model)), as_recipe(recipe)
     report = weight_report(
         store, chosen, target_modules=target_modules, exclude_modules=exclude_modules, include=include
     )
-    if batch is None:
-        return Diagnosis(report)
-    names = ["dormant", "feature_srank", *(["hessian_top"] if loss_fn is not None else [])]
+    if batch is None or not all(layer.finite for layer in report.layers):
+        return Diagnosis(report)  # units and loss of weights that are NaN say nothing
+    trainable = any(parameter.requires_grad for parameter in model.parameters())
+    names = ["dormant", "feature_srank", *(["hessian_top"] if loss_fn is not None and trainable else [])]
     found = metrics.measure(names, store=store, recipe=chosen, model=model, batch=batch, loss_fn=loss_fn)
     prefix = "metric/dormant/"
     layers = [key.removeprefix(prefix) for key in found if key.startswith(prefix)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -113,10 +113,10 @@ class WeightReport:
             )
         judged = [x for x in self.layers if x.directions >= SMALLEST]
         if not judged:
-            return f"All {len(self.layers)} layers have fewer than {SMALLEST} directions, too few to judge by."
+            return f"No layer has {SMALLEST} directions or more: too few to judge by."
         least = min(judged, key=lambda x: x.effective_rank / x.directions)
         return (
-            f"Nothing looks collapsed: of {len(self.layers)} layers the narrowest, {least.label}, uses "
+            f"Nothing looks collapsed: the narrowest of {_layers(self.layers)}, {least.label}, uses "
             f"{least.effective_rank:.0f} of {least.directions} directions. If the network learns badly all the same, "
             "look at its activations: replastic.diagnose(model, batch, loss_fn)."
         )
@@ -170,8 +170,11 @@ def weight_report(
     entries = store.entries()
     unclear = [s for s in (_unclear(e, recipe) for e in entries) if s is not None]
     known = {s.weight for s in unclear}
+    measurable = [replace(e, trainable=True) for e in entries if e.name not in known]  # frozen ones can be measured
+    if unclear and not measurable:
+        raise UserError(f"nothing can be measured: {unclear[0].weight}: {unclear[0].reason}")
     selection = select(
-        [e for e in entries if e.name not in known],
+        measurable,
         recipe,
         target_modules=target_modules,
         exclude_modules=exclude_modules,
@@ -201,6 +204,11 @@ def _unclear(entry: WeightEntry, recipe: Recipe) -> Skipped | None:
 
 @torch.no_grad()
 def _health(entry: WeightEntry, info: MatrixInfo, w: Tensor) -> LayerHealth:
+    with torch.autocast(w.device.type, enabled=False):
+        return _measured(entry, info, w)
+
+
+def _measured(entry: WeightEntry, info: MatrixInfo, w: Tensor) -> LayerHealth:
     def layer(**measures: Any) -> LayerHealth:
         return LayerHealth(
             weight=info.weight,
@@ -249,4 +257,8 @@ def _row(layer: LayerHealth) -> list[str]:
 
 
 def _count(some: Sequence[object], all_: Sequence[object]) -> str:
-    return f"{len(some)} of {len(all_)} layers"
+    return f"{len(some)} of {_layers(all_)}"
+
+
+def _layers(layers: Sequence[object]) -> str:
+    return "1 layer" if len(layers) == 1 else f"{len(layers)} layers"

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from replastic import methods
-from replastic.api._shared import as_method, as_recipe, proposed
+from replastic.api._shared import as_method, as_model, as_recipe, proposed, without_effect
 from replastic.errors import UserError
-from replastic.probes import undisturbed
+from replastic.probes import check_loss_fn, loss_on, undisturbed
 from replastic.weights.module_store import ModuleStore
-from replastic.weights.naming import strip_prefixes
 from replastic.weights.outcome import Outcome
 from replastic.weights.recipe import Recipe
 from replastic.weights.redraw import redraw
+from replastic.weights.tables import check_table
 from replastic.weights.writer import write
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
@@ -89,25 +89,28 @@ def apply_(
     Raises:
         UserError: Wrong input; the model is unchanged.
     """
-    if not isinstance(model, nn.Module):
-        raise UserError(f"model must be a torch.nn.Module, got {type(model).__name__}; for files there is rewrite()")
-    chosen = as_method(method, options)
+    chosen = as_method(method, options, apply_)
+    if fresh is not None and not callable(fresh):
+        raise UserError(f"fresh must be a function from a seed to a state dict, got {type(fresh).__name__}")
+    if loss_fn is not None:
+        check_loss_fn(loss_fn)
     run = methods.Run(
-        store=ModuleStore(model),
+        store=ModuleStore(as_model(model)),
         recipe=as_recipe(recipe),
         target_modules=target_modules,
         exclude_modules=exclude_modules,
         include=include,
         model=model,
         optimizer=optimizer,
-        init=None if init is None else {strip_prefixes(name): value for name, value in init.items()},
+        init=None if init is None else check_table(init, "init"),
         fresh=fresh or partial(redraw, model),
-        batches=batches if batches is None or callable(batches) else lambda: batches,
+        batches=None if batches is None else partial(_one_pass, batches),
         loss_fn=loss_fn,
         seed=seed,
     )
-    before = None if probe is None else probe_loss(model, *probe)
+    before = None if probe is None else probe_loss(model, *_probe(probe))
     with proposed(chosen, run) as change:
+        idle = without_effect(chosen, run, {"init": init, "fresh": fresh, "batches": batches, "loss": loss_fn})
         outcome = write(
             run.store,
             change,
@@ -117,14 +120,38 @@ def apply_(
             dry_run=dry_run,
             staging=staging,
         )
+    outcome = replace(outcome, notes=idle)
     if probe is None or before is None:
         return outcome
-    outcome = replace(outcome, probe=(before, probe_loss(model, *probe)))
+    try:
+        outcome = replace(outcome, probe=(before, probe_loss(model, *probe, finite=False)))
+    except BaseException:
+        if not dry_run:
+            outcome.undo_()
+        raise
     print(outcome.probe_line())
     return outcome
 
 
-def probe_loss(model: nn.Module, batch: Any, loss_fn: LossFunction) -> float:
-    """The loss on a batch in evaluation mode, leaving no trace."""
+def probe_loss(model: nn.Module, batch: Any, loss_fn: LossFunction, *, finite: bool = True) -> float:
+    """The loss on a batch in evaluation mode, leaving no trace; see `loss_on`."""
     with undisturbed(model), torch.no_grad():
-        return float(loss_fn(model, batch))
+        return float(loss_on(model, batch, loss_fn, finite=finite))
+
+
+def _probe(given: object) -> tuple[Any, LossFunction]:
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise UserError(f"probe must be a pair (batch, loss_fn), got {type(given).__name__}")
+    batch, loss_fn = given
+    check_loss_fn(loss_fn)
+    return batch, loss_fn
+
+
+def _one_pass(batches: Callable[[], Iterable[Any]] | Iterable[Any]) -> Iterable[Any]:
+    found = batches() if callable(batches) else batches
+    if not isinstance(found, Iterable):
+        raise UserError(
+            "batches must be an iterable of batches, such as a DataLoader, or a function that returns one, "
+            f"got {type(found).__name__}"
+        )
+    return found

@@ -167,7 +167,7 @@ def test_a_method_that_acts_on_the_loss_is_refused_here(model: nn.Sequential) ->
 
 
 def test_a_method_that_fails_while_it_is_set_up_is_closed(model: nn.Sequential) -> None:
-    class Broken(methods.Method):
+    class Broken(methods.get("base")):
         closed = False
 
         def setup(self, run: methods.Run) -> None:
