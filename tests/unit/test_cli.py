@@ -39,6 +39,34 @@ def test_unknown_command_offers_a_near_miss(capsys: pytest.CaptureFixture[str]) 
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("run digits_random_labels --jobs x", "--jobs must be a whole number, got 'x'"),
+        ("run digits_random_labels --learning-rate x", "--learning-rate must be a number, got 'x'"),
+        ("run digits_random_labels --optimizer-policy foo", "'reset_all'"),
+        ("run digits_random_labels --tasks 3 4", "unknown option or one argument too many: 4"),
+        ("run digits_random_labels --methods --jobs 1", "--methods needs the names of methods after it"),
+        ("inspect", "PATH is missing"),
+        ("inspect a --recip all", "unknown option or one argument too many: --recip, all (did you mean --recipe?)"),
+        ("inspect a --include banana", "invalid choice 'banana' for argument '--include'"),
+        ("rewrite a b --method", "argument --method: expected one argument"),
+        ("report", "the following arguments are required: RUNS"),
+        ("compare", "the following arguments are required: FIRST"),
+        ("list --nope", "unrecognized arguments: --nope"),
+    ],
+)
+def test_arguments_that_cannot_be_read_are_one_sentence(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments.split()) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("replastic: error: ")
+    assert message in said.err
+    assert said.err.count("\n") == 1
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"replastic {__version__}\n"

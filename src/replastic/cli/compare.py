@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 
 from replastic import report
+from replastic.cli._arguments import Parser
 
 EXAMPLES = """\
 A difference is always second minus first, on the seeds both have; it is called better or worse only if its 95% t
@@ -22,12 +23,18 @@ examples:
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the arguments, compare, print."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "replastic compare", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("a", metavar="RUNS", help="folder that `replastic run` wrote")
-    parser.add_argument("b", metavar="RUNS", nargs="?", help="second folder; compares inside the first when left out")
-    parser.add_argument("--methods", nargs="+", default=[], metavar="METHOD", help="which methods")
+    parser.add_argument("a", metavar="FIRST", help="folder that `replastic run` wrote")
+    parser.add_argument("b", metavar="SECOND", nargs="?", help="second folder; compares inside the first when left out")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=[],
+        metavar="METHOD",
+        help="only these; inside one folder the first is what the others are compared with",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of sentences")
     options = parser.parse_args(list(arguments))
     comparison = report.compare(options.a, options.b, methods=options.methods)

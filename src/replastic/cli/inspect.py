@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from replastic.api.checkpoints import inspect
+from replastic.cli._arguments import parse
 from replastic.cli._weights import Choice, watched
 
 DESCRIPTION = """\
@@ -38,7 +39,7 @@ class Arguments(Choice):
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the arguments, measure, print."""
-    options = tyro.cli(Arguments, prog="replastic inspect", description=DESCRIPTION, args=list(arguments))
+    options = parse(Arguments, prog="replastic inspect", description=DESCRIPTION, args=arguments)
     report = inspect(options.path, **options.arguments(), progress=watched)
     print(json.dumps({"path": options.path} | report.to_dict(), indent=2) if options.json else report)
     return 0

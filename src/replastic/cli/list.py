@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from replastic import linalg, recipes
+from replastic.cli._arguments import Parser
 from replastic.errors import UnknownNameError
 from replastic.registry import load_plugin
 
@@ -23,7 +24,7 @@ examples:
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the arguments, print the lists."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "replastic list", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"any of: {', '.join(_kinds())}; all when left out")

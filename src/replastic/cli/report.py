@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 
 from replastic import report
+from replastic.cli._arguments import Parser
 
 EXAMPLES = """\
 Nothing is trained: everything comes from the run.json and metrics.jsonl files, so it can be repeated at any time,
@@ -23,7 +24,7 @@ examples:
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the arguments, build the report, print where it is and what it says."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "replastic report", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="folder that `replastic run` wrote")

@@ -12,6 +12,7 @@ import tyro
 
 from replastic import methods
 from replastic.api.checkpoints import rewrite
+from replastic.cli._arguments import Parser, parse
 from replastic.cli._weights import Choice, watched
 from replastic.errors import UserError
 from replastic.registry import load_plugin
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     for plugin in first.plugin:
         load_plugin(plugin)
     kind = methods.get(first.method.partition(":")[0].strip())
-    options = tyro.cli(_with_options_of(kind), prog="replastic rewrite", description=DESCRIPTION, args=list(arguments))
+    options = parse(_with_options_of(kind), prog="replastic rewrite", description=DESCRIPTION, args=arguments)
     given = _given(arguments, kind)
     outcome = rewrite(
         options.source,
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _first_look() -> argparse.ArgumentParser:
     """Reads just what decides which further flags there are."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = Parser("replastic rewrite", add_help=False, allow_abbrev=False)
     parser.add_argument("--method", default="fire")
     parser.add_argument("--plugin", action="append", default=[])
     return parser

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
@@ -15,6 +14,7 @@ import tyro
 
 from replastic import benchmarks, report
 from replastic.benchmarks import BenchmarkSpec, Plan, Preset
+from replastic.cli._arguments import Parser, parse
 from replastic.cli._progress import Watch
 from replastic.errors import ReplasticError, UserError
 from replastic.registry import load_plugin
@@ -66,6 +66,8 @@ def main(arguments: Sequence[str]) -> int:
     spec, preset_name = _benchmark(args)
     preset = spec.presets[preset_name]
     options, protocol = _parse(spec, preset, args[1:])
+    if "--methods" in args and not options.methods:
+        raise UserError("--methods needs the names of methods after it (see `replastic list methods`)")
     if options.jobs < 1:
         raise UserError(f"--jobs must be 1 or more, got {options.jobs}")
     out = options.out or f"runs/{spec.name}-{preset_name}"
@@ -86,7 +88,7 @@ def _benchmark(args: list[str]) -> tuple[BenchmarkSpec, str]:
     """The benchmark and the name of its preset; plug-ins are loaded on the way, as either may come from one."""
     if args[0].startswith("-"):
         raise UserError(f"name the benchmark first: replastic run BENCHMARK [OPTIONS], got {args[0]!r}")
-    early = argparse.ArgumentParser("replastic run", add_help=False, allow_abbrev=False)
+    early = Parser("replastic run", add_help=False, allow_abbrev=False)
     early.add_argument("--plugin", action="append", default=[])
     early.add_argument("--preset")
     known, _ = early.parse_known_args(args[1:])
@@ -107,7 +109,7 @@ def _parse(spec: BenchmarkSpec, preset: Preset, args: list[str]) -> tuple[Option
         bases=(Options,),
         kw_only=True,
     )
-    options = tyro.cli(kind, args=args, prog=f"replastic run {spec.name}", description=_description(spec))
+    options = parse(kind, args=args, prog=f"replastic run {spec.name}", description=_description(spec))
     chosen = {name: getattr(options, name) for name in parts}
     return options, replace(protocol, recipe=options.recipe or protocol.recipe, **chosen)
 

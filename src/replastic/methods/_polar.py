@@ -41,11 +41,15 @@ class PolarMethod(WeightMethod):
     tol: float = option(1e-8, help="iterative: largest residual accepted")
     max_iters: int = option(20, help="iterative: most steps allowed")
     polish: int = option(0, help="fast: further steps in float32")
-    complete: bool = option(True, help="exact, iterative, svd: give the directions that the weight lacks, too")
+    complete: bool = option(True, help="exact, iterative, svd: fill up the directions that a weight of low rank lacks")
     scale: str = option(
         "modular", help="factor on the orthonormal matrix (modular: the paper's)", choices=tuple(linalg.SCALES)
     )
-    on_zero: str = option("error", help="what to do with an all-zero matrix", choices=("error", "skip", "complete"))
+    on_zero: str = option(
+        "error",
+        help="an all-zero matrix is an error, skipped (left as it is), or completed to an arbitrary isometry",
+        choices=("error", "skip", "complete"),
+    )
 
     def validate(self) -> None:
         """Counts and tolerances are positive."""

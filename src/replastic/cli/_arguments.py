@@ -1,0 +1,64 @@
+"""Arguments of a command: read by tyro or argparse, and what is wrong with them said in one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from typing import Any, NoReturn
+
+import tyro
+
+from replastic.errors import UserError
+
+_PLAIN = (
+    (r"^Error parsing (\S+): invalid literal for int\(\) with base 10: (.+)$", r"\1 must be a whole number, got \2"),
+    (r"^Error parsing (\S+): could not convert string to float: (.+)$", r"\1 must be a number, got \2"),
+    (r"^Missing from [^:]*: (\S+).*$", r"\1 is missing"),
+    (r"^Unrecognized options: ", "unknown option or one argument too many: "),
+)
+"""What tyro and Python say, and what is meant."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` whose errors are `UserError`."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the message."""
+        raise UserError(f"{message}; `{self.prog} --help` explains")
+
+
+def parse(kind: type[Any], *, prog: str, description: str, args: Sequence[str]) -> Any:
+    """What `tyro.cli` makes of the arguments.
+
+    Raises:
+        UserError: They cannot be read; the message is tyro's, without its box.
+    """
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(kind, prog=prog, description=description, args=list(args))
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(f"{_sentence(said.getvalue())}; `{prog} --help` explains") from None
+
+
+def _sentence(box: str) -> str:
+    """The first paragraph of a box, in plain words, and the flags that it says may be meant."""
+    rows = [line.strip("│ ") for line in box.splitlines()[1:]]  # without the title; frames need not be unicode
+    paragraphs = [""]
+    for row in rows:
+        if row.strip("─-╰╯"):
+            paragraphs[-1] += f" {row}"
+        elif paragraphs[-1]:
+            paragraphs.append("")
+    first = paragraphs[0].strip()
+    for said, meant in _PLAIN:
+        first = re.sub(said, meant, first)
+    hints = [p for p in paragraphs if p.startswith(" Perhaps you meant")]
+    flags = re.findall(r"(?:meant:|\)) (--[\w-]+)", hints[0]) if hints else []
+    first = (first[:1].lower() + first[1:] if not first[:2].isupper() else first).rstrip(".")
+    return first + (f" (did you mean {' or '.join(dict.fromkeys(flags[:3]))}?)" if flags else "")
