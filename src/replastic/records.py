@@ -146,7 +146,7 @@ def find_runs(path: str | Path) -> list[RunDirectory]:
         UserError: There is none.
     """
     root = Path(path)
-    found = [RunDirectory(f.parent) for f in sorted(root.rglob("run.json"))] if root.is_dir() else []
+    found = [RunDirectory(folder) for folder, _, files in sorted(os.walk(root)) if "run.json" in files]
     if not found:
         raise UserError(f"no runs found in {str(path)!r}: give a folder that `replastic run` wrote")
     return found

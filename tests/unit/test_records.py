@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,21 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkey
         write_text(file, "new")
     assert file.read_text() == "old"
     assert [f.name for f in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_folder_that_cannot_be_listed_is_passed_over(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "closed").mkdir()
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise OSError(22, "Invalid argument")
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    assert [found.path for found in find_runs(tmp_path)] == [run.path]
 
 
 def test_environment_says_what_a_reader_needs() -> None:

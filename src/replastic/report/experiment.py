@@ -208,6 +208,11 @@ def _read(directory: RunDirectory) -> RunData:
     for record in records:
         if not isinstance(record, dict) or not all(isinstance(record.get(k), t) for k, t in REQUIRED.items()):
             raise UserError(f"{directory.path / 'metrics.jsonl'} is damaged: a line lacks its phase, step or event")
+        wrong = [k for k, v in record.items() if k.startswith("metric/") and not isinstance(v, int | float | None)]
+        if wrong:
+            raise UserError(
+                f"{directory.path / 'metrics.jsonl'} is damaged: {wrong[0]} is no number in one of its lines"
+            )
     return RunData(directory.path, directory.info(), tuple(records), directory.done)
 
 

@@ -109,7 +109,16 @@ def test_a_damaged_run_json_is_named(tmp_path: Path, write_run, content: str, me
         load(tmp_path)
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"step": 3}', "\x00"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        '{"step": 3}',
+        "\x00",
+        '{"phase": 0, "step": 1, "event": "phase_end", "metric/accuracy": "high"}',
+    ],
+)
 def test_a_damaged_record_is_named(tmp_path: Path, write_run, line: str) -> None:
     run = write_run(tmp_path, "base", 0, [0.5])
     file = run.path / "metrics.jsonl"
