@@ -48,7 +48,7 @@ def fast(tall: Tall, *, polish: int = 0) -> Solved:
         gram = tall.gram(tall.out.dtype)
         leading = Leading(tall, gram)
         norm = spectral_bound(gram)
-        transform, _, _ = gram_form(gram.div_(norm.square()), steps)
+        transform, _ = gram_form(gram.div_(norm.square()), steps)
         gram = tall.times(transform.div_(norm).to(dtype))
     if polish:
         x, gram, _ = x_form(tall.out.clone(), gram.to(tall.out.dtype), (POLISH,) * polish)

@@ -75,9 +75,9 @@ def by_float64_gram(tall: Tall, *, complete: bool = True) -> Solved:
     gram = tall.gram(torch.float64)
     leading = Leading(tall, gram)
     norm = spectral_bound(gram)
-    transform, reached, spent = gram_form(gram.div_(norm.square()), _steps(_FLOAT64_STEPS), tol=_FLOAT64_TOL)
+    transform, spent = gram_form(gram.div_(norm.square()), _steps(_FLOAT64_STEPS), tol=_FLOAT64_TOL)
     transform.div_(norm)
-    failed = torch.nonzero(~(gram_residual(reached) <= _FLOAT64_TOL)).flatten().tolist()
+    failed = torch.nonzero(~(gram_residual(gram) <= _FLOAT64_TOL)).flatten().tolist()
     roots = {i: inverse_root(tall.single(i).gram(torch.float64)) for i in failed}
     for i, root in roots.items():
         transform[i] = root.transform[0]

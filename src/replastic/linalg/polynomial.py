@@ -42,7 +42,7 @@ def x_form(x: Tensor, gram: Tensor, steps: Sequence[Step], *, tol: float | None 
     return x, gram, len(steps)
 
 
-def gram_form(gram: Tensor, steps: Sequence[Step], *, tol: float | None = None) -> tuple[Tensor, Tensor, int]:
+def gram_form(gram: Tensor, steps: Sequence[Step], *, tol: float | None = None) -> tuple[Tensor, int]:
     """The matrix T with X T = X after `steps`, found from A = X^T X alone: T <- T P, A <- P A P, P = a I + b A + c A^2.
 
     It costs 3 (cubic) or 4 (quintic) products of n x n matrices per step, whatever m is. Rounding in A is multiplied
@@ -50,32 +50,33 @@ def gram_form(gram: Tensor, steps: Sequence[Step], *, tol: float | None = None) 
     time must have a modest gain: see `restarted_gram_form`.
 
     Args:
-        gram: X^T X (b, n, n); overwritten.
+        gram: X^T X (b, n, n); overwritten, with `tol` by T^T A T as the recursion sees it.
         steps: The polynomials, at least one.
         tol: Stop as soon as no residual is above this; None for no check.
 
     Returns:
-        T, T^T A T as the recursion left it, steps spent.
+        T, steps spent.
     """
     transform: Tensor | None = None
     p, product = torch.empty_like(gram), torch.empty_like(gram)
     for k, step in enumerate(steps):
         if transform is not None and tol is not None and bool((gram_residual(gram) <= tol).all()):
-            return transform, gram, k
+            return transform, k
         a, b, c = step
         if c == 0:
             torch.mul(gram, b, out=p)
         else:
             symmetric_product(gram, gram, out=p).mul_(c).add_(gram, alpha=b)
         p.diagonal(dim1=-2, dim2=-1).add_(a)
-        symmetric_product(gram, p, out=product)
-        symmetric_product(p, product, out=gram)
         if transform is None:
             transform = p.clone()
         else:
             transform, product = symmetric_product(transform, p, out=product), transform
+        if k < len(steps) - 1 or tol is not None:
+            symmetric_product(gram, p, out=product)
+            symmetric_product(p, product, out=gram)
     assert transform is not None
-    return transform, gram, len(steps)
+    return transform, len(steps)
 
 
 def restarted_gram_form(
@@ -95,7 +96,7 @@ def restarted_gram_form(
     """
     spent, source = 0, tall
     for steps in cycles:
-        transform, _, taken = gram_form(gram, steps)
+        transform, taken = gram_form(gram, steps)
         if source is tall:
             transform.div_(norm)
         gram = source.times(transform)
