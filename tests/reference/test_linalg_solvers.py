@@ -100,7 +100,8 @@ def test_fast_is_closer_than_ten_cubic_steps_on_trained_like_spectra(shape: tupl
     generator = torch.Generator().manual_seed(3)
     w = torch.randn(shape, generator=generator) / shape[-1] ** 0.5
     for _ in range(4):
-        left, right = torch.randn(*shape[:-1], 1, generator=generator), torch.randn(*shape[:-2], 1, shape[-1])
+        left = torch.randn(*shape[:-1], 1, generator=generator)
+        right = torch.randn(*shape[:-2], 1, shape[-1], generator=generator)
         w = w + 3 * left @ right / (shape[-1] * shape[-2]) ** 0.5
     truth = polar_factor(w)
     rough = distance(polar(w, "newton_schulz").factor, truth)

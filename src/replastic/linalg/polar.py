@@ -72,15 +72,16 @@ def polar(
     aligned = torch.zeros_like(residual)
     iterations = 0
     zero = peak == 0
-    for chunk in _chunks(source, zero):
-        solved = solve(Tall(source[chunk], scale[chunk], target[chunk]), **options)
-        residual[chunk], aligned[chunk] = solved.residual, solved.alignment
-        iterations = max(iterations, solved.iterations)
-    for i in torch.nonzero(zero).flatten().tolist():
-        target[i].zero_()
-        if on_zero == "complete":
-            complete_(target[i], torch.eye(target.shape[-1], dtype=torch.float64, device=w.device))
-            residual[i], aligned[i] = gram_residual(target[i].mT @ target[i]), 1.0
+    with torch.autocast(w.device.type, enabled=False):  # a caller's autocast must not round what is computed here
+        for chunk in _chunks(source, zero):
+            solved = solve(Tall(source[chunk], scale[chunk], target[chunk]), **options)
+            residual[chunk], aligned[chunk] = solved.residual, solved.alignment
+            iterations = max(iterations, solved.iterations)
+        for i in torch.nonzero(zero).flatten().tolist():
+            target[i].zero_()
+            if on_zero == "complete":
+                complete_(target[i], torch.eye(target.shape[-1], dtype=torch.float64, device=w.device))
+                residual[i], aligned[i] = gram_residual(target[i].mT @ target[i]), 1.0
     batch = w.shape[:-2]
     return PolarResult(out, residual.reshape(batch), aligned.reshape(batch), iterations, solver)
 

@@ -220,3 +220,11 @@ def test_iterative_falls_back_for_the_matrices_that_do_not_converge() -> None:
     assert float(result.residual.max()) <= 1e-8
     torch.testing.assert_close(result.factor[1], polar(w).factor[1])
     assert float(polar(w, "iterative", complete=False).residual[1]) == pytest.approx(1 / 16, abs=1e-6)
+
+
+@pytest.mark.parametrize("solver", sorted(SOLVERS))
+def test_an_autocast_around_the_call_changes_nothing(solver: str) -> None:
+    w = torch.randn(2, 12, 8, generator=torch.Generator().manual_seed(5))
+    plain = polar(w, solver).factor
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(polar(w, solver).factor, plain)
