@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,15 +11,37 @@ from replastic.errors import UserError
 
 
 @dataclass(frozen=True)
+class Pixels:
+    """How stored bytes become what a network sees: (byte / 255 - mean) / std, channel by channel.
+
+    Shapes: `mean` and `std` (C,) float32, on the device of the data, in units of the full range of a byte.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        """Bytes (B, C, H, W) to float32 of the same shape."""
+        scale = (1.0 / (255.0 * self.std)).view(-1, 1, 1)
+        return torch.addcmul(-(self.mean / self.std).view(-1, 1, 1), stored.float(), scale)
+
+    def to(self, device: str | torch.device) -> Pixels:
+        """The same rule on `device`."""
+        return Pixels(self.mean.to(device), self.std.to(device))
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Labelled samples as two tensors on one device.
 
-    Shapes: `inputs` (N, *sample) ready for the network; `targets` (N,) int64 in [0, classes).
+    Shapes: `inputs` (N, *sample), ready for the network or, with `pixels`, bytes that `batch` makes ready;
+    `targets` (N,) int64 in [0, classes).
     """
 
     inputs: Tensor
     targets: Tensor
     classes: int
+    pixels: Pixels | None = None
 
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.targets):
@@ -33,18 +55,28 @@ class Dataset:
         """Shape of one input."""
         return tuple(self.inputs.shape[1:])
 
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Inputs ready for the network, and targets, of the samples at `index`."""
+        inputs, targets = (
+            (self.inputs[index], self.targets[index])
+            if isinstance(index, slice)
+            else (self.inputs.index_select(0, index), self.targets.index_select(0, index))
+        )
+        return inputs if self.pixels is None else self.pixels(inputs), targets
+
     def take(self, index: Tensor) -> Dataset:
         """The samples at `index`, in that order."""
         index = index.to(self.targets.device)
-        return Dataset(self.inputs[index], self.targets[index], self.classes)
+        return replace(self, inputs=self.inputs[index], targets=self.targets[index])
 
     def first(self, count: int) -> Dataset:
         """The first `count` samples, or all if there are fewer."""
-        return Dataset(self.inputs[:count], self.targets[:count], self.classes)
+        return replace(self, inputs=self.inputs[:count], targets=self.targets[:count])
 
     def to(self, device: str | torch.device) -> Dataset:
         """The same samples on `device`."""
-        return Dataset(self.inputs.to(device), self.targets.to(device), self.classes)
+        pixels = None if self.pixels is None else self.pixels.to(device)
+        return Dataset(self.inputs.to(device), self.targets.to(device), self.classes, pixels)
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,20 @@ Scope = Literal["matrices", "layers", "parameters", "state"]
 """Which tensors a weight method gets, and how; see `WeightMethod.scope`."""
 
 
-def option(default: Any, *, help: str, choices: Sequence[Any] = ()) -> Any:
+def option(default: Any, *, help: str, choices: Sequence[Any] = (), search: Sequence[Any] = ()) -> Any:
     """A hyperparameter of a method: a dataclass field from which flags, specs and checks are made.
 
     Args:
         default: Its value when nobody gives one.
         help: What it does, in a few words without a full stop; shown by ``--help``.
         choices: Every value that is allowed, if they can be listed.
+        search: Values that a sweep tries, if it is to be searched at all: those of the paper where it gives them.
     """
-    return field(default=default, metadata={"help": help, "choices": tuple(choices)})
+    return field(default=default, metadata={"help": help, "choices": tuple(choices), "search": tuple(search)})
+
+
+def _as_it_is(value: Tensor) -> Tensor:
+    return value
 
 
 @dataclass(kw_only=True)
@@ -59,6 +64,8 @@ class Run:
     """A new random draw of every tensor, given a seed."""
     batches: Callable[[], Iterable[Any]] | None = None
     """One pass over the data of the upcoming phase (at a boundary) or of the current one."""
+    past_batches: Callable[[], Iterable[Any]] | None = None
+    """One pass over the data of the phase that has just ended; None before the first boundary."""
     loss_fn: Callable[[nn.Module, Any], Tensor] | None = None
     """Mean loss of the model on a batch."""
     seed: int = 0
@@ -67,6 +74,9 @@ class Run:
     """Index of the phase about to begin (at a boundary) or under way."""
     step: int = 0
     """Optimizer updates since training began."""
+    average: Callable[[Tensor], Tensor] = field(default=_as_it_is)
+    """Mean of a statistic over the processes of a data-parallel run: what a method learns from the batches of its own
+    process goes through here, so that all processes decide alike. Returns a new tensor or, alone, the same."""
 
 
 class Solution(NamedTuple):
@@ -96,6 +106,11 @@ class Method:
     """Whether it adds or replaces modules."""
     draws: ClassVar[bool] = False
     """Whether the run's seed decides what it does."""
+
+    @property
+    def parts(self) -> tuple[Method, ...]:
+        """The methods it consists of, in the order in which they act at a boundary: itself, unless it combines some."""
+        return (self,)
 
     def __post_init__(self) -> None:
         """Note in `explicit` the fields the caller set by hand, which no recipe overrides.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from replastic.data import Dataset, Splits
+from replastic.data import Splits
 from replastic.errors import UserError
 from replastic.seeds import generator
 from replastic.streams._registry import register
@@ -42,5 +42,5 @@ class RandomLabels(Stream):
         draw = generator(seed, "random_labels", index)
         chosen = pool.take(torch.randperm(len(pool), generator=draw)[: self.images])
         labels = torch.randint(pool.classes, (self.images,), generator=draw).to(chosen.targets.device)
-        task = Dataset(chosen.inputs, labels, pool.classes)
+        task = replace(chosen, targets=labels)
         return Phase(index, task, {"": task}, steps=self.steps)

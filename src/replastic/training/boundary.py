@@ -24,9 +24,10 @@ def cross(session: Session, phase: Phase) -> tuple[Measures, Measures]:
     before = evaluate.scores(session.model, phase)
     old = diagnostics.snapshot(session)
     begin(session, phase)
-    change = session.method.on_boundary(run) if session.method_is_on else None
-    if change is not None:
-        write(run.store, change, optimizer=session.optimizer, policy=protocol.trainer.optimizer_policy)
+    for part in session.method.parts if session.method_is_on else ():
+        change = part.on_boundary(run)
+        if change is not None:
+            write(run.store, change, optimizer=session.optimizer, policy=protocol.trainer.optimizer_policy)
     after = evaluate.scores(session.model, phase)
     after |= diagnostics.measure(session, phase, protocol.boundary_metrics, old)
     if protocol.trainer.optimizer_policy == "reset_all":
@@ -38,6 +39,9 @@ def begin(session: Session, phase: Phase) -> None:
     """Tell the method which phase it is in, turning it on in its first: all there is to do before the first phase."""
     run, protocol = session.run, session.protocol
     run.phase = phase.index
-    run.batches = lambda: supervised.one_pass(phase.train, protocol.trainer.batch_size)
+    size = protocol.trainer.batch_size
+    run.batches = lambda: supervised.one_pass(phase.train, size)
+    if phase.index:
+        run.past_batches = lambda: supervised.one_pass(session.phase(phase.index - 1).train, size)
     if phase.index >= protocol.methods_from and not session.method_is_on:
         session.set_up_method()

@@ -28,13 +28,13 @@ def measure(
         ``metric/<name>`` for the network and ``metric/<name>/<layer>`` for each layer.
     """
     protocol, run = session.protocol, session.run
-    data = phase.train.first(protocol.probe_samples)
+    batch = phase.train.batch(slice(protocol.probe_samples))
     return metrics.measure(
         names,
         store=run.store,
         recipe=run.recipe,
         model=session.model,
-        batch=(data.inputs, data.targets),
+        batch=batch,
         loss_fn=supervised.loss,
         old=old,
         generator=generator(session.seed, "measures", phase.index),

@@ -37,9 +37,10 @@ def batches(data: Dataset, batch_size: int, first: int, last: int, *purpose: str
     offset = first * size - first_pass * count
     chosen = torch.cat(orders)[offset : offset + (last - first) * size].to(data.targets.device)
     for index in chosen.view(-1, size).unbind():
-        yield data.inputs.index_select(0, index), data.targets.index_select(0, index)
+        yield data.batch(index)
 
 
 def one_pass(data: Dataset, batch_size: int) -> Iterator[Batch]:
     """Every sample once, in the order of the data; the last batch may be smaller."""
-    yield from zip(torch.split(data.inputs, batch_size), torch.split(data.targets, batch_size), strict=True)
+    for first in range(0, len(data), batch_size):
+        yield data.batch(slice(first, first + batch_size))
