@@ -213,6 +213,8 @@ def changed(method: Method) -> Iterator[Method]:
         others: list[Any] = [c for c in choices if c != value]
         if isinstance(value, bool):
             others = [not value]
+        elif isinstance(value, str) and not choices:
+            others = [f"{value}conv1"]
         elif not choices:
             others = [value / 2 if isinstance(value, float) else value + 1]
         for other in others:
@@ -237,6 +239,8 @@ def wrong_values(field: Field[Any]) -> list[Any]:
         return ["maybe", 2, None]
     if isinstance(field.default, float):
         return [float("nan"), float("inf"), -1.0, "much", True]
+    if isinstance(field.default, str):
+        return [-1, 1.5, True, None]
     return [-1, 1.5, "many", True, None]
 
 

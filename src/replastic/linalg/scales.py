@@ -17,8 +17,10 @@ def scale_factor(rule: str, w: Tensor, factor: Tensor, *, taps: int = 1, w0: Ten
 
     Args:
         rule: ``modular``: sqrt(d_out / d_in) / taps, the FIRE paper's; its authors' code divides by kh * kw for
-            convolutions. ``preserve``: the matrix keeps its own Frobenius norm. ``init``: it gets the norm it had at
-            initialisation. ``procrustes``: the scaled isometry of least squared distance to `w`,
+            convolutions. ``modular_norm``: the factor gets the Frobenius norm that an isometry has at that scale,
+            whatever its residual, s = modular * sqrt(r) / ||X||_F with r = min(d_out, d_in); equal to ``modular`` for
+            an orthonormal factor. ``preserve``: the matrix keeps its own Frobenius norm. ``init``: it gets the norm it
+            had at initialisation. ``procrustes``: the scaled isometry of least squared distance to `w`,
             s = <W, Q> / ||Q||_F^2, which is <W, Q> / r for an orthonormal Q. ``unit``: 1.
         w: Old weight (*B, d_out, d_in).
         factor: Q, same shape.
@@ -40,6 +42,11 @@ def _modular(w: Tensor, factor: Tensor, taps: int, w0: Tensor | None) -> Tensor:
     """sqrt(d_out / d_in), for convolutions divided by the kernel area: the paper's."""
     d_out, d_in = w.shape[-2:]
     return _constant(w, math.sqrt(d_out / d_in) / taps)
+
+
+def _modular_norm(w: Tensor, factor: Tensor, taps: int, w0: Tensor | None) -> Tensor:
+    """The norm of an isometry at the modular scale, also for a factor that is none: compares them at equal norm."""
+    return _ratio(_modular(w, factor, taps, w0) * math.sqrt(min(w.shape[-2:])), _norm(factor))
 
 
 def _preserve(w: Tensor, factor: Tensor, taps: int, w0: Tensor | None) -> Tensor:
@@ -66,6 +73,7 @@ def _unit(w: Tensor, factor: Tensor, taps: int, w0: Tensor | None) -> Tensor:
 
 SCALES: dict[str, Callable[[Tensor, Tensor, int, Tensor | None], Tensor]] = {
     "modular": _modular,
+    "modular_norm": _modular_norm,
     "preserve": _preserve,
     "init": _init,
     "procrustes": _procrustes,

@@ -36,9 +36,10 @@ def update(session: Session, batch: supervised.Batch, rate: float) -> Tensor:
     session.position.step += 1
     session.position.step_in_phase += 1
     run.step = session.position.step
-    change = method.after_step(run) if session.method_is_on else None
-    if change is not None:
-        write(run.store, change, optimizer=optimizer, policy="keep")
+    for part in method.parts if session.method_is_on else ():
+        change = part.after_step(run)
+        if change is not None:
+            write(run.store, change, optimizer=optimizer, policy="keep")
     return loss.detach()
 
 

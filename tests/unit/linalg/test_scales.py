@@ -23,6 +23,16 @@ def test_modular_is_the_papers() -> None:
     assert scale_factor("modular", w.mT, q.mT).tolist() == [0.5] * 3
 
 
+def test_modular_norm_gives_any_factor_the_norm_of_an_isometry() -> None:
+    w, q = weights()
+    torch.testing.assert_close(scale_factor("modular_norm", w, q, taps=9), scale_factor("modular", w, q, taps=9))
+    rough = polar(w, "newton_schulz", num_iters=1)
+    assert (rough.residual > 0.01).all()
+    written = rough.factor * scale_factor("modular_norm", w, rough.factor, taps=9)[:, None, None]
+    # sqrt(8/2) / 9 times the norm sqrt(2) of an 8 x 2 isometry
+    torch.testing.assert_close(torch.linalg.matrix_norm(written), torch.full((3,), 2 / 9 * math.sqrt(2)).double())
+
+
 def test_norms() -> None:
     w, q = weights()
     w0 = 5 * w.flip(0)

@@ -22,7 +22,7 @@ RunOn = Callable[..., methods.Run]
 Proposed = Callable[..., Any]
 
 MATCHED = ("rescale", "random_isometry", "noise_matched")
-SCALES = ("modular", "preserve", "init", "procrustes", "unit")
+SCALES = ("modular", "modular_norm", "preserve", "init", "procrustes", "unit")
 
 
 def polar_oracle(w: Tensor) -> Tensor:
@@ -37,6 +37,7 @@ def scale_oracle(rule: str, w: Tensor, w0: Tensor, taps: int) -> Tensor:
     norm = torch.linalg.matrix_norm
     return {
         "modular": torch.full(w.shape[:1], math.sqrt(d_out / d_in) / taps, dtype=torch.float64),
+        "modular_norm": torch.full(w.shape[:1], math.sqrt(d_out / d_in) / taps, dtype=torch.float64),
         "preserve": norm(w.double()) / math.sqrt(r),
         "init": norm(w0.double()) / math.sqrt(r),
         "procrustes": torch.linalg.svdvals(w.double()).sum(-1) / r,
@@ -194,3 +195,32 @@ def test_paper_iteration_by_hand(run_on: RunOn, proposed: Proposed) -> None:
     )
     assert torch.allclose(new["0.weight"].double(), x * math.sqrt(4 / 5), atol=5e-6)
     assert layers["0.weight"].facts["iterations"] == 5
+
+
+@pytest.mark.parametrize("name", ["fire", *MATCHED])
+def test_targets_replace_the_recipes_choice(name: str, run_on: RunOn, proposed: Proposed) -> None:
+    blocks = {"q": nn.Linear(6, 6), "k": nn.Linear(6, 6), "v": nn.Linear(6, 6), "head": nn.Linear(6, 3)}
+    model = nn.ModuleDict({"attention": nn.ModuleDict(blocks)})
+    new, _ = proposed(methods.from_spec(f"{name}:targets=attention.q|*.head"), run_on(model))
+    assert set(new) == {"attention.q.weight", "attention.head.weight"}
+    everything, _ = proposed(methods.from_spec(f"{name}:targets="), run_on(model))
+    assert {f"attention.{block}.weight" for block in "qkv"} <= set(everything)
+
+
+def test_the_recipes_options_hold_for_the_targets_that_it_would_touch_itself(run_on: RunOn, proposed: Proposed) -> None:
+    model = nn.ModuleDict({"q": nn.Linear(6, 6), "v": nn.Linear(6, 6)})
+    _, layers = proposed(methods.from_spec("fire:targets=q|v"), run_on(model, recipe="paper-vit"))
+    assert layers["q.weight"].facts["iterations"] == 10
+    assert layers["v.weight"].facts["solver"] == "exact"
+    _, layers = proposed(methods.from_spec("fire:targets=q|v,solver=svd"), run_on(model, recipe="paper-vit"))
+    assert {layer.facts["solver"] for layer in layers.values()} == {"svd"}
+
+
+def test_wrong_targets_are_named(run_on: RunOn) -> None:
+    run = run_on(nn.Sequential(nn.Linear(3, 3)))
+    with pytest.raises(UserError, match=r"fire: targets must be patterns joined by \|, got '0\|'"):
+        methods.from_spec("fire:targets=0|")
+    with pytest.raises(UserError, match="matches no weight"):
+        methods.check_needs(methods.from_spec("fire:targets=1"), run)
+    with pytest.raises(UserError, match="give target_modules or the option targets, not both"):
+        methods.check_needs(methods.from_spec("fire:targets=0"), run_on(run.model, target_modules="0"))
