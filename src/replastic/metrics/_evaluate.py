@@ -50,14 +50,16 @@ def measure(
     for name, metric in chosen.items():
         _require(name, metric, model, batch, loss_fn, old)
     layers: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    shares: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     if any(m.on in ("weight", "change") for m in chosen.values()):
         for info, w, before in _matrices(store, recipe, old):
             with torch.autocast(w.device.type, enabled=False):
+                given = {"weight": (w, info), "change": (w, before, info)}
                 for name, metric in chosen.items():
-                    if metric.on == "weight":
-                        layers[name][info.label] = metric.compute(w, info)
-                    elif metric.on == "change":
-                        layers[name][info.label] = metric.compute(w, before, info)
+                    if metric.on in given:
+                        layers[name][info.label] = metric.compute(*given[metric.on])
+                        if metric.share is not None:
+                            shares[name][info.label] = metric.share(*given[metric.on])
     features = {name: metric for name, metric in chosen.items() if metric.on == "features"}
     if features:
         assert model is not None
@@ -68,7 +70,7 @@ def measure(
             layers[name][""] = metric.compute(model, [batch], loss_fn, generator=draw)
     found: dict[str, float] = {}
     for name, metric in chosen.items():
-        found |= _records(name, metric, layers[name])
+        found |= _records(name, metric, layers[name], shares[name])
     return found
 
 
@@ -147,13 +149,24 @@ def _require(name: str, metric: Metric, model: object, batch: object, loss_fn: o
         raise UserError(f"the measure {name} needs {', '.join(missing)}: pass {missing[0]}=")
 
 
-def _records(name: str, metric: Metric, layers: Mapping[str, Tensor]) -> dict[str, float]:
+def _records(name: str, metric: Metric, layers: Mapping[str, Tensor], shares: Mapping[str, Tensor]) -> dict[str, float]:
     if not layers:
         return {}
-    reduce = _REDUCE[metric.total]
     values = {layer: torch.as_tensor(value, dtype=torch.float64).flatten().cpu() for layer, value in layers.items()}
-    found = {f"metric/{name}": float(reduce(torch.cat(list(values.values()))))}
-    return found | {f"metric/{name}/{layer}": float(reduce(value)) for layer, value in values.items() if layer}
+    weights = {layer: shares[layer].double().flatten().cpu() if shares else None for layer in layers}
+    together = torch.cat([weight for weight in weights.values() if weight is not None]) if shares else None
+    found = {f"metric/{name}": _total(metric, torch.cat(list(values.values())), together)}
+    return found | {
+        f"metric/{name}/{layer}": _total(metric, value, weights[layer]) for layer, value in values.items() if layer
+    }
+
+
+def _total(metric: Metric, values: Tensor, weights: Tensor | None) -> float:
+    """Many values as one; where weights are given and not all 0, their weighted mean over those that count."""
+    if weights is not None and bool(weights.any()):
+        counts = weights > 0
+        return float((values[counts] * weights[counts]).sum() / weights.sum())
+    return float(_REDUCE[metric.total](values))
 
 
 _REDUCE: dict[str, Callable[[Tensor], Tensor]] = {"sum": torch.sum, "mean": torch.mean, "max": torch.max}

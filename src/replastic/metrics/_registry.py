@@ -29,6 +29,9 @@ class Metric:
     better: Literal["lower", "higher", "neither"] = "neither"
     total: Literal["sum", "mean", "max"] = "mean"
     """How the values of several matrices or layers become one number for the network."""
+    share: Callable[..., Any] | None = None
+    """For a mean over matrices: how much each counts in it, called as `compute` is and 0 for none; None counts all
+    alike."""
 
 
 REGISTRY: Registry[Metric] = Registry("metric", "replastic.metrics")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from replastic import linalg
+from replastic.metrics._curvature import top_eigenvalue
 from replastic.metrics._registry import register
 from replastic.probes import HessianProduct
 
@@ -16,7 +16,7 @@ from replastic.probes import HessianProduct
 @register(
     "hessian_top",
     on="loss",
-    label="largest Hessian eigenvalue",
+    label="largest Hessian eigenvalue (running statistics)",
     reference="https://arxiv.org/abs/2602.08040",
 )
 def hessian_top(
@@ -29,13 +29,10 @@ def hessian_top(
 ) -> Tensor:
     """Largest eigenvalue of the Hessian of the mean loss over the batches, by Lanczos on Hessian-vector products.
 
-    Taken in evaluation mode, see `HessianProduct`. The value is a lower bound that closes in from below; 30 steps
-    settle the top of a trained network's spectrum.
+    Taken in evaluation mode: batch normalisation uses its running statistics, which a method that rewrites weights
+    leaves behind; `hessian_top_train` is the same with batch statistics. The value is a lower bound that closes in from
+    below; 30 steps settle the top of a trained network's spectrum.
 
     Reference: FIRE (Han et al., ICLR 2026), figure 5.
     """
-    product = HessianProduct(model, batches, loss_fn)
-    found = linalg.lanczos(
-        product, product.dim, num_steps=num_steps, generator=generator, dtype=product.dtype, device=product.device
-    )
-    return found.values[0]
+    return top_eigenvalue(HessianProduct(model, batches, loss_fn), generator, num_steps)

@@ -17,15 +17,32 @@ from replastic.probes.quiet import undisturbed
 class HessianProduct:
     """v -> H v for the Hessian of the mean loss over given batches, in the trainable real parameters of a model.
 
-    The model is in evaluation mode during each product: batch normalisation uses its running statistics, which makes
-    the loss a fixed function of the weights, and dropout is off. Nothing of the model is changed. Attention runs on the
-    plain kernel, since the fused ones cannot be differentiated twice.
+    Dropout is off, so that the loss is a fixed function of the weights. Nothing of the model is changed. Attention runs
+    on the plain kernel, since the fused ones cannot be differentiated twice.
 
     Shapes: vectors are flat, (dim,), the parameters one after the other in the order of `named_parameters`.
+
+    Args:
+        model: Its trainable parameters are those differentiated.
+        batches: What `loss_fn` takes.
+        loss_fn: Mean loss of the model on a batch.
+        batch_statistics: Whether batch (and instance) normalisation uses the statistics of each batch, as in training,
+            and is differentiated through them; otherwise its running statistics, as in evaluation.
+
+    Raises:
+        UserError: Nothing to differentiate, or no batch.
     """
 
-    def __init__(self, model: nn.Module, batches: Iterable[Any], loss_fn: Callable[[nn.Module, Any], Tensor]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Any],
+        loss_fn: Callable[[nn.Module, Any], Tensor],
+        *,
+        batch_statistics: bool = False,
+    ) -> None:
         self.model = model
+        self.batch_statistics = batch_statistics
         self.batches = list(batches)
         self.loss_fn = loss_fn
         self.parameters = [p for p in model.parameters() if p.requires_grad and p.is_floating_point()]
@@ -49,6 +66,9 @@ class HessianProduct:
         direction = [v.view_as(p).to(p) for v, p in zip(pieces, self.parameters, strict=True)]
         total = torch.zeros_like(vector)
         with undisturbed(self.model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._NormBase):
+                    module.training = self.batch_statistics
             for batch in self.batches:
                 total += self._on_batch(batch, direction).to(vector)
         return total / len(self.batches)

@@ -45,7 +45,9 @@ def test_measures_of_weights(d_out: int, d_in: int, taps: int, seed: int) -> Non
     for name, value in expected.items():
         assert torch.allclose(compute(name, w, info), value, rtol=1e-8, atol=1e-8), name
     old = torch.randn(w.shape, generator=g, dtype=torch.float64)
-    assert torch.allclose(compute("sfe", w, old, info), (w - old).square().sum((-2, -1)))
+    error, energy = (w - old).square().sum((-2, -1)), old.square().sum((-2, -1))
+    assert torch.allclose(compute("sfe", w, old, info), error)
+    assert torch.allclose(compute("normalised_sfe", w, old, info), error / energy)
 
 
 def test_fire_brings_dfi_scaled_to_zero() -> None:
@@ -124,6 +126,25 @@ def test_change_since_a_snapshot() -> None:
     assert found["metric/sfe"] == pytest.approx(9 * 0.25, rel=1e-6)
     with pytest.raises(UserError, match=r"1\.weight is missing from the old weights"):
         metrics.measure(["sfe"], old={"0.weight": old["0.weight"]}, **where)
+
+
+def test_normalised_sfe_of_a_network_is_the_error_over_the_energy_of_all_its_weights() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Linear(12, 4), nn.Linear(4, 4))
+    with torch.no_grad():
+        model[2].weight.zero_()
+    where = {"store": ModuleStore(model), "recipe": WEIGHTS}
+    old = metrics.snapshot(**where)
+    with torch.no_grad():
+        model[0].weight.mul_(torch.rand_like(model[0].weight))
+        model[1].weight.neg_()
+    found = metrics.measure(["normalised_sfe"], old=old, **where)
+    conv, linear = (model[i].weight.detach().double() for i in (0, 1))
+    error, energy = (conv - old["0.weight"]).square().sum(), old["0.weight"].double().square().sum()
+    assert found["metric/normalised_sfe/0.weight"] == pytest.approx(float(error / energy))
+    assert found["metric/normalised_sfe/1.weight"] == pytest.approx(4.0)
+    whole = (error + 4 * linear.square().sum()) / (energy + linear.square().sum())
+    assert found["metric/normalised_sfe"] == pytest.approx(float(whole))
 
 
 def test_unknown_measure() -> None:

@@ -16,8 +16,12 @@ def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
-def dense_hessian(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> Tensor:
+def dense_hessian(model: nn.Module, batches: list[tuple[Tensor, Tensor]], *, batch_statistics: bool = False) -> Tensor:
     model.eval()
+    if batch_statistics:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.train()
     trainable = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
     sizes = [p.numel() for p in trainable.values()]
 
@@ -43,18 +47,33 @@ def batches() -> list[tuple[Tensor, Tensor]]:
     return [(torch.randn(10, 4, generator=g).double() + 1, torch.randint(0, 3, (10,), generator=g)) for _ in range(2)]
 
 
-def test_products_are_those_of_the_dense_hessian(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
+@pytest.mark.parametrize("batch_statistics", [False, True])
+def test_products_are_those_of_the_dense_hessian(
+    model: nn.Module, batches: list[tuple[Tensor, Tensor]], batch_statistics: bool
+) -> None:
     model[0].bias.requires_grad_(False)
-    product = HessianProduct(model, batches, loss_fn)
+    buffers = {name: value.clone() for name, value in model.state_dict().items()}
+    product = HessianProduct(model, batches, loss_fn, batch_statistics=batch_statistics)
     matrix = torch.stack([product(v) for v in torch.eye(product.dim, dtype=torch.float64)])
-    assert torch.allclose(matrix, dense_hessian(model, batches), atol=1e-12)
+    assert all(torch.equal(value, buffers[name]) for name, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+    dense = dense_hessian(model, batches, batch_statistics=batch_statistics)
+    assert torch.allclose(matrix, dense, atol=1e-12)
     assert torch.allclose(matrix, matrix.T, atol=1e-12)
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_top_eigenvalue_is_that_of_the_dense_hessian(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
-    top = metrics.get("hessian_top").compute(model, batches, loss_fn, generator=torch.Generator().manual_seed(0))
-    assert float(top) == pytest.approx(float(torch.linalg.eigvalsh(dense_hessian(model, batches))[-1]), rel=1e-6)
+@pytest.mark.parametrize(("name", "batch_statistics"), [("hessian_top", False), ("hessian_top_train", True)])
+def test_top_eigenvalue_is_that_of_the_dense_hessian(
+    model: nn.Module, batches: list[tuple[Tensor, Tensor]], name: str, batch_statistics: bool
+) -> None:
+    top = metrics.get(name).compute(model, batches, loss_fn, generator=torch.Generator().manual_seed(0))
+    dense = {
+        mode: float(torch.linalg.eigvalsh(dense_hessian(model, batches, batch_statistics=mode))[-1])
+        for mode in (False, True)
+    }
+    assert float(top) == pytest.approx(dense[batch_statistics], rel=1e-6)
+    assert dense[False] != pytest.approx(dense[True], rel=0.05)
 
 
 def test_attention_can_be_differentiated_twice() -> None:

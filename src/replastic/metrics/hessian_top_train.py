@@ -1,0 +1,38 @@
+"""Largest eigenvalue of the Hessian of the loss as training sees it: with the statistics of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from replastic.metrics._curvature import top_eigenvalue
+from replastic.metrics._registry import register
+from replastic.probes import HessianProduct
+
+
+@register(
+    "hessian_top_train",
+    on="loss",
+    label="largest Hessian eigenvalue (batch statistics)",
+    reference="https://arxiv.org/abs/2602.08040",
+)
+def hessian_top_train(
+    model: nn.Module,
+    batches: Iterable[Any],
+    loss_fn: Callable[[nn.Module, Any], Tensor],
+    *,
+    generator: torch.Generator,
+    num_steps: int = 30,
+) -> Tensor:
+    """Largest eigenvalue of the Hessian of the mean loss over the batches, by Lanczos on Hessian-vector products.
+
+    Batch normalisation uses the statistics of each batch, as in training, and is differentiated through them; dropout
+    is off. Without normalisation layers it equals `hessian_top`, which uses the running statistics. The value is a
+    lower bound that closes in from below; 30 steps settle the top of a trained network's spectrum.
+
+    Reference: FIRE (Han et al., ICLR 2026), figure 5.
+    """
+    return top_eigenvalue(HessianProduct(model, batches, loss_fn, batch_statistics=True), generator, num_steps)

@@ -1,0 +1,32 @@
+"""Normalised squared Frobenius error: how far the weights were moved, beside how large they were."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from replastic import linalg
+from replastic.metrics._registry import register
+from replastic.weights.entries import MatrixInfo
+
+
+def _energy(new: Tensor, old: Tensor, info: MatrixInfo) -> Tensor:
+    zero = old.new_zeros(()).expand_as(old)
+    return linalg.sfe(old, zero)
+
+
+@register(
+    "normalised_sfe",
+    on="change",
+    label="normalised SFE",
+    better="lower",
+    share=_energy,
+    reference="https://arxiv.org/abs/2602.08040",
+)
+def normalised_sfe(new: Tensor, old: Tensor, info: MatrixInfo) -> Tensor:
+    """Normalised SFE ||W_new - W_old||_F^2 / ||W_old||_F^2 of the weights as written: 0 where nothing moved.
+
+    Of a layer or a network: the sum of the errors over the sum of the squared norms; matrices that were all zero are
+    left out, unless all were. SFE is that of FIRE (Han et al., ICLR 2026), section 3; dividing by the old norm is ours,
+    as figure 5 of the paper does not say how it normalises.
+    """
+    return linalg.normalised_sfe(new, old)
