@@ -10,6 +10,7 @@ from itertools import pairwise
 from torch import nn
 
 from replastic.errors import UserError
+from replastic.networks._layers import convolution, image_shape
 from replastic.networks._network import Network
 from replastic.networks._registry import register
 
@@ -28,19 +29,12 @@ class ConvNet(Network):
 
     def module(self, sample_shape: Sequence[int], classes: int) -> nn.Module:
         """Blocks ``stage1``, ``stage2``, ... (each ``conv``, ``norm``, ``relu``), ``pool``, ``flatten``, ``head``."""
-        if len(sample_shape) != 3:
-            raise UserError(f"a convnet needs images (channels, height, width), got samples of shape {sample_shape}")
-        shortest, halvings = min(sample_shape[1:]), len(self.channels) - 1
-        if shortest < 2**halvings:
-            raise UserError(
-                f"{len(self.channels)} stages halve the image {halvings} times, "
-                f"which needs at least {2**halvings} pixels a side; the images have {shortest}"
-            )
-        sizes = (sample_shape[0], *self.channels)
+        shrinks = 2 ** (len(self.channels) - 1)
+        why = f"a convnet of {len(self.channels)} stages divides the image's sides by {shrinks}"
+        sizes = (image_shape(sample_shape, "convnet", shrinks, why)[0], *self.channels)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for index, (c_in, c_out) in enumerate(pairwise(sizes), start=1):
-            conv = nn.Conv2d(c_in, c_out, 3, stride=1 if index == 1 else 2, padding=1, bias=False)
-            layers[f"stage{index}"] = nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(c_out), relu=nn.ReLU()))
+            layers[f"stage{index}"] = convolution(c_in, c_out, stride=1 if index == 1 else 2)
         layers["pool"] = nn.AdaptiveAvgPool2d(1)
         layers["flatten"] = nn.Flatten()
         layers["head"] = nn.Linear(sizes[-1], classes)

@@ -6,11 +6,11 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from torch import nn
 
 from replastic.errors import UserError
+from replastic.networks._layers import head
 from replastic.networks._network import Network
 from replastic.networks._registry import register
 
@@ -29,9 +29,6 @@ class Mlp(Network):
 
     def module(self, sample_shape: Sequence[int], classes: int) -> nn.Module:
         """Blocks ``flatten``, ``hidden1``, ``hidden2``, ... (each ``linear`` and ``relu``), ``head``."""
-        widths = (math.prod(sample_shape), *self.hidden)
         layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
-        for index, (d_in, d_out) in enumerate(pairwise(widths), start=1):
-            layers[f"hidden{index}"] = nn.Sequential(OrderedDict(linear=nn.Linear(d_in, d_out), relu=nn.ReLU()))
-        layers["head"] = nn.Linear(widths[-1], classes)
+        layers.update(head(math.prod(sample_shape), self.hidden, classes))
         return nn.Sequential(layers)

@@ -1,0 +1,70 @@
+"""Pieces that several networks are made of, with the same names of blocks everywhere."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+from replastic.errors import UserError
+
+
+def convolution(c_in: int, c_out: int, stride: int = 1) -> nn.Sequential:
+    """3x3 convolution without bias that keeps the size (divided by `stride`), then ``norm`` and ``relu``."""
+    conv = nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(c_out), relu=nn.ReLU()))
+
+
+def head(d_in: int, hidden: Sequence[int], classes: int) -> OrderedDict[str, nn.Module]:
+    """Blocks ``hidden1``, ``hidden2``, ... (each ``linear`` and ``relu``), and the last Linear ``head``.
+
+    Args:
+        d_in: Features that come in.
+        hidden: Widths of the hidden layers; none gives the last Linear alone.
+        classes: Outputs.
+    """
+    widths = (d_in, *hidden)
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for index, (before, after) in enumerate(pairwise(widths), start=1):
+        layers[f"hidden{index}"] = nn.Sequential(OrderedDict(linear=nn.Linear(before, after), relu=nn.ReLU()))
+    layers["head"] = nn.Linear(widths[-1], classes)
+    return layers
+
+
+def image_shape(sample_shape: Sequence[int], network: str, least: int, why: str) -> tuple[int, int, int]:
+    """Channels, height and width of an image.
+
+    Args:
+        sample_shape: Shape of one input.
+        network: What to call the network in an error.
+        least: Pixels that a side needs.
+        why: What it needs them for, as the beginning of a sentence.
+
+    Raises:
+        UserError: It is no image, or a side is shorter than `least`.
+    """
+    if len(sample_shape) != 3:
+        raise UserError(f"{network} needs images (channels, height, width), got samples of shape {tuple(sample_shape)}")
+    channels, height, width = sample_shape
+    if min(height, width) < least:
+        raise UserError(
+            f"{why}, which needs at least {least} pixels a side; the images have {min(height, width)}: "
+            "take larger images or a smaller network"
+        )
+    return channels, height, width
+
+
+def check_sizes(**sizes: int | Sequence[int]) -> None:
+    """Refuse sizes below 1, by name; a sequence may be empty only where the caller lets it be.
+
+    Raises:
+        UserError: Naming the field, its value and what is allowed.
+    """
+    for name, value in sizes.items():
+        if isinstance(value, int):
+            if value < 1:
+                raise UserError(f"{name} must be 1 or more, got {value}")
+        elif any(v < 1 for v in value):
+            raise UserError(f"{name} must name numbers of 1 or more, got {tuple(value)}")
