@@ -13,6 +13,7 @@ PACKAGE = ROOT / "src" / "replastic"
 FLOORS = {
     "errors": 0,
     "extras": 0,
+    "options": 0,
     "registry": 0,
     "records": 0,
     "seeds": 0,

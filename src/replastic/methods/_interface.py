@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from replastic.options import option as option  # what a method's file needs, it finds here
 from replastic.weights.change import Change
 from replastic.weights.entries import MatrixInfo, WeightStore
 from replastic.weights.recipe import Recipe
@@ -19,18 +20,6 @@ it watches while it trains."""
 
 Scope = Literal["matrices", "layers", "parameters", "state"]
 """Which tensors a weight method gets, and how; see `WeightMethod.scope`."""
-
-
-def option(default: Any, *, help: str, choices: Sequence[Any] = (), search: Sequence[Any] = ()) -> Any:
-    """A hyperparameter of a method: a dataclass field from which flags, specs and checks are made.
-
-    Args:
-        default: Its value when nobody gives one.
-        help: What it does, in a few words without a full stop; shown by ``--help``.
-        choices: Every value that is allowed, if they can be listed.
-        search: Values that a sweep tries, if it is to be searched at all: those of the paper where it gives them.
-    """
-    return field(default=default, metadata={"help": help, "choices": tuple(choices), "search": tuple(search)})
 
 
 def _as_it_is(value: Tensor) -> Tensor:
