@@ -34,8 +34,10 @@ class Dash(WeightMethod):
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "batches", "loss"})
     scope: ClassVar[Scope] = "layers"
 
-    alpha: float = option(0.3, help="weight of the newest gradient in the running mean")
-    min_shrink: float = option(0.05, help="smallest factor (lambda of the paper): 1 keeps the weights")
+    alpha: float = option(0.3, help="weight of the newest gradient in the running mean", search=(0.1, 0.3))
+    min_shrink: float = option(
+        0.05, help="smallest factor (lambda of the paper): 1 keeps the weights", search=(0.05, 0.1, 0.3)
+    )
 
     def validate(self) -> None:
         """Both are shares."""

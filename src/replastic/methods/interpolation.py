@@ -29,7 +29,9 @@ class Interpolation(WeightMethod):
 
     scope: ClassVar[Scope] = "parameters"
 
-    strength: float = option(0.8, help="how far to go: 0 keeps the weights, 1 gives the initial ones")
+    strength: float = option(
+        0.8, help="how far to go: 0 keeps the weights, 1 gives the initial ones", search=(0.2, 0.4, 0.6, 0.8)
+    )
     toward: str = option(
         "init", help="stored initial weights, or a new draw at every boundary", choices=("init", "fresh")
     )

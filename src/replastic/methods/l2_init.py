@@ -25,7 +25,7 @@ class L2Init(Method):
 
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "init"})
 
-    strength: float = option(1e-3, help="weight of the pull: 0 turns it off")
+    strength: float = option(1e-3, help="weight of the pull: 0 turns it off", search=(1e-3, 1e-4, 1e-5))
 
     def validate(self) -> None:
         """`strength` is not negative."""

@@ -31,7 +31,7 @@ class Parseval(Method):
 
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
 
-    strength: float = option(1e-3, help="weight of the term (lambda): 0 turns it off")
+    strength: float = option(1e-3, help="weight of the term (lambda): 0 turns it off", search=(1e-3, 1e-4, 1e-5))
     s: float = option(1.0, help="squared length of the rows it pulls toward")
     norms: bool = option(True, help="include the weights of normalisation layers")
 

@@ -19,13 +19,16 @@ from replastic.weights.entries import MatrixInfo
 class ShrinkPerturb(WeightMethod):
     """theta <- shrink theta + noise, noise ~ N(0, perturb_std^2), over all trainable parameters.
 
-    Reference: Ash and Adams (2020), section 4. What the FIRE paper calls S&P is `interpolation`.
+    Reference: Ash and Adams (2020), section 4. What the FIRE paper calls S&P is `interpolation`; its search values are
+    used for `shrink` here.
     """
 
     draws: ClassVar[bool] = True
     scope: ClassVar[Scope] = "parameters"
 
-    shrink: float = option(0.4, help="factor on the old weights: 1 keeps them, 0 drops them")
+    shrink: float = option(
+        0.4, help="factor on the old weights: 1 keeps them, 0 drops them", search=(0.2, 0.4, 0.6, 0.8)
+    )
     perturb_std: float = option(0.01, help="standard deviation of the noise, in weight units")
 
     def validate(self) -> None:
