@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from replastic import recipes
+from replastic import networks, recipes
 from replastic.errors import UserError
 from replastic.weights.module_store import ModuleStore
 from replastic.weights.recipe import LEAVE
@@ -65,6 +65,55 @@ def test_built_in_recipe_says_what_it_is(name: str) -> None:
 )
 def test_what_each_recipe_touches(recipe: str, expected: set[str]) -> None:
     assert set(chosen(recipe, Small())) == expected
+
+
+RESNET_WEIGHTS = {
+    "stem.conv",
+    *(f"stage{s}.block{b}.conv{c}" for s in (1, 2, 3, 4) for b in (1, 2) for c in (1, 2)),
+    *(f"stage{s}.block1.shortcut.conv" for s in (2, 3, 4)),
+    *("hidden1.linear", "head"),
+}
+VGG_WEIGHTS = {
+    *(f"stage{s}.block{b}.conv" for s, blocks in enumerate((2, 2, 3, 3, 3), 1) for b in range(1, blocks + 1)),
+    *("hidden1.linear", "hidden2.linear", "head"),
+}
+VIT_LAYERS = ("attention.q", "attention.k", "attention.v", "attention.out", "mlp.fc1", "mlp.fc2")
+VIT_WEIGHTS = {"patches", *(f"block{b}.{layer}" for b in range(1, 13) for layer in VIT_LAYERS), "head"}
+QUERIES_AND_KEYS = {f"block{b}.attention.{p}" for b in range(1, 13) for p in "qk"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "network", "side", "expected"),
+    [
+        ("paper-cnn", "resnet18", 32, RESNET_WEIGHTS),
+        ("paper-cnn", "vgg16", 64, VGG_WEIGHTS),
+        ("paper-vit", "vit_tiny", 32, QUERIES_AND_KEYS),
+        ("all", "resnet18", 32, RESNET_WEIGHTS),
+        ("all", "vgg16", 64, VGG_WEIGHTS),
+        ("all", "vit_tiny", 32, VIT_WEIGHTS),
+        ("default", "resnet18", 32, RESNET_WEIGHTS - {"head"}),
+        ("default", "vit_tiny", 32, VIT_WEIGHTS - {"head"}),
+    ],
+)
+def test_what_recipes_touch_in_the_papers_networks(recipe: str, network: str, side: int, expected: set[str]) -> None:
+    model = networks.build(networks.get(network)(), (3, side, side), 10, seed=0)
+    selection = select(ModuleStore(model).entries(), recipes.load(recipe))
+    assert {t.entry.name for t in selection.targets} == {f"{name}.weight" for name in expected}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "layers"),
+    [
+        (("q", "k"), VIT_LAYERS[:2]),
+        (("q", "k", "v"), VIT_LAYERS[:3]),
+        (("mlp.*",), VIT_LAYERS[4:]),
+    ],
+)
+def test_the_ablations_targets_on_the_vit_are_patterns(patterns: tuple[str, ...], layers: tuple[str, ...]) -> None:
+    model = networks.build(networks.get("vit_tiny").reduced(), (3, 32, 32), 10, seed=0)
+    selection = select(ModuleStore(model).entries(), recipes.load("paper-vit"), target_modules=patterns)
+    expected = {f"block{b}.{layer}.weight" for b in range(1, 5) for layer in layers}
+    assert {t.entry.name for t in selection.targets} == expected
 
 
 def test_fused_attention_is_split_and_vit_leaves_v() -> None:
