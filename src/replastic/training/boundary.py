@@ -21,14 +21,14 @@ def cross(session: Session, phase: Phase) -> tuple[Measures, Measures]:
         Measures before and after, as the records name them. Both are taken on the data of the new phase.
     """
     protocol, run = session.protocol, session.run
-    before = evaluate.scores(session.model, phase)
+    before = evaluate.scores(session.forward, phase)
     old = diagnostics.snapshot(session)
     begin(session, phase)
     for part in session.method.parts if session.method_is_on else ():
         change = part.on_boundary(run)
         if change is not None:
             write(run.store, change, optimizer=session.optimizer, policy=protocol.trainer.optimizer_policy)
-    after = evaluate.scores(session.model, phase)
+    after = evaluate.scores(session.forward, phase)
     after |= diagnostics.measure(session, phase, protocol.boundary_metrics, old)
     if protocol.trainer.optimizer_policy == "reset_all":
         session.renew_optimizer()

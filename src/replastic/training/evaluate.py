@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from replastic.data import Dataset
 from replastic.probes import undisturbed
 from replastic.streams import Phase
+from replastic.training.forward import Forward
 from replastic.training.supervised import one_pass
 
-CHUNK = 2048
-"""Samples in one forward pass."""
+TRAIN_SAMPLES = 5000
+"""Most samples of a phase's training data that are scored at its end."""
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, data: Dataset) -> float:
+def accuracy(forward: Forward, data: Dataset) -> float:
     """Share of samples whose largest output is the target's."""
-    with undisturbed(model):
-        correct = [(model(inputs).argmax(1) == targets).sum() for inputs, targets in one_pass(data, CHUNK)]
+    with undisturbed(forward.model):
+        correct = [(forward(inputs).argmax(1) == targets).sum() for inputs, targets in one_pass(data, forward.chunk)]
     return float(torch.stack(correct).sum()) / len(data)
 
 
-def scores(model: nn.Module, phase: Phase) -> dict[str, float]:
+def scores(forward: Forward, phase: Phase) -> dict[str, float]:
     """Accuracy on each of the phase's evaluation sets, as records name it."""
     return {
-        f"metric/accuracy_{name}" if name else "metric/accuracy": accuracy(model, data)
+        f"metric/accuracy_{name}" if name else "metric/accuracy": accuracy(forward, data)
         for name, data in phase.evaluations.items()
     }
+
+
+def train_score(forward: Forward, phase: Phase) -> dict[str, float]:
+    """Accuracy on the phase's training data: all of it, or `TRAIN_SAMPLES` spread evenly over its order."""
+    count = len(phase.train)
+    some = phase.train
+    if count > TRAIN_SAMPLES:
+        some = some.take(torch.arange(TRAIN_SAMPLES) * count // TRAIN_SAMPLES)
+    return {"metric/train_accuracy": accuracy(forward, some)}

@@ -84,13 +84,14 @@ def _phase(session: Session, phase: Phase, log: resume.Log, progress: Progress) 
         if mark <= position.step_in_phase:
             continue
         measures = {"metric/train_loss": _segment(session, phase, mark, steps)}
-        measures |= evaluate.scores(session.model, phase)
+        measures |= evaluate.scores(session.forward, phase)
         if mark < steps:
             log.add("evaluation", position, measures)
             if log.due(trainer.save_seconds):
                 resume.save(session, log)
             progress(phase.index + mark / steps)
         else:
+            measures |= evaluate.train_score(session.forward, phase)
             log.add("phase_end", position, measures | diagnostics.measure(session, phase, session.protocol.metrics))
     position.phase, position.step_in_phase, position.crossed = phase.index + 1, 0, False
     resume.save(session, log)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from replastic.errors import UserError
 from replastic.networks import Network
 from replastic.streams import Stream
 
+Precision = Literal["float32", "bfloat16"]
 OptimizerPolicy = Literal["reset_all", "reset_touched", "keep"]
 
 
@@ -29,6 +30,14 @@ class Trainer:
     weights (reset_touched), or kept."""
     evaluate_every: int = 0
     """Passes over the data between evaluations; 0 evaluates at the ends of phases alone."""
+    precision: Precision = "float32"
+    """Number format in which the network is run in training and evaluation. bfloat16 (autocast) keeps weights,
+    optimizer, loss, penalties, what methods look at and measures in float32."""
+    channels_last: bool = False
+    """Keep images and 4-D weights with the channels innermost in memory: often faster for convolutions."""
+    compiled: bool = False
+    """Run the network through torch.compile: faster on a GPU, after minutes of compiling. A network that the method
+    watches through hooks is run as it is."""
     save_seconds: float = 30.0
     """Within a phase, save what resuming needs at the first evaluation after so many seconds; no effect on numbers."""
 
@@ -39,9 +48,16 @@ class Trainer:
             raise UserError(f"batch_size must be 1 or more, got {self.batch_size}")
         if not 0 <= self.warmup <= 1:
             raise UserError(f"warmup must lie in [0, 1], got {self.warmup}")
+        if self.precision not in get_args(Precision):
+            raise UserError(f"precision must be float32 or bfloat16, got {self.precision!r}")
         for name in ("clip_norm", "evaluate_every", "save_seconds"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+
+    @property
+    def evaluation_chunk(self) -> int:
+        """Samples in one forward pass of an evaluation, which keeps little of what a training step keeps."""
+        return max(64, 4 * self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)

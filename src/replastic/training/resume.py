@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -147,9 +148,16 @@ def _load(session: Session, rest: Mapping[str, Any], tensors: Mapping[str, Tenso
     for index, parameter in enumerate(session.parameters):
         if index in states:
             session.optimizer.state[parameter] = {
-                key: value.to(parameter.device) if isinstance(value, Tensor) else value
+                key: _like(parameter, value) if isinstance(value, Tensor) else value
                 for key, value in states[index].items()
             }
+
+
+def _like(parameter: Tensor, value: Tensor) -> Tensor:
+    """State on the parameter's device and in its memory layout: fused optimizers walk both in the order of memory."""
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _optimizer_state(session: Session) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -14,6 +14,7 @@ from replastic.methods import Method
 from replastic.seeds import derive
 from replastic.streams import Phase
 from replastic.training import supervised
+from replastic.training.forward import Forward
 from replastic.training.protocol import Protocol
 from replastic.weights.module_store import ModuleStore
 
@@ -48,6 +49,7 @@ class Session:
             return networks.build(protocol.network, sample.sample_shape, sample.classes, s).to(device)
 
         self.model = build(derive(seed, "network"))
+        self.forward = Forward(self.model, protocol.trainer, device)
         init = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.run = methods.Run(
             store=ModuleStore(self.model),

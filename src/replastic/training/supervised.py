@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from replastic.data import Dataset
@@ -15,7 +15,7 @@ Batch = tuple[Tensor, Tensor]
 """Inputs and targets."""
 
 
-def loss(model: nn.Module, batch: Batch) -> Tensor:
+def loss(model: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
     """Mean cross-entropy of the model on a batch."""
     inputs, targets = batch
     return functional.cross_entropy(model(inputs), targets)

@@ -23,7 +23,7 @@ def update(session: Session, batch: supervised.Batch, rate: float) -> Tensor:
     """
     trainer, method, optimizer = session.protocol.trainer, session.method, session.optimizer
     run = session.run
-    loss = supervised.loss(session.model, batch)
+    loss = supervised.loss(session.forward, batch)
     penalty = method.penalty(run) if session.method_is_on else None
     total = loss if penalty is None else loss + penalty
     optimizer.zero_grad(set_to_none=True)
