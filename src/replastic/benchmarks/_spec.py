@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from replastic import methods
@@ -25,6 +25,8 @@ class Preset:
     seeds: int
     help: str
     """What it shows and what it costs."""
+    folder: str = ""
+    """Preset with the same protocol in whose folder it runs by default, so that what is there need not run again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,25 @@ class BenchmarkSpec:
     presets: Mapping[str, Preset]
     summary: Mapping[str, Any]
     """How to present its runs, see `RunInfo.summary`."""
+    others: Mapping[str, Mapping[str, Preset]] = field(default_factory=dict)
+    """Presets on other data sets, by the name of the data set."""
+
+    def on(self, data: str) -> BenchmarkSpec:
+        """The same experiment on other data, or on another part of its own.
+
+        Args:
+            data: Spec of the data. A data set of `others` brings its own presets, any other runs with the settings of
+                `presets`; fields that are not given stay as the preset has them if it names the same data set. Empty
+            changes nothing.
+        """
+        if not data:
+            return self
+        presets = self.others.get(_name(data), self.presets)
+        on_it = {
+            name: replace(preset, protocol=replace(preset.protocol, data=_merged(preset.protocol.data, data)))
+            for name, preset in presets.items()
+        }
+        return replace(self, presets=on_it)
 
     def preset_name(self, name: str | None) -> str:
         """`name` itself, or the first preset's if it is None.
@@ -47,3 +68,16 @@ class BenchmarkSpec:
         if name not in self.presets:
             raise UnknownNameError(f"preset of {self.name}", name, self.presets)
         return name
+
+
+def _name(data: str) -> str:
+    return data.partition(":")[0].strip()
+
+
+def _merged(preset: str, given: str) -> str:
+    """The spec `given`, completed by the fields that `preset` has if it is of the same data set."""
+    if _name(preset) != _name(given):
+        return given
+    parts = [part for spec in (preset, given) for part in spec.partition(":")[2].split(",") if part.strip()]
+    fields = {part.partition("=")[0].strip(): part.strip() for part in parts}
+    return ":".join([_name(given), *([",".join(fields.values())] if fields else [])])

@@ -7,18 +7,16 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, make_dataclass, replace
-from typing import Annotated, Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import tyro
 
 from replastic import benchmarks, report
-from replastic.benchmarks import BenchmarkSpec, Plan, Preset
-from replastic.cli._arguments import Parser, parse
+from replastic.benchmarks import BenchmarkSpec, Plan
 from replastic.cli._progress import Watch
+from replastic.cli._protocol import ProtocolOptions, choose, folder, read
 from replastic.errors import ReplasticError, UserError
-from replastic.registry import load_plugin
-from replastic.training import Protocol
 
 EXAMPLES = """\
 examples:
@@ -32,23 +30,19 @@ are skipped, so that methods and seeds can be added to a folder at any time."""
 
 
 @dataclass(kw_only=True)
-class Options:
+class Options(ProtocolOptions):
     """What to run, and where."""
 
-    preset: str = ""
-    """Settings, methods and seeds that answer one question; the first of the list above if left out."""
     methods: tuple[str, ...] = ()
     """Methods instead of the preset's: names (see `replastic list methods`), or name:option=value,option=value."""
     seeds: str = ""
     """How many seeds (5 means 0 to 4) or which (3,7; one alone as 3,); the preset's if left out."""
     out: str = ""
-    """Folder for the runs and the report; runs/BENCHMARK-PRESET if left out."""
+    """Folder for the runs and the report; runs/BENCHMARK-PRESET with the settings that are changed, if left out."""
     jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Runs at a time, each in a process of its own with one thread; no effect on the numbers."""
     plugin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A Python file that registers something of your own."""
-    recipe: str = ""
-    """Which weights boundary methods rewrite (see `replastic list recipes`); the preset's if left out."""
     device: str = "cpu"
     """Where to train, such as cpu or cuda:0."""
     report: bool = True
@@ -63,14 +57,18 @@ def main(arguments: Sequence[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(_overview())
         return 0
-    spec, preset_name = _benchmark(args)
-    preset = spec.presets[preset_name]
-    options, protocol = _parse(spec, preset, args[1:])
+    chosen = choose(args, "replastic run")
+    spec, preset = chosen.spec, chosen.preset
+    description = _description(spec)
+    options, protocol = read(Options, chosen, args[1:], prog=f"replastic run {spec.name}", description=description)
     if "--methods" in args and not options.methods:
         raise UserError("--methods needs the names of methods after it (see `replastic list methods`)")
     if options.jobs < 1:
         raise UserError(f"--jobs must be 1 or more, got {options.jobs}")
-    out = options.out or f"runs/{spec.name}-{preset_name}"
+    if options.from_start:
+        label = f"{spec.summary['score_label']} (methods on from the start)"
+        spec = replace(spec, summary={**spec.summary, "score_label": label})
+    out = options.out or folder(chosen, options, protocol)
     planned = benchmarks.plan(
         spec,
         protocol,
@@ -82,36 +80,6 @@ def main(arguments: Sequence[str]) -> int:
     )
     failures = _run(planned, options, spec)
     return _finish(planned, options, out, failures)
-
-
-def _benchmark(args: list[str]) -> tuple[BenchmarkSpec, str]:
-    """The benchmark and the name of its preset; plug-ins are loaded on the way, as either may come from one."""
-    if args[0].startswith("-"):
-        raise UserError(f"name the benchmark first: replastic run BENCHMARK [OPTIONS], got {args[0]!r}")
-    early = Parser("replastic run", add_help=False, allow_abbrev=False)
-    early.add_argument("--plugin", action="append", default=[])
-    early.add_argument("--preset")
-    known, _ = early.parse_known_args(args[1:])
-    for plugin in known.plugin:
-        load_plugin(plugin)
-    spec = benchmarks.get(args[0])()
-    return spec, spec.preset_name(known.preset)
-
-
-def _parse(spec: BenchmarkSpec, preset: Preset, args: list[str]) -> tuple[Options, Protocol]:
-    """Options, and the preset's protocol with the settings that were given as flags."""
-    protocol = preset.protocol
-    parts = {"stream": protocol.stream, "network": protocol.network, "trainer": protocol.trainer}
-    flat = tyro.conf.arg(name="")
-    kind: Any = make_dataclass(
-        "Options",
-        [(name, Annotated[type(part), flat], field(default=part)) for name, part in parts.items()],
-        bases=(Options,),
-        kw_only=True,
-    )
-    options = parse(kind, args=args, prog=f"replastic run {spec.name}", description=_description(spec))
-    chosen = {name: getattr(options, name) for name in parts}
-    return options, replace(protocol, recipe=options.recipe or protocol.recipe, **chosen)
 
 
 def _seeds(text: str) -> list[int]:

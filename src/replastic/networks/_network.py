@@ -14,6 +14,11 @@ from torch import nn
 class Network(ABC):
     """An architecture. Subclasses are keyword-only dataclasses whose fields are its sizes."""
 
+    @classmethod
+    def reduced(cls) -> Network:
+        """A size that one core trains in minutes; the default one, unless the architecture is too big for that."""
+        return cls()
+
     @abstractmethod
     def module(self, sample_shape: Sequence[int], classes: int) -> nn.Module:
         """The module, initialised by torch's own rules from torch's global generator; use `build` instead.

@@ -18,7 +18,7 @@ def splits():
 
 @pytest.mark.parametrize("name", streams.names())
 def test_every_stream_gives_the_same_phase_whenever_it_is_asked(name, splits):
-    stream = streams.get(name)()
+    stream = streams.get(name)(**{"class_incremental": {"phases": 5}}.get(name, {}))
     last = len(stream) - 1
     state = torch.get_rng_state()
     first, again, other = (stream.phase(splits, last, seed) for seed in (1, 1, 2))

@@ -1,0 +1,150 @@
+"""What the vision benchmarks share: the pairs of data set and network, their tuned settings, and protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from replastic.networks import Network
+from replastic.networks.resnet18 import ResNet18
+from replastic.networks.vgg16 import Vgg16
+from replastic.networks.vit_tiny import VitTiny
+from replastic.streams import Stream
+from replastic.training import Protocol, Trainer
+
+Size = Literal["paper", "small", "smoke"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A data set and the network that the FIRE paper trains on it."""
+
+    recipe: str
+    """Which weights the paper rewrites in that network, and how."""
+    networks: Mapping[Size, Network]
+    """The paper's, one that a laptop trains, and one that only shows that all works."""
+
+
+PAIRS: Mapping[str, Pair] = {
+    "cifar10": Pair(
+        recipe="paper-cnn",
+        networks={
+            "paper": ResNet18(),
+            "small": ResNet18.reduced(),
+            "smoke": ResNet18(width=4, blocks=(1, 1, 1), stem_stride=2, head=(16,)),
+        },
+    ),
+    "cifar100": Pair(
+        recipe="paper-vit",
+        networks={
+            "paper": VitTiny(),
+            "small": VitTiny.reduced(),
+            "smoke": VitTiny(patch=8, dim=16, depth=2, heads=2, mlp=32),
+        },
+    ),
+    "tiny_imagenet": Pair(
+        recipe="paper-cnn",
+        networks={
+            "paper": Vgg16(),
+            "small": Vgg16.reduced(),
+            "smoke": Vgg16(width=4, blocks=(1, 1, 1), stem_stride=2, head=(16, 16)),
+        },
+    ),
+}
+"""By name of the data set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """Settings that differ from pair to pair: tables 6 to 8 of the paper, and what they lack from its scripts."""
+
+    dash: tuple[float, float]
+    """alpha and min_shrink (tables)."""
+    parseval: float
+    """strength (tables)."""
+    l2_init: float
+    """strength (scripts)."""
+    redo: float
+    """threshold (scripts)."""
+    cbp: tuple[float, int]
+    """replacement_rate and maturity_threshold (scripts)."""
+    snr: float
+    """percentile (scripts)."""
+
+    def specs(self) -> dict[str, str]:
+        """Specs by name of the method, for `every_method`; interpolation was tuned to 0.8 everywhere."""
+        return {
+            "interpolation": "interpolation:strength=0.8",
+            "dash": f"dash:alpha={self.dash[0]},min_shrink={self.dash[1]}",
+            "parseval": f"parseval:strength={self.parseval}",
+            "l2_init": f"l2_init:strength={self.l2_init}",
+            "redo": f"redo:dormancy_threshold={self.redo}",
+            "cbp": f"cbp:replacement_rate={self.cbp[0]},maturity_threshold={self.cbp[1]}",
+            "snr": f"snr:percentile={self.snr}",
+        }
+
+
+TUNED: Mapping[tuple[str, str], Tuned] = {
+    ("warm_start", "cifar10"): Tuned(
+        dash=(0.3, 0.05), parseval=1e-3, l2_init=1e-3, redo=0.5, cbp=(1e-4, 1000), snr=0.99
+    ),
+    ("warm_start", "cifar100"): Tuned(
+        dash=(0.1, 0.05), parseval=1e-5, l2_init=1e-3, redo=0.5, cbp=(1e-4, 100), snr=0.99
+    ),
+    ("warm_start", "tiny_imagenet"): Tuned(
+        dash=(0.1, 0.05), parseval=1e-3, l2_init=1e-3, redo=0.5, cbp=(1e-4, 1000), snr=0.92
+    ),
+    ("continual", "cifar10"): Tuned(
+        dash=(0.3, 0.05), parseval=1e-3, l2_init=1e-5, redo=0.05, cbp=(1e-5, 1000), snr=0.92
+    ),
+    ("continual", "cifar100"): Tuned(
+        dash=(0.1, 0.05), parseval=1e-5, l2_init=1e-4, redo=0.01, cbp=(1e-5, 1000), snr=0.96
+    ),
+    ("continual", "tiny_imagenet"): Tuned(
+        dash=(0.1, 0.1), parseval=1e-4, l2_init=1e-5, redo=0.01, cbp=(1e-5, 1000), snr=0.99
+    ),
+    ("class_incremental", "cifar100"): Tuned(
+        dash=(0.3, 0.3), parseval=1e-5, l2_init=1e-5, redo=0.01, cbp=(1e-5, 1000), snr=0.92
+    ),
+    ("class_incremental", "tiny_imagenet"): Tuned(
+        dash=(0.3, 0.1), parseval=1e-3, l2_init=1e-4, redo=0.05, cbp=(1e-4, 1000), snr=0.98
+    ),
+}
+"""By stream and data set."""
+
+
+def protocol(
+    name: str, size: Size, stream: Stream, *, data: str = "", methods_from: int = 0, sharpness: bool = False
+) -> Protocol:
+    """Section 3 of the paper on one of the pairs.
+
+    Args:
+        name: The pair, by its data set.
+        size: Which of its networks; all but the paper's are trained with half its batch, for as many updates from less
+            data.
+        stream: The phases.
+        data: How much of the data set, as fields of its spec; all if empty.
+        methods_from: First phase with methods on.
+        sharpness: Take the Hessian's largest eigenvalue after every boundary, which costs as much as training on some
+            ten thousand images.
+    """
+    pair = PAIRS[name]
+    return Protocol(
+        data=f"{name}:{data}" if data else name,
+        stream=stream,
+        network=pair.networks[size],
+        trainer=Trainer(
+            learning_rate=1e-3,
+            batch_size=256 if size == "paper" else 128,
+            warmup=0.1,
+            clip_norm=0.5,
+            optimizer_policy="reset_all",
+            evaluate_every=1,
+        ),
+        recipe=pair.recipe,
+        methods_from=methods_from,
+        metrics=("dfi", "effective_rank", "feature_srank", "dormant", "weight_norm"),
+        boundary_metrics=("sfe", "normalised_sfe", "dfi", *(("hessian_top",) if sharpness else ())),
+        probe_samples=500,
+    )

@@ -1,0 +1,132 @@
+"""What is to be trained, from the command line: a benchmark's preset, on which data, and every setting a flag."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, make_dataclass, replace
+from typing import Annotated, Any
+
+import tyro
+
+from replastic import benchmarks, networks
+from replastic.benchmarks import BenchmarkSpec, Preset
+from replastic.benchmarks._runs import folder_name
+from replastic.cli._arguments import Parser, parse
+from replastic.errors import UserError
+from replastic.networks import Network
+from replastic.registry import load_plugin
+from replastic.report.experiment import flatten
+from replastic.training import Protocol
+
+LONGEST = 150
+"""Characters in the name of a folder made from settings."""
+
+
+@dataclass(kw_only=True)
+class ProtocolOptions:
+    """What to train."""
+
+    preset: str = ""
+    """Settings, methods and seeds that answer one question; the first of the list above if left out."""
+    data: str = ""
+    """Data set (see `replastic list data`), or name:field=value,field=value; the preset's if left out."""
+    network: str = ""
+    """Network (see `replastic list networks`); the preset's if left out. Its sizes are settings of their own."""
+    recipe: str = ""
+    """Which weights boundary methods rewrite (see `replastic list recipes`); the preset's if left out."""
+    from_start: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Methods are on in the first phase too, where the preset has them begin later and share what comes before."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A benchmark on the data that was asked for, and which of its presets."""
+
+    spec: BenchmarkSpec
+    preset_name: str
+    network: str
+
+    @property
+    def preset(self) -> Preset:
+        """The preset itself."""
+        return self.spec.presets[self.preset_name]
+
+    @property
+    def protocol(self) -> Protocol:
+        """The preset's protocol with the network that was asked for."""
+        protocol = self.preset.protocol
+        return replace(protocol, network=_network(self.network, protocol.network)) if self.network else protocol
+
+
+def choose(args: Sequence[str], prog: str) -> Chosen:
+    """Read what decides which settings there are; plug-ins are loaded on the way, as any part may come from one.
+
+    Raises:
+        UserError: No benchmark is named first, or a name is unknown.
+    """
+    if not args or args[0].startswith("-"):
+        given = f", got {args[0]!r}" if args else ""
+        raise UserError(f"name the benchmark first: {prog} BENCHMARK [OPTIONS]{given}")
+    early = Parser(prog, add_help=False, allow_abbrev=False)
+    early.add_argument("--plugin", action="append", default=[])
+    for name in ("preset", "data", "network"):
+        early.add_argument(f"--{name}")
+    known, _ = early.parse_known_args(list(args[1:]))
+    for plugin in known.plugin:
+        load_plugin(plugin)
+    spec = benchmarks.get(args[0])().on(known.data or "")
+    return Chosen(spec, spec.preset_name(known.preset), known.network or "")
+
+
+def read(
+    kind: type[ProtocolOptions], chosen: Chosen, args: Sequence[str], *, prog: str, description: str
+) -> tuple[Any, Protocol]:
+    """Options of class `kind`, and the protocol with the settings that were given as flags.
+
+    Raises:
+        UserError: The arguments cannot be read, or a setting is not allowed.
+    """
+    protocol = chosen.protocol
+    parts = {name: getattr(protocol, name) for name in ("stream", "network", "trainer")}
+    flat = tyro.conf.arg(name="")
+    whole: Any = make_dataclass(
+        kind.__name__,
+        [(f"{name}_settings", Annotated[type(part), flat], field(default=part)) for name, part in parts.items()],
+        bases=(kind,),
+        kw_only=True,
+    )
+    options = parse(whole, args=args, prog=prog, description=description)
+    settings = {name: getattr(options, f"{name}_settings") for name in parts}
+    protocol = replace(protocol, recipe=options.recipe or protocol.recipe, **settings)
+    if options.from_start and not protocol.methods_from:
+        raise UserError("--from-start has no effect: the methods of this preset are on from the start; leave it out")
+    return options, replace(protocol, methods_from=0) if options.from_start else protocol
+
+
+def folder(chosen: Chosen, options: ProtocolOptions, protocol: Protocol) -> str:
+    """Where the runs go if nobody says: a name for each protocol, so that other settings mean another folder.
+
+    Raises:
+        UserError: The name would be too long.
+    """
+    data, _, fields = options.data.partition(":")
+    preset = chosen.protocol
+    parts = [chosen.spec.name]
+    if data or chosen.spec.others:
+        parts.append(data.strip() or preset.data.partition(":")[0])
+    parts.append(chosen.preset.folder or chosen.preset_name)
+    parts += [part for part in fields.split(",") if part]
+    parts += [f"network={options.network}"] if options.network else []
+    parts += ["from-start"] if options.from_start else []
+    before, now = (flatten({**p.config(), "methods_from": 0}) for p in (preset, protocol))
+    parts += [f"{key.rpartition('.')[2]}={value}" for key, value in now.items() if before[key] != value]
+    name = "-".join(folder_name(part) for part in parts)
+    if len(name) > LONGEST:
+        raise UserError("so many settings make no name for a folder; give --out")
+    return f"runs/{name}"
+
+
+def _network(name: str, instead_of: Network) -> Network:
+    """The network `name`, at full size if the preset's is, else at its reduced one."""
+    kind = networks.get(name)
+    return kind() if instead_of == type(instead_of)() else kind.reduced()
