@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+from replastic.benchmarks._spec import Preset, every_method
 from replastic.networks import Network
 from replastic.networks.resnet18 import ResNet18
 from replastic.networks.vgg16 import Vgg16
@@ -53,6 +54,9 @@ PAIRS: Mapping[str, Pair] = {
     ),
 }
 """By name of the data set."""
+
+SMOKE = {"cifar10": "train=200,test=100", "cifar100": "train=1000,test=100", "tiny_imagenet": "train=2000,test=200"}
+"""Ten training images of each class at least, so that one is held out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,37 +118,70 @@ TUNED: Mapping[tuple[str, str], Tuned] = {
 """By stream and data set."""
 
 
-def protocol(
-    name: str, size: Size, stream: Stream, *, data: str = "", methods_from: int = 0, sharpness: bool = False
-) -> Protocol:
-    """Section 3 of the paper on one of the pairs.
+def protocol(name: str, size: Size, stream: Stream, *, data: str = "", methods_from: int = 0) -> Protocol:
+    """Section 3 of the paper on one of the pairs; what is not the paper's size has smaller batches, too.
 
     Args:
         name: The pair, by its data set.
-        size: Which of its networks; all but the paper's are trained with half its batch, for as many updates from less
-            data.
+        size: Which of its networks.
         stream: The phases.
         data: How much of the data set, as fields of its spec; all if empty.
         methods_from: First phase with methods on.
-        sharpness: Take the Hessian's largest eigenvalue after every boundary, which costs as much as training on some
-            ten thousand images.
     """
     pair = PAIRS[name]
+    batch_size = {"paper": 256, "small": 128, "smoke": 32}[size]
     return Protocol(
         data=f"{name}:{data}" if data else name,
         stream=stream,
         network=pair.networks[size],
-        trainer=Trainer(
-            learning_rate=1e-3,
-            batch_size=256 if size == "paper" else 128,
-            warmup=0.1,
-            clip_norm=0.5,
-            optimizer_policy="reset_all",
-            evaluate_every=1,
-        ),
+        trainer=Trainer(learning_rate=1e-3, batch_size=batch_size, warmup=0.1, clip_norm=0.5, evaluate_every=1),
         recipe=pair.recipe,
         methods_from=methods_from,
         metrics=("dfi", "effective_rank", "feature_srank", "dormant", "weight_norm"),
-        boundary_metrics=("sfe", "normalised_sfe", "dfi", *(("hessian_top",) if sharpness else ())),
-        probe_samples=500,
+        boundary_metrics=("sfe", "normalised_sfe", "dfi"),
+        probe_samples=100 if size == "smoke" else 500,
     )
+
+
+def paper_preset(name: str, stream: Stream, tuned: Tuned, *, methods_from: int = 0) -> Preset:
+    """Every method and control at full size."""
+    return Preset(
+        protocol=protocol(name, "paper", stream, methods_from=methods_from),
+        methods=every_method(**tuned.specs()),
+        seeds=3,
+        help="the FIRE paper's protocol at full size: every method and control; needs a GPU",
+    )
+
+
+def limited_preset(small: Preset) -> Preset:
+    """The same without past data."""
+    stream = replace(small.protocol.stream, access="limited")  # type: ignore[call-arg]
+    return Preset(
+        protocol=replace(small.protocol, stream=stream),
+        methods=("base", "fire", "ewc", "ewc+fire"),
+        seeds=3,
+        help="as small, but each phase has its new data alone (--replay 0.1: and a tenth of what came before)",
+    )
+
+
+def smoke_preset(name: str, stream: Stream, *, methods_from: int = 0) -> Preset:
+    """Does it run?"""
+    return Preset(
+        protocol=protocol(name, "smoke", stream, data=SMOKE[name], methods_from=methods_from),
+        methods=("base", "fire"),
+        seeds=2,
+        help="a few images and a tiny network: does it run? seconds",
+    )
+
+
+def summary(**changes: Any) -> dict[str, Any]:
+    """How to present the runs: accuracy on the test split after the last epoch of each phase, unless changed."""
+    return {
+        "score": "metric/accuracy",
+        "score_label": "test accuracy after the last epoch",
+        "event": "phase_end",
+        "higher_is_better": True,
+        "phase_label": "phase",
+        "curves": ["metric/dfi", "metric/dormant", "metric/effective_rank", "metric/feature_srank"],
+        **changes,
+    }

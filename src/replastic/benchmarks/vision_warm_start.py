@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from replastic.benchmarks import _vision
 from replastic.benchmarks._registry import register
 from replastic.benchmarks._spec import BenchmarkSpec, Preset, every_method
-from replastic.benchmarks._vision import PAIRS, TUNED, protocol
 from replastic.streams.warm_start import WarmStart
 
 SMALL = {
@@ -16,53 +16,62 @@ SMALL = {
     "tiny_imagenet": ("train=8000,test=2000", WarmStart(first_epochs=60, epochs=10)),
 }
 """Of each pair: how much of the data, and for how long: the first phase until 99% of its images are learned."""
-SMOKE = {"cifar10": "train=200,test=100", "cifar100": "train=1000,test=100", "tiny_imagenet": "train=2000,test=200"}
-"""Ten training images of each class at least, so that one is held out."""
+CUBIC = "fire:solver=newton_schulz,num_iters="
+ABLATION = (
+    "base",
+    "fire",
+    *(f"{CUBIC}{steps}" for steps in (1, 3, 5, 20)),
+    "fire:solver=exact",
+    *(f"fire:solver=exact,scale={scale}" for scale in ("preserve", "init", "procrustes", "unit")),
+    *(f"{CUBIC}{steps},scale={scale}" for scale in ("modular_norm", "preserve") for steps in (1, 3, 5, 10, 20)),
+    "bn_reestimate",
+    "fire+bn_reestimate",
+)
+"""How many steps, which scale, both at equal norm, and how much of the drop is batch normalisation's. `fire` is the one
+with ten steps; the exact factor has the norm of ``modular_norm`` at the scale ``modular``."""
+TARGETS = (
+    "base",
+    "fire",
+    *(
+        f"{CUBIC}10,targets={targets}"
+        for targets in ("attention.q|attention.k|attention.v", "mlp.fc1|mlp.fc2", "all-linear")
+    ),
+)
+"""Which matrices of a transformer; `fire` is the one with queries and keys alone."""
 
 
 @register("vision_warm_start", reference="https://arxiv.org/abs/2602.08040")
 def vision_warm_start() -> BenchmarkSpec:
     """A network trained on 10% of the images, then on all of them; score: test accuracy after the last epoch."""
-    presets = {name: _presets(name) for name in PAIRS}
+    presets = {name: _presets(name) for name in SMALL}
     return BenchmarkSpec(
-        name="vision_warm_start",
-        presets=presets["cifar10"],
-        others=presets,
-        summary={
-            "score": "metric/accuracy",
-            "score_label": "test accuracy after the last epoch",
-            "event": "phase_end",
-            "higher_is_better": True,
-            "phase_label": "phase",
-            "curves": ["metric/dfi", "metric/dormant", "metric/effective_rank", "metric/weight_norm"],
-        },
+        name="vision_warm_start", presets=presets["cifar10"], others=presets, summary=_vision.summary()
     )
 
 
 def _presets(name: str) -> Mapping[str, Preset]:
-    tuned = TUNED["warm_start", name].specs()
-    data, stream = SMALL[name]
-    small = protocol(name, "small", stream, data=data, methods_from=1, sharpness=True)
-    everything = every_method(**tuned)
-    few = ("base", "fire", "full_reset", tuned["interpolation"], "rescale")
-    presets = {
-        "small": Preset(
-            protocol=small,
-            methods=everything if name == "cifar10" else few,
-            seeds=5 if name == "cifar10" else 3,
-            help="a part of the data and a small network; minutes a run on one core",
-        ),
-        "paper": Preset(
-            protocol=protocol(name, "paper", WarmStart(ratio=0.1, first_epochs=1000, epochs=100), methods_from=1),
-            methods=everything,
-            seeds=3,
-            help="the FIRE paper's protocol at full size: every method and control; needs a GPU",
-        ),
-    }
-    tiny = WarmStart(first_epochs=2, epochs=2)
-    smoke = protocol(name, "smoke", tiny, data=SMOKE[name], methods_from=1)
-    smoke = replace(smoke, trainer=replace(smoke.trainer, batch_size=32), probe_samples=100)
-    presets["smoke"] = Preset(
-        protocol=smoke, methods=("base", "fire"), seeds=2, help="a few tiny images: does it run? seconds"
+    tuned = _vision.TUNED["warm_start", name]
+    specs = tuned.specs()
+    fields, stream = SMALL[name]
+    protocol = _vision.protocol(name, "small", stream, data=fields, methods_from=1)
+    protocol = replace(protocol, boundary_metrics=(*protocol.boundary_metrics, "hessian_top"))
+    whole = name == "cifar10"
+    small = Preset(
+        protocol=protocol,
+        methods=every_method(**specs) if whole else ("base", "fire", "full_reset", specs["interpolation"], "rescale"),
+        seeds=5 if whole else 3,
+        help="a part of the data and a small network; about a minute a run on one core",
     )
-    return presets
+    # Where the network is a transformer the question is which matrices, elsewhere how each of them is rewritten.
+    question = (
+        {"targets": replace(small, methods=TARGETS, folder="small", help="which matrices fire should touch")}
+        if name == "cifar100"
+        else {"ablation": replace(small, methods=ABLATION, folder="small", help="steps, scale or norm: what helps?")}
+    )
+    return {
+        "small": small,
+        **question,
+        "limited": _vision.limited_preset(small),
+        "paper": _vision.paper_preset(name, WarmStart(first_epochs=1000, epochs=100), tuned, methods_from=1),
+        "smoke": _vision.smoke_preset(name, WarmStart(first_epochs=2, epochs=2), methods_from=1),
+    }

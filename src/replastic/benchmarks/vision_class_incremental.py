@@ -1,0 +1,43 @@
+"""Classes that arrive in twenty phases: does a network that knows the old ones learn the new ones like a new one?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from replastic.benchmarks import _vision
+from replastic.benchmarks._registry import register
+from replastic.benchmarks._spec import BenchmarkSpec, Preset
+from replastic.streams.class_incremental import ClassIncremental
+
+SMALL = {
+    "cifar100": ("train=3000,test=1000", ClassIncremental(epochs=4)),
+    "tiny_imagenet": ("train=2000,test=1000", ClassIncremental(epochs=4)),
+}
+"""Of each pair: how much of the data, and for how long. CIFAR-10 has too few classes."""
+
+
+@register("vision_class_incremental", reference="https://arxiv.org/abs/2602.08040")
+def vision_class_incremental() -> BenchmarkSpec:
+    """Twenty phases, each with new classes beside the old ones; score: test accuracy on the classes seen so far."""
+    presets = {name: _presets(name) for name in SMALL}
+    label = "test accuracy on the classes seen so far"
+    curves = ["metric/accuracy_all", "metric/dfi", "metric/dormant", "metric/effective_rank", "metric/feature_srank"]
+    summary = _vision.summary(score_label=label, curves=curves)
+    return BenchmarkSpec(name="vision_class_incremental", presets=presets["cifar100"], others=presets, summary=summary)
+
+
+def _presets(name: str) -> Mapping[str, Preset]:
+    tuned = _vision.TUNED["class_incremental", name]
+    fields, stream = SMALL[name]
+    small = Preset(
+        protocol=_vision.protocol(name, "small", stream, data=fields),
+        methods=("base", "fire", "full_reset", tuned.specs()["interpolation"]),
+        seeds=3,
+        help="a part of the data and a small network; about a minute a run on one core",
+    )
+    return {
+        "small": small,
+        "paper": _vision.paper_preset(name, ClassIncremental(phases=20, epochs=100), tuned),
+        "limited": _vision.limited_preset(small),
+        "smoke": _vision.smoke_preset(name, ClassIncremental(phases=4, epochs=1)),
+    }
