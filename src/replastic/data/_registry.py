@@ -1,21 +1,79 @@
-"""The list of data sets: the files of this folder, entry points and plug-ins."""
+"""The list of data sets: the files of this folder, entry points and plug-ins; and how one is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from replastic.data._dataset import Splits
+from replastic.data._provider import Provider
+from replastic.options import check_values, read
 from replastic.registry import Registry
 
-REGISTRY: Registry[Callable[[], Splits]] = Registry("dataset", "replastic.data")
-register = REGISTRY.register
+P = TypeVar("P", bound=type[Provider])
+
+REGISTRY: Registry[type[Provider]] = Registry("dataset", "replastic.data")
 names = REGISTRY.names
 get = REGISTRY.get
 entry = REGISTRY.entry
 
+_REMEMBERED: dict[tuple[Provider, str, str], Splits] = {}
+_MOST_REMEMBERED = 2
 
-def load(name: str, device: str | torch.device = "cpu") -> Splits:
-    """The splits of the data set `name`, with their tensors on `device`."""
-    return get(name)().to(device)
+
+def register(name: str, *, reference: str = "") -> Callable[[P], P]:
+    """Decorate a `Provider` to make it known as the data set `name`; see `Registry.add`."""
+
+    def decorate(provider: P) -> P:
+        REGISTRY.add(name, provider, described=provider, reference=reference)
+        provider.name = name
+        return provider
+
+    return decorate
+
+
+def from_spec(spec: str) -> Provider:
+    """The data set a text describes, not yet loaded: ``name`` or ``name:field=value,field=value``.
+
+    Raises:
+        UserError: No such data set or field, a value that is not allowed, or a text that cannot be read.
+    """
+    kind, given = read(spec, get)
+    provider = kind(**given)
+    check_values(provider.name, provider)
+    provider.validate()
+    return provider
+
+
+def identity(spec: str) -> str:
+    """The spec as it goes into records: what the data are, without where they lie and without what goes unsaid.
+
+    Raises:
+        UserError: As `from_spec`.
+    """
+    return from_spec(spec).identity()
+
+
+def load(spec: str, device: str | torch.device = "cpu") -> Splits:
+    """The splits of a data set, with their tensors on `device`; treat them as read only.
+
+    The sets loaded last are remembered, so that the runs of one process share their memory.
+
+    Args:
+        spec: ``name`` or ``name:field=value,field=value``.
+        device: Where the tensors go, whole.
+
+    Raises:
+        UserError: As `from_spec`; the data are not there, or are not what they should be.
+        MissingExtraError: What reads them is not installed.
+    """
+    provider = from_spec(spec)
+    key = (provider, provider.place(), str(device))
+    if key not in _REMEMBERED:
+        splits = provider.splits().to(device)
+        while len(_REMEMBERED) >= _MOST_REMEMBERED:
+            del _REMEMBERED[next(iter(_REMEMBERED))]
+        _REMEMBERED[key] = splits
+    return _REMEMBERED[key]

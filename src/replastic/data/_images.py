@@ -1,0 +1,133 @@
+"""Sets of labelled images: where they lie, which of them are used, and the way from there to tensors."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from replastic.data._cache import cached, fingerprint
+from replastic.data._dataset import Dataset, Pixels, Splits, hold_out
+from replastic.data._decode import decode, image_size
+from replastic.data._labels import balanced
+from replastic.data._provider import Provider
+from replastic.data._source import Place, find, opened
+from replastic.data._split import labelled
+from replastic.errors import UserError
+from replastic.options import option
+
+FOLDER = "REPLASTIC_DATA"
+"""Environment variable: a folder with one folder for each data set, by name."""
+EVERY = 10
+"""One training image in ten of each class is held out."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a set is stored: for each thing the names it may have, tried in that order, and the channels wanted."""
+
+    image: tuple[str, ...] = ("image", "img")
+    label: tuple[str, ...] = ("label", "fine_label")
+    train: tuple[str, ...] = ("train",)
+    test: tuple[str, ...] = ("test", "validation", "valid", "val", "dev")
+    channels: int = 3
+
+
+@dataclass(kw_only=True, frozen=True)
+class ImageSet(Provider):
+    """Images of one size with whole numbers for labels, read through Hugging Face `datasets`."""
+
+    source: str = option("", help="folder of Parquet files or of images, or a Hub name; empty: see $REPLASTIC_DATA")
+    train: int = option(0, help="training images to use, equally many of each class, held-out ones included; 0: all")
+    test: int = option(0, help="test images to use, equally many of each class; 0: all")
+
+    hub: ClassVar[str] = ""
+    """Its name on the Hugging Face Hub, if the class stands for one set."""
+
+    def validate(self) -> None:
+        """No negative numbers.
+
+        Raises:
+            UserError: There is one.
+        """
+        for field, value in (("train", self.train), ("test", self.test)):
+            if value < 0:
+                raise UserError(f"{self.name}: {field} must be 0 (all) or more, got {value}")
+
+    def layout(self) -> Layout:
+        """How the set is stored."""
+        return Layout()
+
+    def place(self) -> str:
+        """The folder, or the Hub's name for the set."""
+        return str(self._found())
+
+    def splits(self) -> Splits:
+        """Bytes in three splits, with the pixel rule of the training images that are kept.
+
+        Shapes: inputs (N, C, H, W) uint8, in the order in which they are stored, targets as stored. `Pixels` has each
+        channel's mean and (population) standard deviation over the kept training images, held-out and test images
+        left out. Of each class the first `train` / classes images are used, and of these each tenth is held out.
+
+        What is decoded is kept in a file, which later runs map into memory; see `cached`.
+
+        Raises:
+            UserError: The set is not there, lacks a split, a column or a class, or holds an image that cannot be used.
+            MissingExtraError: `datasets` or Pillow is not installed.
+        """
+        found, layout = self._found(), self.layout()
+        key = [self.name, fingerprint(found), layout, self.train, self.test, EVERY]
+        return cached(self.name, key, lambda: self._decoded(found, layout))
+
+    def _found(self) -> Place:
+        source = self.source
+        if not source and (root := os.environ.get(FOLDER)) and (Path(root) / self.name).is_dir():
+            source = str(Path(root) / self.name)
+        return find(source or self.hub, self.name)
+
+    def _decoded(self, found: Place, layout: Layout) -> Splits:
+        with opened(found) as there:
+            train, test = (
+                labelled(there, str(found), names, layout.image, layout.label) for names in (layout.train, layout.test)
+            )
+            classes = len(train.class_names) or int(torch.cat([train.targets, test.targets]).max()) + 1
+            train.check_range(classes)
+            test.check_range(classes)
+            chosen = balanced(train, classes, self.train, f"{self.name}: train", every_class=True)
+            tested = balanced(test, classes, self.test, f"{self.name}: test", every_class=False)
+            kept, held = hold_out(train.targets[chosen], EVERY)
+            if not len(held):
+                raise UserError(f"{train.where}: no class has {EVERY} images, so none can be held out")
+            size = image_size(train, int(chosen[0]))
+            parts = [
+                Dataset(decode(split, rows, layout.channels, size), split.targets[rows], classes)
+                for split, rows in ((train, chosen[kept]), (train, chosen[held]), (test, tested))
+            ]
+        pixels = pixel_rule(parts[0].inputs)
+        return Splits(*(replace(part, pixels=pixels) for part in parts))
+
+
+@dataclass(kw_only=True, frozen=True)
+class NamedImages(ImageSet):
+    """A set whose name alone says what it is, wherever it lies."""
+
+    whereabouts: ClassVar[frozenset[str]] = frozenset({"source"})
+
+
+def pixel_rule(images: Tensor) -> Pixels:
+    """The rule that gives each channel of `images` mean 0 and deviation 1; a channel that never changes only mean 0.
+
+    Exact: from the counts of the 256 values, in float64.
+
+    Shapes: `images` (N, C, H, W) uint8.
+    """
+    values = torch.arange(256, dtype=torch.float64) / 255
+    counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in images.unbind(1)]).double()
+    share = counts / counts.sum(1, keepdim=True)
+    mean = share @ values
+    std = (share * (values - mean[:, None]).square()).sum(1).sqrt()
+    return Pixels(mean.float(), torch.where(std > 0, std, 1.0).float())

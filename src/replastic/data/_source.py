@@ -1,0 +1,79 @@
+"""Folders and Hub names, opened with Hugging Face `datasets`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from replastic.errors import UserError
+from replastic.extras import require
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a set lies: a folder, or a name on the Hugging Face Hub."""
+
+    name: str
+    folder: Path | None
+    wanted_by: str
+    """Public name of the data set that is looked for there, for messages."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def find(source: str, wanted_by: str) -> Place:
+    """The folder `source` if there is one, else the Hub's data set of that name.
+
+    Raises:
+        UserError: It is a path, and not that of a folder.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return Place(source, folder, wanted_by)
+    if folder.exists() or folder.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
+        raise UserError(
+            f"{wanted_by}: {source!r} is no folder; give a folder of Parquet files or images, or a Hub name"
+        )
+    return Place(source, None, wanted_by)
+
+
+@contextmanager
+def opened(place: Place) -> Iterator[Mapping[str, Any]]:
+    """Its splits by name, each a `datasets.Dataset`, which can be read until the context ends.
+
+    Parquet and image folders may name their splits in every way that `datasets` knows, in files or in folders. What it
+    makes of a folder is put in a temporary folder; what it fetches from the Hub stays where it keeps such things.
+
+    Raises:
+        UserError: Nothing there that can be read, or the Hub cannot be reached or has no such set.
+        MissingExtraError: `datasets` is not installed.
+    """
+    datasets = require("datasets", "vision", f"the data set {place.wanted_by}")
+    with tempfile.TemporaryDirectory(prefix="replastic-") as scratch:
+        try:
+            if place.folder is None:
+                splits = datasets.load_dataset(place.name)
+            else:
+                splits = datasets.load_dataset(str(place.folder.resolve()), cache_dir=scratch)
+        except Exception as error:  # `datasets` passes on what pyarrow, fsspec and the HTTP client raise
+            raise UserError(_cannot_open(place, error)) from error
+        yield splits
+
+
+def _cannot_open(place: Place, error: Exception) -> str:
+    innermost = error
+    while innermost.__cause__ is not None and isinstance(innermost.__cause__, Exception):
+        innermost = innermost.__cause__
+    lines = str(error if place.folder is None else innermost).strip().splitlines()
+    reason = lines[0] if lines else type(error).__name__
+    if place.folder is None:
+        return (
+            f"{place.wanted_by}: cannot get {place.name!r} from the Hugging Face Hub: {reason}. Check the name and the "
+            f"network, or give a folder of Parquet files or images: {place.wanted_by}:source=FOLDER"
+        )
+    return f"{place.wanted_by}: cannot read {place.name!r} as a folder of Parquet files or images: {reason}"
