@@ -79,7 +79,7 @@ def _phase(session: Session, phase: Phase, log: resume.Log, progress: Progress) 
         position.crossed = True
     else:
         boundary.begin(session, phase)
-    steps, marks = _schedule(session, phase)
+    steps, marks = trainer.schedule(phase)
     for mark in marks:
         if mark <= position.step_in_phase:
             continue
@@ -95,17 +95,6 @@ def _phase(session: Session, phase: Phase, log: resume.Log, progress: Progress) 
             log.add("phase_end", position, measures | diagnostics.measure(session, phase, session.protocol.metrics))
     position.phase, position.step_in_phase, position.crossed = phase.index + 1, 0, False
     resume.save(session, log)
-
-
-def _schedule(session: Session, phase: Phase) -> tuple[int, list[int]]:
-    """Updates of a phase, and after which of them to evaluate: the last one always."""
-    trainer, count = session.protocol.trainer, len(phase.train)
-    size = min(trainer.batch_size, count)
-    steps = phase.steps if phase.epochs is None else -(-phase.epochs * count // size)
-    assert steps is not None
-    every = trainer.evaluate_every
-    passes = range(every, steps * size // count + 1, every) if every else ()
-    return steps, sorted({mark for p in passes if (mark := round(p * count / size)) < steps} | {steps})
 
 
 def _segment(session: Session, phase: Phase, last: int, steps: int) -> float:

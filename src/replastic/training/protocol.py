@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from replastic.errors import UserError
 from replastic.networks import Network
-from replastic.streams import Stream
+from replastic.streams import Phase, Stream
 
 Precision = Literal["float32", "bfloat16"]
 OptimizerPolicy = Literal["reset_all", "reset_touched", "keep"]
@@ -58,6 +58,16 @@ class Trainer:
     def evaluation_chunk(self) -> int:
         """Samples in one forward pass of an evaluation, which keeps little of what a training step keeps."""
         return max(64, 4 * self.batch_size)
+
+    def schedule(self, phase: Phase) -> tuple[int, list[int]]:
+        """Updates of a phase, and after which of them to evaluate: the last one always."""
+        count = len(phase.train)
+        size = min(self.batch_size, count)
+        steps = phase.steps if phase.epochs is None else -(-phase.epochs * count // size)
+        assert steps is not None
+        every = self.evaluate_every
+        passes = range(every, steps * size // count + 1, every) if every else ()
+        return steps, sorted({mark for p in passes if (mark := round(p * count / size)) < steps} | {steps})
 
 
 @dataclass(frozen=True, kw_only=True)
