@@ -55,15 +55,17 @@ def as_method(method: str | methods.Method, options: Mapping[str, Any], call: Ca
     """
     if isinstance(method, str):
         arguments = [name for name, p in signature(call).parameters.items() if p.kind is Parameter.KEYWORD_ONLY]
-        kind = methods.get(method.partition(":")[0].strip())
-        for option in options.keys() - {f.name for f in fields(kind)}:
+        known = {f.name for f in fields(methods.get(method.partition(":")[0].strip()))} if options else set()
+        for option in options.keys() - known:
             if near_misses(option, arguments):
                 raise UserError(f"there is no argument {option!r}{did_you_mean(option, arguments)}")
-        return methods.from_spec(method, **options)
+        method, options = methods.from_spec(method, **options), {}
     if not isinstance(method, methods.Method):
         raise UserError(f"method must be a name such as 'fire', or a method object (methods.from_spec), got {method!r}")
     if options:
         raise UserError(f"options {', '.join(options)} have no effect on a method object: set its fields instead")
+    if len(method.parts) > 1:
+        raise UserError(f"{methods.spec_of(method)} is for training runs; here apply its parts one after the other")
     return method
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class Job:
         method = methods.from_spec(self.method)
         config = {**self.protocol.config(), "device": self.device}
         if self.until is None:
-            config["method"] = {"name": method.name, **asdict(method)}
+            config["method"] = methods.settings(method)
         return RunInfo(self.benchmark, self.method, self.seed, config, self.summary, self.command)
 
     def known(self) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from replastic.methods._interface import Method, Need, Run, Scope, Solution, WeightMethod, option
 from replastic.methods._needs import check_needs, used
 from replastic.methods._registry import entry, get, names, register
-from replastic.methods._spec import from_spec, spec_of
+from replastic.methods._spec import from_spec, settings, spec_of
 
 __all__ = [
     "Method",
@@ -19,6 +19,7 @@ __all__ = [
     "names",
     "option",
     "register",
+    "settings",
     "spec_of",
     "used",
 ]

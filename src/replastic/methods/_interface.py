@@ -92,7 +92,7 @@ class Method:
     needs: ClassVar[frozenset[Need]] = frozenset()
     """What must be in the run; checked before `setup`, with a message that says how to give it. See `required`."""
     changes_structure: ClassVar[bool] = False
-    """Whether it adds or replaces modules."""
+    """Whether it adds or replaces modules; see `rebuild`."""
     draws: ClassVar[bool] = False
     """Whether the run's seed decides what it does."""
 
@@ -100,6 +100,11 @@ class Method:
     def parts(self) -> tuple[Method, ...]:
         """The methods it consists of, in the order in which they act at a boundary: itself, unless it combines some."""
         return (self,)
+
+    @property
+    def makes_optimizer(self) -> bool:
+        """Whether it has an optimizer of its own, in place of the run's."""
+        return any(type(part).make_optimizer is not Method.make_optimizer for part in self.parts)
 
     def __post_init__(self) -> None:
         """Note in `explicit` the fields the caller set by hand, which no recipe overrides.
@@ -168,6 +173,14 @@ class Method:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state_dict` gave; called after `setup`."""
+
+    def rebuild(self, run: Run) -> Change | None:
+        """The modules that a resumed run needs before its saved weights can be loaded.
+
+        Called in a resumed process, after `load_state_dict`, on a network as it was at initialisation. For methods
+        that replace modules (`changes_structure`): their state says what they had put in place. None if nothing.
+        """
+        return None
 
     def close(self) -> None:
         """Remove hooks and let go of the model: called at the end of a run, or on an error, even before `setup`."""

@@ -27,16 +27,19 @@ def check_needs(method: Method, run: Run) -> None:
     Raises:
         UserError: A field is not allowed or has no effect, something it needs is missing, or a pattern matches nothing.
     """
-    check_fields(method)
-    require(method, run)
-    method.check(run)
+    for part in method.parts:
+        check_fields(part)
+        require(part, run)
+        part.check(run)
 
 
 def used(method: Method, run: Run) -> frozenset[Need]:
     """What of a run the method uses, and the methods that rules ask for in its place."""
-    if not isinstance(method, WeightMethod):
-        return method.required()
-    return method.required().union(*(job.method.required() for job in plan(method, run).jobs))
+    needs = method.required()
+    for part in method.parts:
+        if isinstance(part, WeightMethod):
+            needs = needs.union(*(job.method.required() for job in plan(part, run).jobs))
+    return needs
 
 
 def require(method: Method, run: Run) -> None:

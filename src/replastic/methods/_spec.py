@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any, TypeVar
+from dataclasses import asdict, fields
+from typing import Any, Final, TypeVar
 
+from replastic.errors import UserError
+from replastic.methods._combined import Combined
 from replastic.methods._interface import Method
 from replastic.methods._registry import get
 from replastic.options import check_known, check_values, read
 
 M = TypeVar("M", bound=Method)
+
+JOIN: Final = re.compile(r"\+(?=\s*[A-Za-z_])")
+"""Between two methods of a spec; the plus of a number such as 1e+3 is none."""
 
 
 def build(kind: type[M], options: Mapping[str, Any]) -> M:
@@ -27,21 +33,38 @@ def build(kind: type[M], options: Mapping[str, Any]) -> M:
 
 
 def from_spec(spec: str, **options: Any) -> Method:
-    """The method a text describes: ``name`` or ``name:field=value,field=value``.
+    """The method a text describes: ``name`` or ``name:field=value,field=value``, several of them joined by ``+``.
 
     Args:
         spec: The text; values are read by the type of the field.
         options: Further fields, as values; they go before those of the text.
 
     Raises:
-        UserError: No such method, the text cannot be read, or as `build`.
+        UserError: No such method, the text cannot be read, options beside several methods, or as `build`.
     """
-    kind, given = read(spec, get)
-    return build(kind, {**given, **options})
+    pieces = JOIN.split(spec)
+    if len(pieces) == 1:
+        kind, given = read(spec, get)
+        return build(kind, {**given, **options})
+    if options:
+        raise UserError(f"options {', '.join(options)} could be meant for any part of {spec!r}: write them in the text")
+    method = Combined(combined=tuple(map(from_spec, pieces)))
+    method.validate()
+    return method
 
 
 def spec_of(method: Method) -> str:
     """The shortest text from which `from_spec` makes an equal method: fields that differ from their defaults."""
+    return "+".join(map(_spec_of_part, method.parts))
+
+
+def settings(method: Method) -> dict[str, Any]:
+    """Name and every field of a method, as they go into run.json; of a combination those of its parts, in order."""
+    found = [{"name": part.name, **asdict(part)} for part in method.parts]
+    return found[0] if len(found) == 1 else {"name": "+".join(part.name for part in method.parts), "parts": found}
+
+
+def _spec_of_part(method: Method) -> str:
     parts = [
         f"{f.name}={getattr(method, f.name)}"
         for f in fields(method)

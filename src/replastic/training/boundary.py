@@ -5,7 +5,6 @@ from __future__ import annotations
 from replastic.streams import Phase
 from replastic.training import diagnostics, evaluate, supervised
 from replastic.training.session import Session
-from replastic.weights.writer import write
 
 Measures = dict[str, float]
 
@@ -14,7 +13,8 @@ def cross(session: Session, phase: Phase) -> tuple[Measures, Measures]:
     """Lead the run over the boundary before `phase`.
 
     In order: scores before; the method, set up if this is its first phase, proposes; the writer writes, with the run's
-    optimizer policy; scores and measures after; a new optimizer, or the old one kept. The measures of the weights
+    optimizer policy; where a method has parts, the next one proposes for what the one before it left; scores and
+    measures after; a new optimizer, or the old one kept. The measures of the weights
     before the boundary are those of the end of the phase before.
 
     Returns:
@@ -27,7 +27,7 @@ def cross(session: Session, phase: Phase) -> tuple[Measures, Measures]:
     for part in session.method.parts if session.method_is_on else ():
         change = part.on_boundary(run)
         if change is not None:
-            write(run.store, change, optimizer=session.optimizer, policy=protocol.trainer.optimizer_policy)
+            session.apply(change, protocol.trainer.optimizer_policy)
     after = evaluate.scores(session.forward, phase)
     after |= diagnostics.measure(session, phase, protocol.boundary_metrics, old)
     if protocol.trainer.optimizer_policy == "reset_all":

@@ -137,6 +137,10 @@ def _load(session: Session, rest: Mapping[str, Any], tensors: Mapping[str, Tenso
     if position.set_up:
         session.set_up_method()
         session.method.load_state_dict(_under("method/", tensors))
+        for part in session.method.parts:
+            change = part.rebuild(session.run)
+            if change is not None:
+                session.apply(change, "keep")
     session.position = position
     session.run.phase, session.run.step = position.phase, position.step
     session.model.load_state_dict(_under("model/", tensors))

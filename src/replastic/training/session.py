@@ -16,7 +16,10 @@ from replastic.streams import Phase
 from replastic.training import supervised
 from replastic.training.forward import Forward
 from replastic.training.protocol import Protocol
+from replastic.weights.change import Change
 from replastic.weights.module_store import ModuleStore
+from replastic.weights.optimizer_state import Policy
+from replastic.weights.writer import write
 
 
 @dataclass
@@ -83,8 +86,20 @@ class Session:
         methods.check_needs(self.method, self.run)
         self.method.setup(self.run)
         self.position.set_up = True
-        if self.method.changes_structure or type(self.method).make_optimizer is not Method.make_optimizer:
+        if self.method.makes_optimizer:
             self.renew_optimizer()
+
+    def apply(self, change: Change, policy: Policy) -> None:
+        """Write what a method proposes.
+
+        Where it replaced modules there is a new optimizer for the parameters that are there now; of those that were
+        there before it knows what the policy left.
+        """
+        write(self.run.store, change, optimizer=self.optimizer, policy=policy)
+        if change.modules:
+            state = self.optimizer.state
+            self.renew_optimizer()
+            self.optimizer.state.update({p: state[p] for p in self.parameters if p in state})
 
     def renew_optimizer(self) -> None:
         """A new optimizer with nothing remembered, made by the method if it is on."""
