@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+from replastic import data
 from replastic.errors import UserError
 from replastic.networks import Network
 from replastic.streams import Phase, Stream
@@ -56,8 +57,13 @@ class Trainer:
 
     @property
     def evaluation_chunk(self) -> int:
-        """Samples in one forward pass of an evaluation, which keeps little of what a training step keeps."""
-        return max(64, 4 * self.batch_size)
+        """Samples in one forward pass of an evaluation."""
+        return self.chunk_for(self.batch_size)
+
+    @staticmethod
+    def chunk_for(batch_size: int) -> int:
+        """The evaluation chunk of a batch size: some batches, as it keeps little of what a training step keeps."""
+        return max(64, 4 * batch_size)
 
     def schedule(self, phase: Phase) -> tuple[int, list[int]]:
         """Updates of a phase, and after which of them to evaluate: the last one always."""
@@ -94,7 +100,7 @@ class Protocol:
         trainer = asdict(self.trainer)
         del trainer["save_seconds"]
         return {
-            "data": self.data,
+            "data": data.identity(self.data),
             "stream": {"type": type(self.stream).__name__, **asdict(self.stream)},
             "network": {"type": type(self.network).__name__, **asdict(self.network)},
             "trainer": trainer,
