@@ -86,9 +86,15 @@ def weights(name: str, *, spikes: int = 4, seed: int = 0) -> list[Tensor]:
         fan_in = layer.d_in * max(1, layer.kernel) ** 2
         w = torch.randn(layer.shape, generator=generator) * (0.02 if name == "GPT-2" else (3 * fan_in) ** -0.5)
         if name != "GPT-2":
-            for _ in range(spikes):
-                left = torch.randn(layer.d_out, *layer.shape[2:], generator=generator)
-                right = torch.randn(layer.d_in, *layer.shape[2:], generator=generator)
-                w += w.std() * (layer.d_out * layer.d_in) ** -0.25 * torch.einsum("o...,i...->oi...", left, right)
+            spike_(w, generator, spikes)
         made.append(w)
     return made
+
+
+def spike_(w: Tensor, generator: torch.Generator, spikes: int = 4) -> None:
+    """Add rank-one directions to the matrices of a weight (d_out, d_in, *taps), as training does."""
+    d_out, d_in, *taps = w.shape
+    for _ in range(spikes):
+        left = torch.randn(d_out, *taps, generator=generator)
+        right = torch.randn(d_in, *taps, generator=generator)
+        w += w.std() * (d_out * d_in) ** -0.25 * torch.einsum("o...,i...->oi...", left, right)

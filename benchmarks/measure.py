@@ -34,11 +34,17 @@ class Row:
         return self.value >= self.goal if self.better == "higher" else self.value <= self.goal
 
 
-def arguments(summary: str, **choices: Sequence[str]) -> argparse.Namespace:
-    """Command line of a script: --json, --repeats, and one multiple-choice option per keyword."""
+def command_line(summary: str) -> argparse.ArgumentParser:
+    """What every script understands: --json and --repeats."""
     parser = argparse.ArgumentParser(description=summary)
     parser.add_argument("--json", type=Path, help="also write the values to this file")
     parser.add_argument("--repeats", type=int, default=5, help="rounds; every variant runs once per round")
+    return parser
+
+
+def arguments(summary: str, **choices: Sequence[str]) -> argparse.Namespace:
+    """`command_line` with one multiple-choice option per keyword, read."""
+    parser = command_line(summary)
     for name, known in choices.items():
         parser.add_argument(f"--{name}", nargs="+", choices=known, default=list(known))
     return parser.parse_args()

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import re
-import subprocess
 import sys
-from pathlib import Path
 
+import torch
 from layer_lists import MODELS, weights
 from measure import Row, arguments, publish
+from memory import fresh_process, peak
 
 from reference import batched, loop
 
 SOLVERS = ("newton_schulz", "exact", "iterative", "fast")
 LARGE = "50304 x 768"
-MIB = 2**20
 
 
 def extra(name: str, variant: str) -> float:
-    """MiB that a second run needs beyond what stood before it: rise of the resident set's high-water mark (Linux)."""
-    import torch
-
+    """MiB that a second run needs beyond what stood before it."""
     if name == LARGE:
         pile, num_iters = [torch.randn(50304, 768)], 5
     else:
         pile, num_iters = weights(name), MODELS[name][1]
     copy = [w.clone() for w in pile]
-    run(variant, copy, num_iters)  # libraries load, compile and keep what they need for good
+    run(variant, copy, num_iters)
     del copy
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed must not hide what is taken next
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    before = resident("VmRSS")
-    run(variant, pile, num_iters)
-    return (resident("VmHWM") - before) / MIB
+    return peak(lambda: run(variant, pile, num_iters))
 
 
 def run(variant: str, pile: list, num_iters: int) -> None:
@@ -47,20 +37,9 @@ def run(variant: str, pile: list, num_iters: int) -> None:
         batched(pile, variant)
 
 
-def resident(field: str) -> int:
-    """Bytes, from the kernel's account of this process."""
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return 1024 * int(found.group(1))
-
-
 def in_a_process(name: str, variant: str) -> float:
     """`extra` in a fresh interpreter."""
-    command = [sys.executable, __file__, "--one", name, variant]
-    # every tensor of 64 KiB or more is mapped on its own and unmapped when freed, so that the mark counts live ones
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    return float(done.stdout.split()[-1])
+    return float(fresh_process(__file__, "--one", name, variant))
 
 
 def main() -> None:

@@ -20,19 +20,24 @@ def cross(session: Session, phase: Phase) -> tuple[Measures, Measures]:
     Returns:
         Measures before and after, as the records name them. Both are taken on the data of the new phase.
     """
-    protocol, run = session.protocol, session.run
+    protocol = session.protocol
     before = evaluate.scores(session.forward, phase)
     old = diagnostics.snapshot(session)
     begin(session, phase)
-    for part in session.method.parts if session.method_is_on else ():
-        change = part.on_boundary(run)
-        if change is not None:
-            session.apply(change, protocol.trainer.optimizer_policy)
+    intervene(session)
     after = evaluate.scores(session.forward, phase)
     after |= diagnostics.measure(session, phase, protocol.boundary_metrics, old)
     if protocol.trainer.optimizer_policy == "reset_all":
         session.renew_optimizer()
     return before, after
+
+
+def intervene(session: Session) -> None:
+    """Let the method, part by part, propose what it has to say between two phases, and write it."""
+    for part in session.method.parts if session.method_is_on else ():
+        change = part.on_boundary(session.run)
+        if change is not None:
+            session.apply(change, session.protocol.trainer.optimizer_policy)
 
 
 def begin(session: Session, phase: Phase) -> None:
