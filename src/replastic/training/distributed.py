@@ -97,7 +97,7 @@ def portion(count: int) -> slice:
 def share(count: int) -> float:
     """The size of this process's portion of `count` samples, as a share of them."""
     mine = portion(count)
-    return (mine.stop - mine.start) / count
+    return float(mine.stop - mine.start) / count
 
 
 def total(value: Tensor) -> Tensor:
@@ -112,7 +112,15 @@ def averager(samples: int) -> Callable[[Tensor], Tensor]:
     """Function that takes the mean of a statistic over the processes, each weighted by its portion of `samples`.
 
     So the mean of what the processes saw of a batch is that of the whole batch, also where it was split unevenly.
+
+    Raises:
+        UserError: There are more processes than samples.
     """
+    if samples < world_size():
+        raise UserError(
+            f"a batch of {samples} samples cannot be split over {world_size()} processes: start fewer, or take "
+            "larger batches"
+        )
 
     def average(value: Tensor) -> Tensor:
         return total(value.detach() * share(samples)) if is_distributed() else value
@@ -128,7 +136,8 @@ def sum_gradients(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     flat = total(torch.cat([loss.detach().reshape(1), *(g.reshape(-1) for g in gradients)]))
-    for gradient, summed in zip(gradients, flat[1:].split([g.numel() for g in gradients]), strict=True):
+    pieces = torch.split(flat[1:], [g.numel() for g in gradients])
+    for gradient, summed in zip(gradients, pieces, strict=True):
         gradient.copy_(summed.view(gradient.shape))
     return flat[0]
 

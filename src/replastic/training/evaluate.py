@@ -7,6 +7,7 @@ import torch
 from replastic.data import Dataset
 from replastic.probes import undisturbed
 from replastic.streams import Phase
+from replastic.training import distributed
 from replastic.training.forward import Forward
 from replastic.training.supervised import one_pass
 
@@ -16,10 +17,13 @@ TRAIN_SAMPLES = 5000
 
 @torch.no_grad()
 def accuracy(forward: Forward, data: Dataset) -> float:
-    """Share of samples whose largest output is the target's."""
+    """Share of samples whose largest output is the target's; several processes share the work."""
+    correct = torch.zeros((), dtype=torch.int64, device=data.targets.device)
+    mine = one_pass(data, forward.chunk, distributed.rank(), distributed.world_size())
     with undisturbed(forward.model):
-        correct = [(forward(inputs).argmax(1) == targets).sum() for inputs, targets in one_pass(data, forward.chunk)]
-    return float(torch.stack(correct).sum()) / len(data)
+        for inputs, targets in mine:
+            correct += (forward(inputs).argmax(1) == targets).sum()
+    return int(distributed.total(correct)) / len(data)
 
 
 def scores(forward: Forward, phase: Phase) -> dict[str, float]:

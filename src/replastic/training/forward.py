@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from replastic.errors import UserError
+from replastic.training import distributed
 from replastic.training.protocol import Trainer
 
 
@@ -30,6 +32,8 @@ class Forward:
         self._sizes = {trainer.batch_size, self.chunk}
         if trainer.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if trainer.compiled and distributed.is_distributed():
+            raise UserError("a compiled network trains in one process: leave out --compiled, or torchrun")
         if trainer.compiled:
             torch.compiler.reset()  # A process trains many networks, and code made for the others counts to a limit.
             self._compiled = torch.compile(model, dynamic=False)

@@ -48,7 +48,7 @@ def _batch_norm(
     """`torch.nn.functional.batch_norm` of the joint batch, this process's part of it; (B, C, *positions)."""
     if not training:
         return functional.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-    x = input.float()
+    x = input.to(torch.promote_types(input.dtype, torch.float32))
     mean, var, count = _statistics(x)
     if running_mean is not None and running_var is not None:
         with torch.no_grad():

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor, nn
 
 from replastic.data import Splits
-from replastic.errors import ReplasticError
 from replastic.methods import Method
 from replastic.records import RunDirectory
 from replastic.seeds import derive
 from replastic.streams import Phase
-from replastic.training import boundary, diagnostics, evaluate, resume, supervised
+from replastic.training import boundary, diagnostics, distributed, evaluate, resume, supervised
+from replastic.training.failures import DivergedError, memory_in_words
 from replastic.training.protocol import Protocol
 from replastic.training.session import Session
 from replastic.training.update import update, warm_up
@@ -21,8 +22,8 @@ Progress = Callable[[float], None]
 """Called with the phases completed so far, a part of one counting as that part."""
 
 
-class DivergedError(ReplasticError):
-    """The loss became NaN or infinite; the message says where. What was recorded and saved before it is kept."""
+LOOK_EVERY = 500
+"""Updates between two looks at whether the loss is still finite: each look waits for the device."""
 
 
 def train(
@@ -54,24 +55,28 @@ def train(
         progress: Told how far the run is.
 
     Raises:
-        DivergedError: The loss is not finite.
-        UserError: The settings do not fit the data or the method, or the saved state is damaged.
+        DivergedError: The loss or the weights are not finite.
+        LostProcessError: Another process of a data parallel run has gone.
+        UserError: The settings do not fit the data or the method, the saved state is damaged, or memory ran out.
     """
     phases = len(protocol.stream) if until is None else until
-    with Session(protocol, splits, method, seed, device) as session:
+    with memory_in_words(protocol.trainer, device), Session(protocol, splits, method, seed, device) as session:
         log = resume.restore(session, directory, start)
         for index in range(session.position.phase, phases):
             progress(index)
             _phase(session, session.phase(index), log, progress)
         progress(phases)
-        directory.finish()
-        if until is None:
-            resume.forget(directory)
+        if distributed.rank() == 0:
+            directory.finish()
+            if until is None:
+                resume.forget(directory)
+        distributed.barrier()
 
 
 def _phase(session: Session, phase: Phase, log: resume.Log, progress: Progress) -> None:
     """Cross the boundary, train to the end of the phase, evaluate on the way, record and save."""
     position, trainer = session.position, session.protocol.trainer
+    session.run.average = distributed.averager(min(trainer.batch_size, len(phase.train)))
     if phase.index and not position.crossed:
         before, after = boundary.cross(session, phase)
         log.add("before_boundary", position, before)
@@ -83,7 +88,7 @@ def _phase(session: Session, phase: Phase, log: resume.Log, progress: Progress) 
     for mark in marks:
         if mark <= position.step_in_phase:
             continue
-        measures = {"metric/train_loss": _segment(session, phase, mark, steps)}
+        measures = {"metric/train_loss": _segment(session, phase, mark, steps, log)}
         measures |= evaluate.scores(session.forward, phase)
         if mark < steps:
             log.add("evaluation", position, measures)
@@ -97,34 +102,42 @@ def _phase(session: Session, phase: Phase, log: resume.Log, progress: Progress) 
     resume.save(session, log)
 
 
-def _segment(session: Session, phase: Phase, last: int, steps: int) -> float:
+def _segment(session: Session, phase: Phase, last: int, steps: int, log: resume.Log) -> float:
     """Train up to update `last` of the phase.
 
     Returns:
         The mean loss over these updates.
 
     Raises:
-        DivergedError: The loss was not finite at one of them.
+        DivergedError: The loss was not finite at one of them, or the weights are not after them.
     """
     trainer, position = session.protocol.trainer, session.position
     first, began = position.step_in_phase, position.step
     batches = supervised.batches(
         phase.train, trainer.batch_size, first, last, "batches", phase.index, seed=session.seed
     )
+    found: list[Tensor] = []
     with torch.random.fork_rng():
-        torch.manual_seed(derive(session.seed, "training", phase.index, first))
+        # Processes that share a batch draw for different samples, so each has a seed of its own.
+        torch.manual_seed(derive(session.seed, "training", phase.index, first, distributed.rank()))
         session.model.train()
-        losses = torch.stack(
-            [
-                update(session, batch, warm_up(step, steps, trainer.warmup))
-                for step, batch in zip(range(first, last), batches, strict=True)
-            ]
-        )
+        for step, batch in zip(range(first, last), batches, strict=True):
+            found.append(update(session, batch, warm_up(step, steps, trainer.warmup)))
+            if len(found) % LOOK_EVERY == 0 and not found[-1].isfinite():
+                break
+    losses = torch.stack(found)
     finite = losses.isfinite()
-    if not finite.all():
-        where = int(torch.nonzero(~finite)[0])
-        raise DivergedError(
-            f"the loss became {float(losses[where])} at update {began + where} (phase {phase.index}, update "
-            f"{first + where} of {steps}); a smaller --learning-rate may help. Earlier records are kept"
-        )
-    return float(losses.mean())
+    if finite.all() and _weights_are_finite(session):
+        return float(losses.mean())
+    bad = torch.nonzero(~finite).flatten().tolist()
+    where = bad[0] if bad else len(found) - 1
+    what = f"the loss became {float(losses[where])}" if bad else "the weights became NaN or infinite"
+    raise DivergedError(
+        f"{what} at update {began + where} (phase {phase.index}, update {first + where} of {steps}); a smaller "
+        f"--learning-rate may help. Earlier records are kept{resume.where_saved(log.directory)}"
+    )
+
+
+def _weights_are_finite(session: Session) -> bool:
+    state = [value for value in session.model.state_dict().values() if value.is_floating_point()]
+    return bool(nn.utils.get_total_norm(state).isfinite())

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -22,10 +22,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from replastic.errors import UserError
-from replastic.records import RunDirectory
+from replastic.records import Record, RunDirectory
+from replastic.training import distributed
 from replastic.training.session import Position, Session
 
 NAME = "state.safetensors"
+_WORTH = 20
+"""Within a phase, train at least so many times as long as the last saving took before saving again."""
 
 
 class Log:
@@ -35,7 +38,7 @@ class Log:
         self.directory = directory
         self.count = count
         self._began = time.process_time() - seconds
-        self._saved = time.perf_counter()
+        self._saved, self._cost = time.perf_counter(), 0.0
 
     @property
     def seconds(self) -> float:
@@ -49,16 +52,17 @@ class Log:
     def add(self, event: str, position: Position, measures: Mapping[str, float]) -> None:
         """Append one record."""
         record = {"phase": position.phase, "step": position.step, "event": event, "seconds": round(self.seconds, 3)}
-        self.directory.append({**record, **measures})
+        if distributed.rank() == 0:
+            self.directory.append({**record, **measures})
         self.count += 1
 
     def due(self, after: float) -> bool:
-        """Whether `after` seconds have passed since the state was saved."""
-        return time.perf_counter() - self._saved >= after
+        """Whether `after` seconds have passed since the state was saved, and enough that saving stays a small cost."""
+        return time.perf_counter() - self._saved >= max(after, _WORTH * self._cost)
 
-    def saved(self) -> None:
-        """Note that the state was saved now."""
-        self._saved = time.perf_counter()
+    def saved(self, cost: float) -> None:
+        """Note that the state was saved now, and how many seconds that took."""
+        self._saved, self._cost = time.perf_counter(), cost
 
 
 def save(session: Session, log: Log) -> None:
@@ -67,6 +71,9 @@ def save(session: Session, log: Log) -> None:
     Raises:
         UserError: The disk is full or the folder cannot be written.
     """
+    if distributed.rank() != 0:
+        return
+    began = time.perf_counter()
     tensors, scalars = _optimizer_state(session)
     tensors |= {f"model/{name}": value for name, value in session.model.state_dict().items()}
     if session.method_is_on:
@@ -94,7 +101,7 @@ def save(session: Session, log: Log) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise UserError(f"cannot save the state of the run in {folder}: {error}") from error
-    log.saved()
+    log.saved(time.perf_counter() - began)
 
 
 def restore(session: Session, directory: RunDirectory, start: RunDirectory | None) -> Log:
@@ -106,7 +113,7 @@ def restore(session: Session, directory: RunDirectory, start: RunDirectory | Non
     directory.path.mkdir(parents=True, exist_ok=True)
     source = directory if (directory.path / "state" / NAME).is_file() else start
     if source is None:
-        directory.keep_records(0)
+        _records(directory)
         return Log(directory)
     file = source.path / "state" / NAME
     try:
@@ -120,11 +127,30 @@ def restore(session: Session, directory: RunDirectory, start: RunDirectory | Non
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"cannot resume from {file}: {error}; delete its run folder to begin that run anew") from error
     if source is directory:
-        directory.keep_records(rest["records"])
+        _records(directory, rest["records"])
     else:
-        directory.keep_records(0)
-        directory.append(*source.records()[: rest["records"]])
+        _records(directory, 0, source.records()[: rest["records"]])
     return Log(directory, rest["records"], rest["seconds"])
+
+
+def _records(directory: RunDirectory, keep: int = 0, add: Sequence[Record] = ()) -> None:
+    """Bring the records to where the run stands; of several processes one does, when all have read the state."""
+    distributed.barrier()
+    if distributed.rank() == 0:
+        directory.keep_records(keep)
+        if add:
+            directory.append(*add)
+
+
+def where_saved(directory: RunDirectory) -> str:
+    """The end of a sentence: which file holds the state saved last, and of which update; empty if there is none."""
+    file = directory.path / "state" / NAME
+    try:
+        with safe_open(file, framework="pt") as opened:
+            step = json.loads(opened.metadata()["replastic"])["position"]["step"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return ""
+    return f", and the last good state, after {step} updates, in {file}"
 
 
 def forget(directory: RunDirectory) -> None:

@@ -40,7 +40,14 @@ def batches(data: Dataset, batch_size: int, first: int, last: int, *purpose: str
         yield data.batch(index)
 
 
-def one_pass(data: Dataset, batch_size: int) -> Iterator[Batch]:
-    """Every sample once, in the order of the data; the last batch may be smaller."""
-    for first in range(0, len(data), batch_size):
+def one_pass(data: Dataset, batch_size: int, first_batch: int = 0, every: int = 1) -> Iterator[Batch]:
+    """Every sample once, in the order of the data; the last batch may be smaller.
+
+    Args:
+        data: The samples.
+        batch_size: Samples in a batch.
+        first_batch: Number of the first batch to give.
+        every: Give each `every`-th batch from there.
+    """
+    for first in range(first_batch * batch_size, len(data), every * batch_size):
         yield data.batch(slice(first, first + batch_size))

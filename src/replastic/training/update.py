@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from replastic.training import supervised
+from replastic.training import distributed, supervised
+from replastic.training.joint_batch_norm import joint_batch_norm
 from replastic.training.session import Session
-from replastic.weights.writer import write
 
 
 def update(session: Session, batch: supervised.Batch, rate: float) -> Tensor:
@@ -15,7 +15,8 @@ def update(session: Session, batch: supervised.Batch, rate: float) -> Tensor:
 
     Args:
         session: The run; its model is in training mode.
-        batch: Inputs and targets.
+        batch: Inputs and targets: of several processes each gives the whole batch and trains on its portion, weighted
+            so that the sum of their gradients is that of the whole batch.
         rate: Factor on every group's learning rate (the warm-up).
 
     Returns:
@@ -23,11 +24,16 @@ def update(session: Session, batch: supervised.Batch, rate: float) -> Tensor:
     """
     trainer, method, optimizer = session.protocol.trainer, session.method, session.optimizer
     run = session.run
-    loss = supervised.loss(session.forward, batch)
+    inputs, targets = batch
+    mine, share = distributed.portion(len(targets)), distributed.share(len(targets))
+    with joint_batch_norm():
+        loss = share * supervised.loss(session.forward, (inputs[mine], targets[mine]))
     penalty = method.penalty(run) if session.method_is_on else None
-    total = loss if penalty is None else loss + penalty
+    total = loss if penalty is None else loss + penalty / distributed.world_size()
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(total)
+    if distributed.is_distributed():
+        loss = distributed.sum_gradients(session.parameters, loss)
     if trainer.clip_norm:
         nn.utils.clip_grad_norm_(session.parameters, trainer.clip_norm, foreach=True)
     for group in optimizer.param_groups:
@@ -39,7 +45,7 @@ def update(session: Session, batch: supervised.Batch, rate: float) -> Tensor:
     for part in method.parts if session.method_is_on else ():
         change = part.after_step(run)
         if change is not None:
-            write(run.store, change, optimizer=optimizer, policy="keep")
+            session.apply(change, "keep")
     return loss.detach()
 
 

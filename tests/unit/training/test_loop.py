@@ -12,7 +12,7 @@ from replastic.methods import Method
 from replastic.records import RunDirectory
 from replastic.streams.warm_start import WarmStart
 from replastic.training import Trainer, train
-from replastic.training.loop import DivergedError
+from replastic.training.failures import DivergedError
 
 
 def records(protocol, splits, path, method, seed=0):

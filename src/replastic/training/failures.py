@@ -1,0 +1,50 @@
+"""What can end a run in its middle, in words that say what to do: a loss that is no number, memory that runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from replastic.errors import ReplasticError, UserError
+from replastic.training.protocol import Trainer
+
+
+class DivergedError(ReplasticError):
+    """The loss or the weights became NaN or infinite; the message says where, and which file holds the last good state.
+
+    What was recorded and saved before it is kept.
+    """
+
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory", "alloc_failed")
+"""How torch, its allocators and the libraries below it put it."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)
+
+
+@contextmanager
+def memory_in_words(trainer: Trainer, device: str) -> Iterator[None]:
+    """Turn the error of memory that ran out inside the `with` block into advice.
+
+    Raises:
+        UserError: Memory ran out; the message names the batch size to try.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size = trainer.batch_size
+        smaller = max(1, size // 2)
+        advice = (
+            f"try --batch-size {smaller}, with another --out as it is another experiment (evaluation then takes "
+            f"{trainer.chunk_for(smaller)} samples at a time instead of {trainer.evaluation_chunk}), or fewer --jobs"
+            if size > 1
+            else "try a smaller network, or fewer --jobs"
+        )
+        raise UserError(f"out of memory on {device} with batches of {size} samples: {advice}") from error
