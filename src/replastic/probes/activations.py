@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from replastic.probes.quiet import is_probed
+
 Visitor = Callable[[str, Tensor], None]
+RawVisitor = Callable[[str, Tensor, int], None]
 
 _FUNCTIONS = (
     "relu relu_ leaky_relu leaky_relu_ elu elu_ selu selu_ celu celu_ gelu silu mish relu6 hardtanh hardswish "
@@ -40,39 +43,81 @@ def activations(model: nn.Module, visit: Visitor) -> Iterator[None]:
 
     Use it inside `undisturbed`, or in a forward pass that happens anyway.
     """
-    watcher = _Watcher(visit)
-    hooks = []
-    try:
-        for name, module in model.named_modules():
-            hooks.append(module.register_forward_pre_hook(watcher.entering(name, root=module is model)))
-            hooks.append(module.register_forward_hook(watcher.leaving, always_call=True))
-        with watcher:
-            yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    watcher = Watcher(lambda layer, output, axis: visit(layer, _as_samples(output, axis)))
+    with watcher.attached(model), watcher:
+        yield
 
 
-class _Watcher(TorchFunctionMode):
-    """Sees every torch call; knows which module it happens in and which axis the units are on."""
+class TrainingWatch:
+    """Watches the activation functions of every training pass of a model, from now on until `close`.
 
-    def __init__(self, visit: Visitor) -> None:
+    A training pass is a call of the model in training mode, with gradients on and outside of `undisturbed`. In other
+    passes no call is watched; what remains are the hooks that follow which module is running.
+
+    Args:
+        model: The model as training calls it: hooks stay on its modules until `close`.
+        visit: Called as ``visit(layer, output, axis)``: names as `activations` gives them, the output detached, in its
+            own shape and only valid during the call, and the axis its units are on.
+        wanted: Asked before each pass; the pass is left alone where it says no.
+    """
+
+    def __init__(self, model: nn.Module, visit: RawVisitor, wanted: Callable[[], bool] = lambda: True) -> None:
+        self._watcher = Watcher(visit)
+        self._wanted = wanted
+        self._pass = ExitStack()
+        self._hooks = ExitStack()
+        self._hooks.callback(model.register_forward_pre_hook(self._begin).remove)
+        self._hooks.enter_context(self._watcher.attached(model))
+        self._hooks.callback(model.register_forward_hook(self._end, always_call=True).remove)
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        self._pass.close()
+        self._hooks.close()
+
+    def _begin(self, model: nn.Module, inputs: Any) -> None:
+        self._pass.close()
+        if model.training and torch.is_grad_enabled() and not is_probed(model) and self._wanted():
+            self._pass.enter_context(self._watcher)
+
+    def _end(self, model: nn.Module, inputs: Any, output: Any) -> None:
+        self._pass.close()
+
+
+class Watcher(TorchFunctionMode):
+    """Sees every torch call while it is active; knows in which module it happens and which axis the units are on."""
+
+    def __init__(self, visit: RawVisitor) -> None:
         super().__init__()
         self.visit = visit
         self.inside: list[str] = []
         self.calls: dict[str, int] = {}
         self.channels_first: bool | None = None
 
-    def entering(self, name: str, *, root: bool) -> Callable[..., None]:
+    @contextmanager
+    def attached(self, model: nn.Module) -> Iterator[None]:
+        """Follow which module is running, inside the block."""
+        hooks = []
+        try:
+            for name, module in model.named_modules():
+                hooks.append(module.register_forward_pre_hook(self._entering(name, root=module is model)))
+                hooks.append(module.register_forward_hook(self._leaving, always_call=True))
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _entering(self, name: str, *, root: bool) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any) -> None:
             if root:
+                self.inside.clear()
                 self.calls.clear()
                 self.channels_first = None
             self.inside.append(name)
 
         return hook
 
-    def leaving(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def _leaving(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self.inside.pop()
         if isinstance(module, _CHANNELS_FIRST):
             self.channels_first = True
@@ -81,15 +126,22 @@ class _Watcher(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        if func in ACTIVATIONS and self.inside and isinstance(output, Tensor) and output.dim() >= 2:
+        if self.inside:
+            self.saw(func, args, kwargs or {}, output)
+        return output
+
+    def saw(self, func: Any, args: Any, kwargs: Any, output: Any) -> None:
+        """A torch call inside the model has just returned."""
+        if func in ACTIVATIONS and isinstance(output, Tensor) and output.dim() >= 2:
             layer = self.inside[-1] or "model"
             count = self.calls[layer] = self.calls.get(layer, 0) + 1
             with torch.no_grad():
-                self.visit(layer if count == 1 else f"{layer}#{count}", self._features(output.detach()))
-        return output
+                self.visit(layer if count == 1 else f"{layer}#{count}", output.detach(), self._axis(output))
 
-    def _features(self, output: Tensor) -> Tensor:
+    def _axis(self, output: Tensor) -> int:
         first = output.dim() > 3 if self.channels_first is None else self.channels_first
-        if output.dim() > 2 and first:
-            output = output.movedim(1, -1)
-        return output.reshape(-1, output.shape[-1])
+        return 1 if output.dim() > 2 and first else output.dim() - 1
+
+
+def _as_samples(output: Tensor, axis: int) -> Tensor:
+    return output.movedim(axis, -1).reshape(-1, output.shape[axis])

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import nn
+
+_PROBED: ContextVar[frozenset[int]] = ContextVar("_PROBED", default=frozenset())
+"""Identities of the models that are inside an `undisturbed` block."""
+
+
+def is_probed(model: nn.Module) -> bool:
+    """Whether the model is inside an `undisturbed` block, so that its passes are no training."""
+    return id(model) in _PROBED.get()
 
 
 @contextmanager
@@ -29,11 +38,13 @@ def undisturbed(model: nn.Module, *, training: bool | None = False) -> Iterator[
         for name, value in module._buffers.items()
     ]
     with torch.random.fork_rng(devices=_cuda_devices(model)):
+        token = _PROBED.set(_PROBED.get() | {id(model)})
         try:
             if training is not None:
                 model.train(training)
             yield
         finally:
+            _PROBED.reset(token)
             for module, flag in flags:
                 module.training = flag
             with torch.no_grad():
