@@ -63,6 +63,8 @@ class Run:
     """Index of the phase about to begin (at a boundary) or under way."""
     step: int = 0
     """Optimizer updates since training began."""
+    pass_steps: int = 0
+    """Updates that make one pass over the data of the phase, rounded; 0 where nobody said."""
     average: Callable[[Tensor], Tensor] = field(default=_as_it_is)
     """Mean of a statistic over the processes of a data-parallel run: what a method learns from the batches of its own
     process goes through here, so that all processes decide alike. Returns a new tensor or, alone, the same."""

@@ -42,11 +42,16 @@ def intervene(session: Session) -> None:
 
 def begin(session: Session, phase: Phase) -> None:
     """Tell the method which phase it is in, turning it on in its first: all there is to do before the first phase."""
-    run, protocol = session.run, session.protocol
+    inform(session, phase)
+    if phase.index >= session.protocol.methods_from and not session.method_is_on:
+        session.set_up_method()
+
+
+def inform(session: Session, phase: Phase) -> None:
+    """Put what a method may know of a phase and its data into the run."""
+    run, size = session.run, min(session.protocol.trainer.batch_size, len(phase.train))
     run.phase = phase.index
-    size = protocol.trainer.batch_size
+    run.pass_steps = max(1, round(len(phase.train) / size))
     run.batches = lambda: supervised.one_pass(phase.train, size)
     if phase.index:
         run.past_batches = lambda: supervised.one_pass(session.phase(phase.index - 1).train, size)
-    if phase.index >= protocol.methods_from and not session.method_is_on:
-        session.set_up_method()

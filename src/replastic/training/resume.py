@@ -23,7 +23,7 @@ from torch import Tensor
 
 from replastic.errors import UserError
 from replastic.records import Record, RunDirectory
-from replastic.training import distributed
+from replastic.training import boundary, distributed
 from replastic.training.session import Position, Session
 
 NAME = "state.safetensors"
@@ -161,6 +161,7 @@ def forget(directory: RunDirectory) -> None:
 def _load(session: Session, rest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     position = Position(**rest["position"])
     if position.set_up:
+        boundary.inform(session, session.phase(min(position.phase, len(session.protocol.stream) - 1)))
         session.set_up_method()
         session.method.load_state_dict(_under("method/", tensors))
         for part in session.method.parts:

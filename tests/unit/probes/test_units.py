@@ -143,7 +143,7 @@ FLATTEN: tuple[Callable[[], nn.Module], ...] = (
 @settings(max_examples=25, deadline=None)
 def test_chains_of_convolutions_and_linears(data: st.DataObject) -> None:
     torch.manual_seed(data.draw(st.integers(0, 1000)))
-    x = torch.randn(4, 2, 6, 5)
+    x = torch.rand(4, 2, 6, 5)
     layers: list[nn.Module] = []
     channels, groups = 2, 0
     for _ in range(data.draw(st.integers(0, 2))):
@@ -163,7 +163,11 @@ def test_chains_of_convolutions_and_linears(data: st.DataObject) -> None:
         layers.append(data.draw(st.sampled_from(ACTIVATIONS))())
         groups += 1
     features = nn.Sequential(*layers)(x).shape[1]
-    found = check(nn.Sequential(*layers, nn.Linear(features, 3)), x, expected=groups)
+    model = nn.Sequential(*layers, nn.Linear(features, 3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.abs_().mul_(0.3)  # with positive inputs no unit is silent
+    found = check(model, x, expected=groups)
     assert list(found.skipped.values()) == ["it is an output of the network"]
 
 

@@ -139,3 +139,22 @@ def test_shared_first_phases_give_the_same_run_as_training_them_alone(dropping, 
     first = [record for record in content(started) if record["phase"] == 0]
     assert first == content(shared) != []
     assert json.loads((shared.path / "metrics.jsonl").read_text().split("\n")[0])["phase"] == 0
+
+
+class Asking(Drifting):
+    """Asks for the data of the phase when it is set up."""
+
+    needs = frozenset({"batches"})
+
+    def setup(self, run):
+        super().setup(run)
+        assert run.pass_steps == 2  # 50 images in batches of 20
+        assert sum(len(targets) for _, targets in run.batches()) == 50
+
+
+def test_a_resumed_run_has_the_data_before_the_method_is_set_up(dropping, splits, tmp_path):
+    protocol = replace(dropping, trainer=replace(dropping.trainer, save_seconds=0))
+    whole = content(run(protocol, splits, tmp_path / "whole", method=Asking()))
+    for stop in (1.3, 3.0):
+        run(protocol, splits, tmp_path / str(stop), stop_at=stop, method=Asking())
+        assert content(run(protocol, splits, tmp_path / str(stop), method=Asking())) == whole
