@@ -23,6 +23,7 @@ FLOORS = {
     "weights": 2,
     "probes": 2,
     "data": 2,
+    "optim": 2,
     "methods": 3,
     "metrics": 3,
     "networks": 3,

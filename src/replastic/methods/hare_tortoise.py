@@ -1,0 +1,86 @@
+"""Hare and Tortoise: a slow average follows the training network, which is put back to it now and then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from replastic.errors import UserError
+from replastic.methods._interface import Method, Need, Run, option
+from replastic.methods._plan import choose
+from replastic.methods._registry import register
+from replastic.weights.change import Change, Proposal
+from replastic.weights.entries import LiveStore
+
+
+@register("hare_tortoise", reference="https://arxiv.org/abs/2406.02596")
+@dataclass(kw_only=True)
+class HareTortoise(Method):
+    """The network that trains is the hare; the tortoise is t <- momentum t + (1 - momentum) h after every update.
+
+    Every `every` updates the hare is put where the tortoise is. The average covers trainable parameters and the
+    running statistics that belong to them, begins at the weights of the moment when the method is turned on, and goes
+    on over boundaries. The optimizer keeps its moments.
+
+    What is evaluated is the network that trains, the hare, as for every other method: it equals the tortoise right
+    after a reset only.
+
+    Reference: Lee et al. (2024), section 4. The values of `momentum` and `every` are ours, and so is the treatment of
+    running statistics.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"model"})
+
+    momentum: float = option(0.999, help="share of the old average that each update keeps", search=(0.99, 0.999))
+    every: int = option(1000, help="updates between two resets of the network to its average", search=(500, 1000, 2000))
+
+    def validate(self) -> None:
+        """`momentum` is a share below 1, `every` is positive."""
+        if not 0.0 <= self.momentum < 1.0:
+            raise UserError(f"{self.name}: momentum must lie in [0, 1), got {self.momentum}")
+        if self.every < 1:
+            raise UserError(f"{self.name}: every must be at least 1, got {self.every}")
+
+    def check(self, run: Run) -> None:
+        """See that the patterns match."""
+        choose("state", run)
+
+    def setup(self, run: Run) -> None:
+        """Begin the average at the weights as they are."""
+        assert isinstance(run.store, LiveStore)
+        store = run.store
+        names = [t.entry.name for t in choose("state", run)[0] if t.entry.dtype.is_floating_point]
+        self._hare = {name: store.tensor(name) for name in names}
+        self._buffers = frozenset(name for name, tensor in self._hare.items() if not tensor.requires_grad)
+        self._tortoise = {name: tensor.detach().to(_wide(tensor), copy=True) for name, tensor in self._hare.items()}
+
+    @torch.no_grad()
+    def after_step(self, run: Run) -> Change | None:
+        """Move the average; every `every` updates propose it."""
+        for name, slow in self._tortoise.items():
+            fast = self._hare[name].to(slow.dtype)
+            slow.lerp_(run.average(fast) if name in self._buffers else fast, 1 - self.momentum)
+        if run.step % self.every:
+            return None
+        return Change(proposals=[Proposal(name, slow) for name, slow in self._tortoise.items()])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The tortoise."""
+        return dict(self._tortoise)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore it, on the devices of the parameters."""
+        self._tortoise = {name: value.to(self._tortoise[name], copy=True) for name, value in state.items()}
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._hare, self._tortoise = {}, {}
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """float64 for float64 weights, float32 for all others: an average in bfloat16 would not move."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32

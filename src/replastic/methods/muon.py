@@ -1,0 +1,64 @@
+"""Muon: hidden matrices and kernels take orthogonalised steps, everything else is trained by Adam."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from replastic.errors import UserError
+from replastic.methods._interface import Method, Need, Run, option
+from replastic.methods._registry import register
+from replastic.optim import MuonAdam
+from replastic.weights.entries import LiveStore
+
+
+@register("muon", reference="https://kellerjordan.github.io/posts/muon/")
+@dataclass(kw_only=True)
+class Muon(Method):
+    """Trains with `torch.optim.Muon` on hidden matrices and on kernels as (C_out, C_in kh kw), with Adam on the rest.
+
+    The rest are embeddings, norms, biases and the head, by their roles (the recipe has no say). Both learning rates
+    are the method's own, in place of the run's; the run's warm-up scales both. Weight decay is 0.
+
+    Reference: Jordan et al. (2024); learning rates 1e-2 and 1e-3, betas .9 and .95 in the code of FIRE (Han et al.,
+    2026). That code gives hidden layers of the head to Adam, and of ViT-Tiny the class token and the positions to
+    Muon; here they follow their roles.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"model"})
+
+    lr: float = option(1e-2, help="Muon's learning rate", search=(3e-3, 1e-2, 3e-2))
+    adam_lr: float = option(1e-3, help="Adam's learning rate, for all that is no hidden matrix")
+    momentum: float = option(0.95, help="Muon's momentum")
+
+    def validate(self) -> None:
+        """Learning rates are positive, `momentum` is a share below 1."""
+        for field in ("lr", "adam_lr"):
+            if getattr(self, field) <= 0.0:
+                raise UserError(f"{self.name}: {field} must be positive, got {getattr(self, field)}")
+        if not 0.0 <= self.momentum < 1.0:
+            raise UserError(f"{self.name}: momentum must lie in [0, 1), got {self.momentum}")
+
+    def setup(self, run: Run) -> None:
+        """Look up the hidden matrices.
+
+        Raises:
+            UserError: There are none.
+        """
+        assert isinstance(run.store, LiveStore)
+        hidden = [e for e in run.store.entries() if e.role == "matrix" and e.trainable and not e.refusal]
+        if not hidden:
+            raise UserError(f"{self.name} needs hidden matrices or kernels to train, but this model has none")
+        self._hidden = frozenset(id(run.store.tensor(e.name)) for e in hidden)
+
+    def make_optimizer(
+        self, groups: list[dict[str, Any]], build: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+    ) -> torch.optim.Optimizer:
+        """Muon and Adam as one optimizer."""
+        parameters = [p for group in groups for p in group["params"]]
+        matrices = [p for p in parameters if id(p) in self._hidden]
+        others = [p for p in parameters if id(p) not in self._hidden]
+        return MuonAdam(matrices, others, lr=self.lr, momentum=self.momentum, adam_lr=self.adam_lr)

@@ -1,0 +1,104 @@
+"""Plasticity injection: a new classifier learns, while frozen copies keep the network's outputs what they were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from replastic.errors import UserError
+from replastic.methods._draws import draw_seed
+from replastic.methods._injected import Classifier, find_classifier
+from replastic.methods._interface import Method, Need, Run, option
+from replastic.methods._plan import choose
+from replastic.methods._registry import register
+from replastic.weights.change import Change, Proposal
+from replastic.weights.tables import check_table
+
+
+@register("plasticity_injection", reference="https://arxiv.org/abs/2305.15555")
+@dataclass(kw_only=True)
+class PlasticityInjection(Method):
+    """The classifier becomes new(x) + old(x) - fresh(x): old and fresh are frozen, new begins as fresh and is trained.
+
+    Outputs are the same right after the injection, up to rounding. The encoder below is shared and trained on, through
+    all three. At every further boundary another frozen pair is added. Parameters keep their names and identity; the
+    frozen copies are ``head.old.0...`` and ``head.fresh.0...``, in evaluation mode always, and measures of features
+    see their units, too. The fresh weights are a new draw at every boundary.
+
+    The classifier is the last Linear and up to `hidden` hidden layers right before it. Beware: with the last Linear
+    alone (``hidden=0``, or a network such as a transformer whose classifier is one layer) the sum of the three is just
+    as expressive, and has the same gradients, as the Linear before: only the optimizer's state tells them apart.
+
+    Reference: Nikishin et al. (2023), section 4, where the classifier is the value head and there is one injection.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"model", "fresh"})
+    changes_structure: ClassVar[bool] = True
+    draws: ClassVar[bool] = True
+
+    hidden: int = option(
+        1, help="most hidden layers before the last Linear that belong to the classifier, each an nn.Sequential"
+    )
+
+    def validate(self) -> None:
+        """`hidden` is not negative."""
+        if self.hidden < 0:
+            raise UserError(f"{self.name}: hidden must not be negative, got {self.hidden}")
+
+    def check(self, run: Run) -> None:
+        """See that there is a classifier whose weights may be touched."""
+        chosen = {target.entry.name for target in choose("parameters", run)[0]}
+        for name, _ in self._find(run).parameters():
+            if name not in chosen:
+                raise UserError(f"{self.name} puts new weights into the classifier, but {name} is to be left alone")
+
+    def setup(self, run: Run) -> None:
+        """Look up the classifier."""
+        self._classifier = self._find(run)
+        self._wanted = 0
+
+    def on_boundary(self, run: Run) -> Change:
+        """A frozen pair more, and fresh weights for what is trained."""
+        assert run.fresh is not None
+        drawn = check_table(run.fresh(draw_seed(run)), "what fresh(seed) returns")
+        classifier = self._classifier
+        fresh = {name: self._drawn(name, drawn).to(value) for name, value in classifier.state().items()}
+        pair = (classifier.copy(classifier.state()), classifier.copy(fresh))
+        return Change(
+            proposals=[Proposal(name, value) for name, value in fresh.items()],
+            modules=classifier.with_pairs([*classifier.pairs(), pair]),
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """How many pairs there are; their weights are the model's."""
+        return {"pairs": torch.tensor(len(self._classifier.pairs()))}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Note how many pairs there are to be."""
+        self._wanted = int(state["pairs"])
+
+    def rebuild(self, run: Run) -> Change | None:
+        """As many pairs as there were, with any weights: the saved ones come next."""
+        classifier, some = self._classifier, self._classifier.state()
+        pairs = [(classifier.copy(some), classifier.copy(some)) for _ in range(self._wanted)]
+        return Change(modules=classifier.with_pairs(pairs)) if pairs else None
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self.__dict__.pop("_classifier", None)
+
+    def _find(self, run: Run) -> Classifier:
+        assert isinstance(run.model, nn.Module)
+        found = find_classifier(run.model, self.hidden)
+        if found is None:
+            raise UserError(f"{self.name} needs a network that ends with an nn.Linear, but this one has none")
+        return found
+
+    def _drawn(self, name: str, drawn: Mapping[str, Tensor]) -> Tensor:
+        if name not in drawn:
+            raise UserError(f"{self.name} needs a new draw of {name}, which fresh(seed) does not give")
+        return drawn[name]

@@ -1,0 +1,120 @@
+"""Spectral regularisation: training is pulled, at every step, toward weights whose largest singular value is 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from replastic.errors import UserError
+from replastic.methods._interface import Method, Need, Run, option
+from replastic.methods._kernels import joined_taps
+from replastic.methods._plan import choose
+from replastic.methods._registry import register
+from replastic.seeds import generator
+from replastic.weights.entries import LiveStore
+
+WARM_UP = 30
+"""Steps of the power iteration before the first update."""
+
+
+@register("spectral", reference="https://arxiv.org/abs/2406.06811")
+@dataclass(kw_only=True)
+class Spectral(Method):
+    """Adds strength sum (sigma_max(W)^k - 1)^2 to the loss, and strength sum (||b||_2^k)^2 for biases.
+
+    W are the matrices the recipe chooses; the kernel of a convolution counts as one matrix, C_out x (C_in kh kw), one
+    per group. Biases include those of normalisation layers, whose gain g counts as the matrix diag(g): its sigma_max
+    is max |g_i|. The largest singular value comes from power iteration whose vectors stay from one update to the next.
+
+    Reference: Lewandowski et al. (2024), section 4, with their k = 2 and their term for biases. Ours: the gains of
+    normalisation layers as diagonal matrices, and the default recipe, which leaves the head's matrix alone.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"model"})
+
+    strength: float = option(
+        1e-3, help="weight of the terms (lambda): 0 turns them off", search=(1e-2, 1e-3, 1e-4, 1e-5)
+    )
+    power: int = option(2, help="exponent k on the largest singular value and on the norm of a bias")
+    iterations: int = option(1, help="steps of power iteration per update; 0 computes singular values exactly")
+    others: bool = option(True, help="include biases and the gains of normalisation layers")
+
+    def validate(self) -> None:
+        """`strength` and `iterations` are not negative, `power` is positive."""
+        if self.strength < 0.0:
+            raise UserError(f"{self.name}: strength must not be negative, got {self.strength}")
+        if self.power < 1:
+            raise UserError(f"{self.name}: power must be at least 1, got {self.power}")
+        if self.iterations < 0:
+            raise UserError(f"{self.name}: iterations must not be negative, got {self.iterations}")
+
+    def check(self, run: Run) -> None:
+        """See that the patterns match."""
+        choose("matrices", run)
+
+    def setup(self, run: Run) -> None:
+        """Look up the weights and begin the power iteration."""
+        assert isinstance(run.store, LiveStore)
+        store = run.store
+        self._matrices = [(store.tensor(t.entry.name), t) for t in choose("matrices", run)[0]]
+        rest = [t.entry for t in choose("parameters", run)[0]] if self.others else []
+        self._biases = [store.tensor(e.name) for e in rest if e.name.endswith("bias")]
+        self._gains = [store.tensor(e.name) for e in rest if e.role == "norm" and e.name.endswith("weight")]
+        self._vectors: dict[str, Tensor] = {}
+        with torch.no_grad():
+            for label, rows in self._labelled():
+                shape = (*rows.shape[:-1], 1)
+                start = torch.randn(shape, generator=generator(run.seed, "spectral", label)).to(rows)
+                self._vectors[label] = _iterated(rows, start, WARM_UP)[0]
+
+    def penalty(self, run: Run) -> Tensor | None:
+        """The sum over matrices, gains and biases, times `strength`."""
+        terms = [self._term(self._sigma(label, rows)) for label, rows in self._labelled()]
+        terms += [self._term(gain.abs().amax()) for gain in self._gains]
+        terms += [bias.square().sum() ** self.power for bias in self._biases]
+        return self.strength * sum(terms[1:], start=terms[0]) if terms else None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The left vectors of the power iteration."""
+        return dict(self._vectors)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore them, on the devices of the weights."""
+        self._vectors = {label: value.to(self._vectors[label]) for label, value in state.items()}
+
+    def close(self) -> None:
+        """Let go of the parameters."""
+        self._matrices, self._biases, self._gains, self._vectors = [], [], [], {}
+
+    def _labelled(self) -> list[tuple[str, Tensor]]:
+        """Every batch of matrices (B, m, n) with its name."""
+        return [
+            (info.label, joined_taps(part, info))
+            for weight, target in self._matrices
+            for info, part in target.matrices(weight)
+        ]
+
+    def _sigma(self, label: str, rows: Tensor) -> Tensor:
+        if not self.iterations:
+            exact: Tensor = torch.linalg.matrix_norm(rows, ord=2)
+            return exact
+        with torch.no_grad():
+            left, right = _iterated(rows, self._vectors[label], self.iterations)
+            self._vectors[label] = left
+        return (left * (rows @ right)).sum((-2, -1))
+
+    def _term(self, sigma: Tensor) -> Tensor:
+        return (sigma**self.power - 1).square().sum()
+
+
+def _iterated(rows: Tensor, left: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Power iteration on (B, m, n) from left vectors (B, m, 1): left and right vectors of length 1, or 0 for W = 0."""
+    right = rows.mT @ left
+    for _ in range(steps):
+        right = torch.nn.functional.normalize(rows.mT @ left, dim=-2)
+        left = torch.nn.functional.normalize(rows @ right, dim=-2)
+    return left, right
