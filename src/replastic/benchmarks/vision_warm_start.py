@@ -11,9 +11,9 @@ from replastic.benchmarks._spec import BenchmarkSpec, Preset, every_method
 from replastic.streams.warm_start import WarmStart
 
 SMALL = {
-    "cifar10": ("train=10000,test=2000", WarmStart(first_epochs=100, epochs=12)),
-    "cifar100": ("train=10000,test=2000", WarmStart(first_epochs=60, epochs=12)),
-    "tiny_imagenet": ("train=8000,test=2000", WarmStart(first_epochs=60, epochs=10)),
+    "cifar10": ("train=8000,test=4000", WarmStart(first_epochs=100, epochs=6)),
+    "cifar100": ("train=10000,test=2000", WarmStart(first_epochs=60, epochs=10)),
+    "tiny_imagenet": ("train=8000,test=2000", WarmStart(first_epochs=60, epochs=8)),
 }
 """Of each pair: how much of the data, and for how long: the first phase until 99% of its images are learned."""
 CUBIC = "fire:solver=newton_schulz,num_iters="
@@ -29,6 +29,21 @@ ABLATION = (
 )
 """How many steps, which scale, both at equal norm, and how much of the drop is batch normalisation's. `fire` is the one
 with ten steps; the exact factor has the norm of ``modular_norm`` at the scale ``modular``."""
+CURVATURE = (
+    "base",
+    "fire",
+    "fire:solver=exact",
+    "fire:solver=exact,scale=preserve",
+    "random_isometry",
+    "rescale",
+    "full_reset",
+    "interpolation:strength=0.8",
+    "shrink_perturb",
+    "dash:alpha=0.3,min_shrink=0.05",
+    "bn_reestimate",
+    "fire+bn_reestimate",
+)
+"""Methods whose sharpness just after the boundary is compared."""
 TARGETS = (
     "base",
     "fire",
@@ -54,13 +69,23 @@ def _presets(name: str) -> Mapping[str, Preset]:
     specs = tuned.specs()
     fields, stream = SMALL[name]
     protocol = _vision.protocol(name, "small", stream, data=fields, methods_from=1)
-    protocol = replace(protocol, boundary_metrics=(*protocol.boundary_metrics, "hessian_top"))
     whole = name == "cifar10"
     small = Preset(
         protocol=protocol,
         methods=every_method(**specs) if whole else ("base", "fire", "full_reset", specs["interpolation"], "rescale"),
         seeds=5 if whole else 3,
         help="a part of the data and a small network; about a minute a run on one core",
+    )
+    curvature = replace(
+        small,
+        protocol=replace(
+            protocol,
+            stream=replace(stream, epochs=1),
+            boundary_metrics=(*protocol.boundary_metrics, "hessian_top", "hessian_top_train"),
+        ),
+        methods=CURVATURE,
+        seeds=3,
+        help="largest Hessian eigenvalue, DfI and SFE just after the boundary; one epoch of the second phase",
     )
     # Where the network is a transformer the question is which matrices, elsewhere how each of them is rewritten.
     question = (
@@ -71,6 +96,7 @@ def _presets(name: str) -> Mapping[str, Preset]:
     return {
         "small": small,
         **question,
+        "curvature": curvature,
         "limited": _vision.limited_preset(small),
         "paper": _vision.paper_preset(name, WarmStart(first_epochs=1000, epochs=100), tuned, methods_from=1),
         "smoke": _vision.smoke_preset(name, WarmStart(first_epochs=2, epochs=2), methods_from=1),
