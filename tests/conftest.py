@@ -28,6 +28,12 @@ def shared_data() -> Path:
     return DATA
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _decoded_data_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep decoded images in a folder of the test session, not in the user's home."""
+    os.environ["REPLASTIC_CACHE"] = str(tmp_path_factory.mktemp("decoded"))
+
+
 @pytest.fixture(autouse=True)
 def only_what_is_built_in() -> Iterator[None]:
     """Forget, after each test, the methods, metrics and plug-in files it registered."""

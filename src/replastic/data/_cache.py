@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -54,7 +55,11 @@ def fingerprint(place: Place) -> Sequence[Any]:
 
     So what the Hub gave once is what later runs see, with or without a network; delete the cache to fetch it anew.
     """
-    return [str(place)] if place.folder is None else [str(place.folder.resolve()), *sorted(_files(place.folder))]
+    return (
+        [str(place), place.config]
+        if place.folder is None
+        else [str(place.folder.resolve()), place.config, *sorted(_files(place.folder))]
+    )
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
@@ -78,14 +83,12 @@ def _write(file: Path, splits: Splits) -> None:
     for name, part in zip(PARTS, parts, strict=True):
         tensors |= {f"{name}.inputs": part.inputs, f"{name}.targets": part.targets}
     facts = {"classes": str(splits.train.classes), "checksum": str(_checksum(tensors))}
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata=facts)
-        os.replace(temporary, file)
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=file.parent) as scratch:
+            save_file(tensors, Path(scratch) / file.name, metadata=facts)
+            os.replace(Path(scratch) / file.name, file)
     except (OSError, safetensors.SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise UserError(
             f"cannot keep the decoded images in {file.parent} ({error}): make room, or set {FOLDER} to another folder"
         ) from error

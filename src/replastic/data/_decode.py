@@ -1,4 +1,4 @@
-"""Encoded images to bytes of pixels, with several threads."""
+"""Encoded images to bytes of pixels, with several threads where that helps."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from replastic.errors import UserError
 from replastic.extras import require
 
 CHUNK = 256
+SMALL = 128 * 128
+"""Pixels up to which one thread does it all: there Python's own work outweighs the decoder's, which threads share."""
 MODES = {1: "L", 3: "RGB"}
 
 
@@ -50,8 +52,9 @@ def decode(split: Split, rows: Tensor, channels: int, size: tuple[int, int]) -> 
             array[at] = values if channels == 1 else values.transpose(2, 0, 1)
         return len(chosen)
 
+    small = size[0] * size[1] <= SMALL
     with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        ThreadPoolExecutor(1 if small else os.cpu_count()) as pool,
         tqdm(total=len(rows), desc=f"decoding {split.name}", unit="image", leave=False, disable=None) as bar,
     ):
         for done in pool.map(fill, range(0, len(rows), CHUNK)):

@@ -35,6 +35,8 @@ class Layout:
     train: tuple[str, ...] = ("train",)
     test: tuple[str, ...] = ("test", "validation", "valid", "val", "dev")
     channels: int = 3
+    config: str = ""
+    """Which of several configurations of a Hub set."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -46,7 +48,7 @@ class ImageSet(Provider):
     test: int = option(0, help="test images to use, equally many of each class; 0: all")
 
     hub: ClassVar[str] = ""
-    """Its name on the Hugging Face Hub, if the class stands for one set."""
+    """What the empty `source` stands for where there is no folder of the set's name: a name on the Hub."""
 
     def validate(self) -> None:
         """No negative numbers.
@@ -62,9 +64,17 @@ class ImageSet(Provider):
         """How the set is stored."""
         return Layout()
 
+    def check(self, where: str, classes: int, size: tuple[int, int]) -> None:
+        """Refuse what cannot be this set, from the number of classes and the height and width of its images.
+
+        Raises:
+            UserError: Naming `where` it was found.
+        """
+
     def place(self) -> str:
         """The folder, or the Hub's name for the set."""
-        return str(self._found())
+        found = self._found()
+        return str(found.folder.resolve() if found.folder else found)
 
     def splits(self) -> Splits:
         """Bytes in three splits, with the pixel rule of the training images that are kept.
@@ -87,7 +97,7 @@ class ImageSet(Provider):
         source = self.source
         if not source and (root := os.environ.get(FOLDER)) and (Path(root) / self.name).is_dir():
             source = str(Path(root) / self.name)
-        return find(source or self.hub, self.name)
+        return find(source or self.hub, self.name, self.layout().config)
 
     def _decoded(self, found: Place, layout: Layout) -> Splits:
         with opened(found) as there:
@@ -97,12 +107,14 @@ class ImageSet(Provider):
             classes = len(train.class_names) or int(torch.cat([train.targets, test.targets]).max()) + 1
             train.check_range(classes)
             test.check_range(classes)
+            size = image_size(train, 0)
+            self.check(str(found), classes, size)
             chosen = balanced(train, classes, self.train, f"{self.name}: train", every_class=True)
             tested = balanced(test, classes, self.test, f"{self.name}: test", every_class=False)
             kept, held = hold_out(train.targets[chosen], EVERY)
             if not len(held):
-                raise UserError(f"{train.where}: no class has {EVERY} images, so none can be held out")
-            size = image_size(train, int(chosen[0]))
+                limit = f" (with train={self.train})" if self.train else ""
+                raise UserError(f"{train.where}: no class has {EVERY} images to use{limit}, so none can be held out")
             parts = [
                 Dataset(decode(split, rows, layout.channels, size), split.targets[rows], classes)
                 for split, rows in ((train, chosen[kept]), (train, chosen[held]), (test, tested))
@@ -116,6 +128,21 @@ class NamedImages(ImageSet):
     """A set whose name alone says what it is, wherever it lies."""
 
     whereabouts: ClassVar[frozenset[str]] = frozenset({"source"})
+    classes: ClassVar[int]
+    side: ClassVar[int]
+    """Height and width of its images, in pixels."""
+
+    def check(self, where: str, classes: int, size: tuple[int, int]) -> None:
+        """Another number of classes or another size is another set.
+
+        Raises:
+            UserError: It is.
+        """
+        if (classes, *size) != (self.classes, self.side, self.side):
+            raise UserError(
+                f"{where} is not {self.name}, which has {self.classes} classes and images of {self.side}x{self.side} "
+                f"pixels: there are {classes} classes and images of {size[0]}x{size[1]}. For other data: images:source="
+            )
 
 
 def pixel_rule(images: Tensor) -> Pixels:

@@ -21,12 +21,14 @@ class Place:
     folder: Path | None
     wanted_by: str
     """Public name of the data set that is looked for there, for messages."""
+    config: str = ""
+    """Which of several configurations."""
 
     def __str__(self) -> str:
         return self.name
 
 
-def find(source: str, wanted_by: str) -> Place:
+def find(source: str, wanted_by: str, config: str = "") -> Place:
     """The folder `source` if there is one, else the Hub's data set of that name.
 
     Raises:
@@ -34,12 +36,12 @@ def find(source: str, wanted_by: str) -> Place:
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
-        return Place(source, folder, wanted_by)
+        return Place(source, folder, wanted_by, config)
     if folder.exists() or folder.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
         raise UserError(
             f"{wanted_by}: {source!r} is no folder; give a folder of Parquet files or images, or a Hub name"
         )
-    return Place(source, None, wanted_by)
+    return Place(source, None, wanted_by, config)
 
 
 @contextmanager
@@ -57,12 +59,26 @@ def opened(place: Place) -> Iterator[Mapping[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="replastic-") as scratch:
         try:
             if place.folder is None:
-                splits = datasets.load_dataset(place.name)
+                splits = datasets.load_dataset(place.name, place.config or None)
             else:
-                splits = datasets.load_dataset(str(place.folder.resolve()), cache_dir=scratch)
+                with _no_progress(datasets):
+                    splits = datasets.load_dataset(str(place.folder.resolve()), place.config or None, cache_dir=scratch)
         except Exception as error:  # `datasets` passes on what pyarrow, fsspec and the HTTP client raise
             raise UserError(_cannot_open(place, error)) from error
         yield splits
+
+
+@contextmanager
+def _no_progress(datasets: Any) -> Iterator[None]:
+    """No bars for what takes a second, unless the user has none anyway."""
+    shown = not datasets.are_progress_bars_disabled()
+    if shown:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
 
 
 def _cannot_open(place: Place, error: Exception) -> str:
@@ -74,6 +90,7 @@ def _cannot_open(place: Place, error: Exception) -> str:
     if place.folder is None:
         return (
             f"{place.wanted_by}: cannot get {place.name!r} from the Hugging Face Hub: {reason}. Check the name and the "
-            f"network, or give a folder of Parquet files or images: {place.wanted_by}:source=FOLDER"
+            f"network, or give a folder of Parquet files or images: {place.wanted_by}:source=FOLDER, or "
+            f"$REPLASTIC_DATA/{place.wanted_by}"
         )
     return f"{place.wanted_by}: cannot read {place.name!r} as a folder of Parquet files or images: {reason}"

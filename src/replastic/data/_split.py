@@ -94,7 +94,7 @@ def _split(rows: Any, name: str, where: str, image: Sequence[str], label: Sequen
         raise UserError(f"{where} is empty")
     if not str(stored.type).startswith(("int", "uint", "null")):
         raise UserError(f"{where}: column {label_column!r} holds {stored.type}; labels must be whole numbers from 0")
-    targets = torch.from_numpy(stored.fill_null(-1).cast("int64").to_numpy(zero_copy_only=False).copy())
+    targets = torch.from_numpy(stored.cast("int64").fill_null(-1).to_numpy(zero_copy_only=False).copy())
     if (unlabelled := (targets < 0).nonzero().flatten()).numel():
         row = int(unlabelled[0])
         return (
@@ -109,7 +109,8 @@ def _column(rows: Any, where: str, names: Sequence[str]) -> str:
     for name in names:
         if name in rows.column_names:
             return name
-    raise UserError(f"{where} has no column {_any_of(names, rows.column_names)}")
+    hint = "" if len(rows.column_names) > 1 else "; in a folder of images each class has a folder: train/cat/1.png"
+    raise UserError(f"{where} has no column {_any_of(names, rows.column_names)}{hint}")
 
 
 def _any_of(names: Sequence[str], known: Any) -> str:

@@ -15,3 +15,5 @@ class Cifar10(NamedImages):
     """Photographs of 32x32 pixels in ten classes, 5000 of each for training and 1000 for the test."""
 
     hub: ClassVar[str] = "uoft-cs/cifar10"
+    classes: ClassVar[int] = 10
+    side: ClassVar[int] = 32

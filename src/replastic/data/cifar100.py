@@ -15,6 +15,8 @@ class Cifar100(NamedImages):
     """Photographs of 32x32 pixels in a hundred fine classes, 500 of each for training and 100 for the test."""
 
     hub: ClassVar[str] = "uoft-cs/cifar100"
+    classes: ClassVar[int] = 100
+    side: ClassVar[int] = 32
 
     def layout(self) -> Layout:
         """The fine classes: the Hub calls them `fine_label`, other copies `label`."""

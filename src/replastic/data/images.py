@@ -19,6 +19,7 @@ class Images(ImageSet):
     label: str = option("", help="column of the labels, whole numbers from 0; empty: label or fine_label")
     train_split: str = option("", help="split to train on; empty: train")
     test_split: str = option("", help="split to test on; empty: test, or validation where test has no labels")
+    config: str = option("", help="configuration of a Hub set that has several")
     channels: int = option(3, help="1 makes every image grey, 3 makes every image RGB", choices=(1, 3))
 
     def validate(self) -> None:
@@ -38,4 +39,5 @@ class Images(ImageSet):
             train=(self.train_split,) if self.train_split else usual.train,
             test=(self.test_split,) if self.test_split else usual.test,
             channels=self.channels,
+            config=self.config,
         )

@@ -15,6 +15,8 @@ class Mnist(NamedImages):
     """Handwritten digits of 28x28 grey pixels in ten classes, about 6000 of each for training and 1000 for the test."""
 
     hub: ClassVar[str] = "ylecun/mnist"
+    classes: ClassVar[int] = 10
+    side: ClassVar[int] = 28
 
     def layout(self) -> Layout:
         """One channel."""

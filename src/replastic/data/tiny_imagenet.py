@@ -18,3 +18,5 @@ class TinyImagenet(NamedImages):
     """
 
     hub: ClassVar[str] = "zh-plus/tiny-imagenet"
+    classes: ClassVar[int] = 200
+    side: ClassVar[int] = 64

@@ -1,0 +1,156 @@
+"""Decoded sets on disk and in memory: made once, shared, made again when the source changes or the file is damaged."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+import torch
+
+from replastic import data
+from replastic.data import _cache, _images, _registry
+from replastic.errors import UserError
+from support.image_sets import encoded, picture, write_parquet, write_set
+
+
+@pytest.fixture
+def decodings(monkeypatch):
+    """Names of the splits decoded so far, in order."""
+    seen = []
+    decode = _images.decode
+
+    def watched(split, *arguments):
+        seen.append(split.name)
+        return decode(split, *arguments)
+
+    monkeypatch.setattr(_images, "decode", watched)
+    return seen
+
+
+def forget():
+    _registry._REMEMBERED.clear()
+
+
+def parts(splits):
+    return [splits.train, splits.held_out, splits.test]
+
+
+def assert_equal(one, other):
+    for a, b in zip(parts(one), parts(other), strict=True):
+        assert torch.equal(a.inputs, b.inputs)
+        assert torch.equal(a.targets, b.targets)
+        assert a.classes == b.classes
+        assert torch.equal(a.pixels.mean, b.pixels.mean)
+        assert torch.equal(a.pixels.std, b.pixels.std)
+
+
+def test_a_loaded_set_is_remembered_within_the_process(tmp_path, decodings):
+    write_set(tmp_path)
+    first = data.load(f"images:source={tmp_path}")
+    assert data.load(f"images: source={tmp_path}, train=0") is first, "what counts is the set, not how it is written"
+    assert decodings == ["train", "train", "test"]
+
+
+def test_only_the_last_sets_are_remembered(tmp_path):
+    write_set(tmp_path)
+    first = data.load(f"images:source={tmp_path}")
+    for count in (2, 4):
+        data.load(f"images:source={tmp_path},test={count}")
+    assert len(_registry._REMEMBERED) == 2
+    assert data.load(f"images:source={tmp_path}") is not first
+
+
+def test_another_process_maps_the_file_and_decodes_nothing(tmp_path, cache, decodings):
+    write_set(tmp_path)
+    first = data.load(f"images:source={tmp_path}")
+    forget()
+    second = data.load(f"images:source={tmp_path}")
+    assert decodings == ["train", "train", "test"]
+    assert_equal(first, second)
+    (file,) = cache.iterdir()
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        assert str(file) in maps.read(), "the file is mapped, so that processes share its pages"
+    before = file.read_bytes()
+    second.train.inputs.zero_()
+    assert file.read_bytes() == before, "who writes into the tensors does not write into the file"
+
+
+def test_options_and_changed_sources_are_decoded_apart(tmp_path, cache, decodings):
+    write_set(tmp_path)
+    spec = f"images:source={tmp_path}"
+    whole = data.load(spec)
+    data.load(f"{spec},test=2")
+    data.load(f"{spec},channels=1")
+    assert len(decodings) == 9
+    pixels = picture(77)
+    write_parquet(tmp_path / "test-00000-of-00001.parquet", [encoded(pixels)] * 6, [0, 1] * 3)
+    forget()
+    changed = data.load(spec)
+    assert torch.equal(changed.test.inputs[5], torch.from_numpy(pixels).permute(2, 0, 1))
+    assert torch.equal(changed.train.inputs, whole.train.inputs)
+    os.utime(tmp_path / "test-00000-of-00001.parquet", ns=(1, 1))
+    forget()
+    data.load(spec)
+    assert len(decodings) == 15
+    assert len(list(cache.iterdir())) == 5
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "one byte of a pixel", "another file"])
+def test_a_damaged_file_is_made_again(tmp_path, cache, decodings, damage):
+    write_set(tmp_path)
+    spec = f"images:source={tmp_path}"
+    first = data.load(spec)
+    expected = [p.inputs.clone() for p in parts(first)]
+    del first
+    forget()
+    (file,) = cache.iterdir()
+    content = bytearray(file.read_bytes())
+    content[-40] ^= 1
+    file.unlink()
+    file.write_bytes(
+        {"cut": content[:-100], "emptied": b"", "one byte of a pixel": content, "another file": b"x" * 5000}[damage]
+    )
+    again = data.load(spec)
+    assert all(torch.equal(p.inputs, e) for p, e in zip(parts(again), expected, strict=True))
+    assert len(decodings) == 6
+    forget()
+    data.load(spec)
+    assert len(decodings) == 6, "it is whole now"
+
+
+def test_two_may_make_one_file_at_once(tmp_path, cache):
+    write_set(tmp_path)
+    splits = data.load(f"images:source={tmp_path}")
+    together, results = threading.Barrier(2), []
+
+    def make():
+        together.wait()
+        return splits
+
+    threads = [threading.Thread(target=lambda: results.append(_cache.cached("both", ["key"], make))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 2
+    for result in results:
+        assert_equal(result, splits)
+    assert len(list(cache.glob("both-*"))) == 1
+    assert len(list(cache.iterdir())) == 2, "nothing is left behind"
+
+
+def test_a_cache_that_cannot_be_written_is_said_so(tmp_path, monkeypatch):
+    write_set(tmp_path / "data")
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("REPLASTIC_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(UserError, match=r"cannot keep the decoded images in .*set REPLASTIC_CACHE to another folder"):
+        data.load(f"images:source={tmp_path / 'data'}")
+
+
+def test_the_cache_lies_in_the_home_folder_unless_told(tmp_path, monkeypatch):
+    monkeypatch.delenv("REPLASTIC_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    write_set(tmp_path / "data")
+    data.load(f"images:source={tmp_path / 'data'}")
+    assert len(list((tmp_path / "home" / ".cache" / "replastic").glob("images-*.safetensors"))) == 1
