@@ -18,6 +18,7 @@ examples:
   replastic report runs/digits --out site/digits         the same, elsewhere
   replastic report runs/a runs/b --out both              two folders that are one experiment (equal settings)
   replastic report runs/digits --reference full_reset    differences to another method than base
+  replastic report runs/digits --table boundary          print what was measured just after the boundary instead
   replastic report runs/digits --json                    paths and numbers for a script
 """
 
@@ -30,12 +31,20 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="folder that `replastic run` wrote")
     parser.add_argument("--out", metavar="DIR", help="where to write; beside the runs when left out")
     parser.add_argument("--reference", metavar="METHOD", help="compare with it (default: base)")
+    parser.add_argument(
+        "--table",
+        default="final",
+        metavar="NAME",
+        help="which table to print: final (default), around or boundary; tables/ gets all that the records allow",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(list(arguments))
     table = report.final_table(report.load(options.runs), options.reference)
+    printed = report.text_table(table, name=options.table)
     page = report.write(table, options.out or options.runs[0])
     if options.json:
-        print(json.dumps({"report": str(page), **table.to_dict()}, indent=2))
+        tables = {sheet.name: sheet.to_dict() for sheet in report.all_sheets(table)}
+        print(json.dumps({"report": str(page), **table.to_dict(), "tables": tables}, indent=2))
     else:
-        print(f"{report.text_table(table)}\n\nreport: {page}")
+        print(f"{printed}\n\nreport: {page}")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,8 @@ INK, SOFT, RULE = "#1d2129", "#5c6470", "#dfe2e8"
 """Text, quiet text and rules; the page swaps these for its own in dark mode."""
 LABEL_GAP = 18.0
 """Points between two labels, as if the axes filled their share of the figure's height."""
+LABEL_WIDTH = 28
+"""Characters of a method's label in one line beside a row of dots."""
 BAND_SEEDS = 3
 """Fewer seeds than this are drawn one by one: the interval of two is 9 times their spread and would hide the plot."""
 DECADES = 50.0
@@ -66,12 +69,19 @@ def curves(
 
 
 def dots(
-    ax: Any, table: Table, estimates: Sequence[Estimate | None], *, seeds: bool = False, zero: bool = False
+    ax: Any,
+    table: Table,
+    estimates: Sequence[Estimate | None],
+    *,
+    seeds: bool = False,
+    zero: bool = False,
+    ticks: int = 6,
 ) -> None:
     """One line per row of the table, top down: mean with its interval, and the single seeds behind it."""
     styles = style.lines(table)
     experiment = table.experiment
-    for y, (row, estimate) in enumerate(zip(table.rows, estimates, strict=True)):
+    places, height = _places(table)
+    for y, row, estimate in zip(places, table.rows, estimates, strict=True):
         if estimate is None or not np.isfinite(estimate.mean):
             continue
         look = styles[row.method]
@@ -84,9 +94,46 @@ def dots(
         ax.scatter([estimate.mean], [y], s=34, color=colour, zorder=3, linewidth=0)
     if zero:
         ax.axvline(0, color=INK, linewidth=1, zorder=0)
-    ax.locator_params(axis="x", nbins=6)
-    ax.set_yticks(range(len(table.rows)), [row.label for row in table.rows])
-    ax.set_ylim(len(table.rows) - 0.4, -0.6)
+    ax.locator_params(axis="x", nbins=ticks)
+    ax.set_yticks(places, [wrapped(row.label, LABEL_WIDTH) for row in table.rows])
+    ax.set_ylim(height, 0)
+
+
+def rows_height(table: Table) -> float:
+    """Inches that the rows of `dots` need, more where a label takes several lines."""
+    return _places(table)[1]
+
+
+def is_stretched(estimates: Sequence[Estimate | None]) -> bool:
+    """Whether dots need a logarithmic scale: none negative, and those above zero far apart."""
+    means = np.array([e.mean for e in estimates if e is not None and np.isfinite(e.mean)])
+    return bool(means.size and means.min() >= 0 and spans_decades([means[means > 0]]))
+
+
+def stretch(ax: Any, estimates: Sequence[Estimate | None]) -> None:
+    """Give dots that need it a logarithmic scale, linear in its lowest decade so that zero has a place."""
+    if is_stretched(estimates):
+        powers = [math.log10(e.mean) for e in estimates if e is not None and e.mean > 0]
+        low, high = math.floor(min(powers)), math.ceil(max(powers))
+        ax.set_xscale("symlog", linthresh=10.0**low, linscale=0.5)
+        ax.set_xlim(-0.3 * 10.0**low, 2.0 * 10.0**high)
+        ax.set_xticks([0.0, *(10.0**power for power in range(low + 1, high + 1, -((low - high) // 3)))])
+
+
+def wrapped(label: str, width: int) -> str:
+    """A method's label in lines of about `width` characters, broken between its options."""
+    return textwrap.fill(label, width, break_long_words=False)
+
+
+def _places(table: Table) -> tuple[list[float], float]:
+    """Centre of each row from the top and the height of all, in inches."""
+    places, height = [], 0.1
+    for row in table.rows:
+        lines = wrapped(row.label, LABEL_WIDTH).count("\n") + 1
+        size = 0.12 + 0.15 * lines
+        places.append(height + size / 2)
+        height += size
+    return places, height + 0.1
 
 
 def name(ax: Any, x: str, y: str, *, grid: str = "y") -> None:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from replastic.report import axes, series, style, words
+from replastic.report import axes, dots, series, style, words
 from replastic.report.plot import NARROW, WIDE, Plot, plot, subplots
 from replastic.report.series import Series
+from replastic.report.sheets import AFTER, Sheet
 from replastic.report.tables import Table
 
 BAND = "The band is the 95% t interval over seeds, cut off at the frame; fewer than three seeds are thin lines instead."
 
+POINTS = 500
+"""Most evaluations in one curve: a screen shows no more, and the page stays small."""
 
-def draw(table: Table) -> list[Plot]:
-    """Every plot of a report, the score first; needs matplotlib."""
+
+def draw(table: Table, more: Sequence[Sheet] = ()) -> list[Plot]:
+    """Every plot of a report, the score first, with those of the sheets that have one; needs matplotlib."""
     experiment = table.experiment
-    plots = [_final(table), _score(table)]
+    plots = [dots.final(table), _score(table)]
+    plots += [_further(table, key) for key in experiment.further_scores]
     if experiment.shown.score in experiment.keys("evaluation"):
         plots.append(_learning(table))
     if any(not line.front for line in style.lines(table).values()):
         plots.append(_each(table))
+    plots += [dots.just_after(table, sheet) for sheet in more if sheet.name == AFTER]
     plots += [_diagnostic(table, key) for key in experiment.shown.curves if series.events_of(experiment, key)]
     return plots
 
@@ -31,16 +38,30 @@ def _score(table: Table) -> Plot:
     return _over(table, drawn, "score", f"Score over {label}s", label, span, taken)
 
 
+def _further(table: Table, key: str) -> Plot:
+    experiment, label = table.experiment, table.experiment.shown.phase_label
+    drawn = series.over_phases(experiment, key)
+    name = key.removeprefix("metric/")
+    title = f"{words.further(key, experiment.shown.score)}, over {label}s"
+    span, taken = words.count(experiment.phases, label), f"the end of each {label}"
+    return _over(table, drawn, name, title, label, span, taken, score=words.further(key, experiment.shown.score))
+
+
 def _learning(table: Table) -> Plot:
     experiment, label = table.experiment, table.experiment.shown.phase_label
     drawn = series.over_updates(experiment, experiment.shown.score)
-    updates = "optimizer updates"
-    return _over(table, drawn, "learning", f"Within the {label}s", updates, updates, "every evaluation")
+    stride = -(-max(len(one.x) for one in drawn) // POINTS) if drawn else 1
+    updates, taken = "optimizer updates", "every evaluation" if stride == 1 else f"one evaluation in {stride}"
+    return _over(
+        table, [one.every(stride) for one in drawn], "learning", f"Within the {label}s", updates, updates, taken
+    )
 
 
-def _over(table: Table, drawn: list[Series], name: str, title: str, x: str, span: str, taken: str) -> Plot:
-    """The score over the whole width; `span` says over what, `taken` when."""
-    score = table.experiment.shown.score_label
+def _over(
+    table: Table, drawn: list[Series], name: str, title: str, x: str, span: str, taken: str, *, score: str = ""
+) -> Plot:
+    """A score, the one shown unless named, over the whole width; `span` says over what, `taken` when."""
+    score = score or table.experiment.shown.score_label
 
     def fill(figure: Any, narrow: bool) -> None:
         ax = figure.add_subplot()
@@ -60,32 +81,6 @@ def _over(table: Table, drawn: list[Series], name: str, title: str, x: str, span
     )
 
 
-def _final(table: Table) -> Plot:
-    shown = table.experiment.shown
-    paired = any(row.difference is not None for row in table.rows)
-
-    def fill(figure: Any, narrow: bool) -> None:
-        left, *rest = subplots(figure, 2 if paired else 1, 1 if narrow else 2)
-        axes.dots(left, table, [row.final for row in table.rows], seeds=True)
-        axes.name(left, shown.score_label, "", grid="x")
-        for ax in rest:
-            axes.dots(ax, table, [row.difference for row in table.rows], zero=True)
-            axes.name(ax, f"difference to {table.reference}, same seeds", "", grid="x")
-            ax.tick_params(labelleft=narrow)
-
-    return plot(
-        "final",
-        f"After the last {shown.phase_label}",
-        f"{shown.score_label} after {shown.phase_label} {table.experiment.phases} with 95% intervals: "
-        + "; ".join(f"{row.label} {words.number(row.final.mean)} ({words.interval(row.final)})" for row in table.rows),
-        "Score: mean with its 95% interval, faint dots are single seeds."
-        + (" Difference: an interval that crosses the line at zero settles nothing." if paired else ""),
-        fill,
-        (WIDE, 1.2 + 0.27 * len(table.rows)),
-        (NARROW, (1 + paired) * (0.9 + 0.27 * len(table.rows))),
-    )
-
-
 def _each(table: Table) -> Plot:
     shown = table.experiment.shown
     curves = {c.method: c for c in series.over_phases(table.experiment, shown.score)}
@@ -97,7 +92,7 @@ def _each(table: Table) -> Plot:
             pair = [curves[m] for m in (table.reference, row.method) if m is not None]
             axes.curves(ax, pair, table, emphasise=row.method)
             axes.name(ax, "", "")
-            ax.set_title(row.label.replace(" ", "\n", 1), fontsize=8.5, loc="left", color=axes.INK)
+            ax.set_title(axes.wrapped(row.label, 20), fontsize=8, loc="left", color=axes.INK)
         axes.frame(grid[0], list(curves.values()))
         figure.supxlabel(shown.phase_label, fontsize=10, color=axes.SOFT)
         figure.supylabel(shown.score_label, fontsize=10, color=axes.SOFT)

@@ -22,6 +22,8 @@ PER_RUN_SETTINGS = frozenset({"method", "seed"})
 """Keys of `RunInfo.config` in which the runs of one experiment may differ."""
 REQUIRED = {"phase": int, "step": int, "event": str}
 """What every record must have."""
+HELD_OUT = "_held_out"
+"""Ending of the key of a score on held-out data, which searches use and no table shows."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Presentation:
     phase_label: str = "phase"
     curves: tuple[str, ...] = ()
     """Metric keys to draw over the phases, beside the score."""
+    from_start: bool = False
+    """Whether methods were on in phases in which this benchmark has them off: results that stand apart."""
 
     @classmethod
     def of(cls, info: RunInfo) -> Presentation:
@@ -50,6 +54,7 @@ class Presentation:
             higher_is_better=bool(summary.get("higher_is_better", True)),
             phase_label=str(summary.get("phase_label", "phase")),
             curves=tuple(key for key in summary.get("curves", ()) if key != score),
+            from_start=bool(summary.get("from_start", False)),
         )
 
 
@@ -100,6 +105,24 @@ class Experiment:
     def seeds(self) -> tuple[int, ...]:
         """Every seed that any method has."""
         return tuple(sorted({seed for by_seed in self.runs.values() for seed in by_seed}))
+
+    @property
+    def first(self) -> int:
+        """The phase in which methods are turned on."""
+        known = self.settings.get("methods_from")
+        return known if isinstance(known, int) else 0
+
+    @property
+    def epochs(self) -> bool:
+        """Whether there is an evaluation after every pass over the data, so that counting these is counting epochs."""
+        trainer = self.settings.get("trainer")
+        return isinstance(trainer, Mapping) and trainer.get("evaluate_every") == 1
+
+    @property
+    def further_scores(self) -> tuple[str, ...]:
+        """Keys of the score on other data, taken at the same event: ``<score>_<which>``; none on held-out data."""
+        stem = f"{self.shown.score}_"
+        return tuple(k for k in self.keys(self.shown.event) if k.startswith(stem) and not k.endswith(HELD_OUT))
 
     def spec(self, method: str) -> str:
         """The spec that `method` means: itself, or the only one of that name.

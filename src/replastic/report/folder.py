@@ -6,9 +6,12 @@ from pathlib import Path
 
 from replastic.errors import UserError
 from replastic.records import write_bytes, write_text
-from replastic.report import curves, html, tables, words
+from replastic.report import curves, html, sheets, tables, words
 from replastic.report.experiment import Experiment, Paths, load
 from replastic.report.tables import Table, final_table
+
+FINAL = "final"
+"""Name of the final table."""
 
 
 def build(paths: Paths, out: str | Path | None = None, *, reference: str | None = None) -> Path:
@@ -31,7 +34,7 @@ def build(paths: Paths, out: str | Path | None = None, *, reference: str | None 
 
 
 def write(table: Table, folder: str | Path) -> Path:
-    """Write ``report.html``, ``tables/final.{md,csv}`` and ``curves/*.{svg,png}`` into a folder, made if missing.
+    """Write ``report.html``, ``tables/*.{md,csv}`` and ``curves/*.{svg,png}`` into a folder, made if missing.
 
     Writing twice gives the same bytes; every file appears whole or not at all.
 
@@ -39,12 +42,16 @@ def write(table: Table, folder: str | Path) -> Path:
         The path of ``report.html``.
     """
     folder = Path(folder)
-    figures = curves.draw(table)
-    page = html.page(table, figures)
+    more = sheets.all_sheets(table)
+    figures = curves.draw(table, more)
+    page = html.page(table, figures, more)
     for child in (folder / "tables", folder / "curves"):
         _make(child)
     write_text(folder / "tables" / "final.md", tables.to_markdown(table))
     write_text(folder / "tables" / "final.csv", tables.to_csv(table))
+    for sheet in more:
+        write_text(folder / "tables" / f"{sheet.name}.md", sheet.to_markdown())
+        write_text(folder / "tables" / f"{sheet.name}.csv", sheet.to_csv())
     for figure in figures:
         write_text(folder / "curves" / f"{figure.name}.svg", figure.svg)
         write_bytes(folder / "curves" / f"{figure.name}.png", figure.png)
@@ -52,17 +59,40 @@ def write(table: Table, folder: str | Path) -> Path:
     return folder / "report.html"
 
 
-def text_table(source: Paths | Experiment | Table, *, reference: str | None = None) -> str:
-    """The final table in plain ASCII, with a line that says what it shows."""
+def text_table(source: Paths | Experiment | Table, *, reference: str | None = None, name: str = FINAL) -> str:
+    """One of the tables in plain ASCII, with a line that says what it shows.
+
+    Args:
+        source: The runs, or the final table of them.
+        reference: Method that the others are compared with.
+        name: The final table, or the name of a sheet (see `all_sheets`).
+
+    Raises:
+        UserError: The records hold nothing for the table asked for; those there are are named.
+    """
     if not isinstance(source, Table):
         source = final_table(source if isinstance(source, Experiment) else load(source), reference)
     experiment = source.experiment
     shown = experiment.shown
-    title = f"{experiment.benchmark}: {shown.score_label} after {shown.phase_label} {experiment.phases}"
+    if name == FINAL:
+        title, body = f"{shown.score_label} after {shown.phase_label} {experiment.phases}", tables.to_text(source)
+    else:
+        sheet = _sheet(source, name)
+        title, body = f"{sheet.title[:1].lower()}{sheet.title[1:]}", f"{sheet.to_text()}\n\n{sheet.note}"
+    if shown.from_start:
+        title += f", {words.FROM_START}"
     if experiment.unfinished:
         runs = words.count(len(experiment.unfinished), "run")
         title += f" (unfinished: {runs} still to be completed)"
-    return f"{title}\n\n{tables.to_text(source)}"
+    return f"{experiment.benchmark}: {title}\n\n{body}"
+
+
+def _sheet(table: Table, name: str) -> sheets.Sheet:
+    there = {sheet.name: sheet for sheet in sheets.all_sheets(table)}
+    if name not in there:
+        known = words.listing([FINAL, *there])
+        raise UserError(f"these runs have no table {name!r}; they have {known}")
+    return there[name]
 
 
 def _make(folder: Path) -> None:

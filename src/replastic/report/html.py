@@ -13,7 +13,8 @@ from replastic.extras import require
 from replastic.report import axes, measures, style, summary, words
 from replastic.report.experiment import Experiment, flatten
 from replastic.report.plot import Plot
-from replastic.report.tables import AROUND, Table, around_names
+from replastic.report.sheets import Sheet
+from replastic.report.tables import Table
 
 TEMPLATES = Path(__file__).parent / "templates"
 COLOURS = {
@@ -36,8 +37,8 @@ class LayerTable:
     rows: tuple[tuple[str, tuple[float | None, ...]], ...]
 
 
-def page(table: Table, plots: Sequence[Plot]) -> str:
-    """The page as text; needs jinja2."""
+def page(table: Table, plots: Sequence[Plot], sheets: Sequence[Sheet] = ()) -> str:
+    """The page as text, with the plots that were drawn and the sheets; needs jinja2."""
     jinja = require("jinja2", "report", "writing the page")
     environment = jinja.Environment(
         loader=jinja.FileSystemLoader(TEMPLATES),
@@ -49,7 +50,10 @@ def page(table: Table, plots: Sequence[Plot]) -> str:
     markup = require("markupsafe", "report", "writing the page").Markup
     environment.filters.update(number=words.number, interval=words.interval, ratio=words.ratio)
     experiment = table.experiment
-    scores, diagnostics = _split(plots, experiment)
+    beside = [plot for plot in plots if plot.name in {sheet.name for sheet in sheets}]
+    scores, diagnostics = _split([plot for plot in plots if plot not in beside], experiment)
+    told = {column.name for sheet in sheets for column in sheet.columns}
+    meanings = {column.head: column for sheet in sheets for column in sheet.columns}
     return str(
         environment.get_template("report.html").render(
             table=table,
@@ -57,13 +61,19 @@ def page(table: Table, plots: Sequence[Plot]) -> str:
             shown=experiment.shown,
             sentences=summary.sentences(table),
             styles={method: f"var(--{COLOURS[line.colour]})" for method, line in style.lines(table).items()},
-            around=[(name, *AROUND[name]) for name in around_names(table)],
+            wbr=markup("_<wbr>"),
+            unfinished=markup(' <span class="unfinished">unfinished</span>'),
+            from_start=words.FROM_START,
+            further={key: words.further(key, experiment.shown.score) for key in experiment.further_scores},
+            sheets=sheets,
+            beside=beside,
+            meanings=list(meanings.values()),
             scores=scores,
             diagnostics=diagnostics,
             inline={plot.name: markup(inline(plot, plot.svg)) for plot in plots},
             inline_narrow={plot.name: markup(inline(plot, plot.narrow, "narrow-")) for plot in plots if plot.narrow},
             layers=layer_tables(table),
-            defined=[words.measure(key) for key in experiment.shown.curves],
+            defined=[words.measure(key) for key in experiment.shown.curves if words.measure(key).name not in told],
             commands=sorted({run.info.command for run in experiment if run.info.command}),
             settings=flatten(experiment.settings),
             methods={method: _options(experiment, method) for method in experiment.methods},

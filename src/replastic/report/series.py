@@ -26,6 +26,12 @@ class Series:
     values: Array
     """(seeds, points): what the mean was taken of."""
 
+    def every(self, stride: int) -> Series:
+        """Each `stride`-th point, the last one always."""
+        kept = [*range(0, len(self.x) - 1, stride), len(self.x) - 1]
+        points = (self.x[kept], self.mean[kept], self.low[kept], self.high[kept], self.values[:, kept])
+        return Series(self.method, *points)
+
     def geometric(self) -> Series:
         """The same values with their geometric mean and the interval of their logarithms, for a logarithmic axis."""
         logs = _series(self.method, self.x, np.log(self.values))

@@ -11,6 +11,8 @@ from replastic.report.tables import REFERENCE, Row, Table
 
 MANY = 5
 """From this many comparisons on, the reader is told how often an interval misses by chance."""
+CROWD = 10
+"""So many methods are counted instead of named; the table has them."""
 _NO_REFERENCE = f"{REFERENCE} was not run with these, so there is no difference to it."
 
 
@@ -86,14 +88,15 @@ def _differences(table: Table) -> list[str]:
 
 
 def _group(members: list[tuple[Row, Estimate]]) -> str:
-    """Each method with its difference, or, for a crowd, their names and the range of the differences."""
+    """Each method with its difference; for many, their names (for a crowd, their number) and the range."""
     if len(members) < MANY:
         return "; ".join(f"{row.label} by {_size(difference)}" for row, difference in members)
     ranked = sorted(members, key=lambda member: member[1].mean)
     ends = [
         f"{words.number(difference.mean, signed=True)} ({row.label})" for row, difference in (ranked[0], ranked[-1])
     ]
-    return f"{words.listing([row.label for row, _ in members])}, with differences from {ends[0]} to {ends[1]}"
+    who = words.listing([row.label for row, _ in members]) if len(members) < CROWD else f"{len(members)} methods"
+    return f"{who}, with differences from {ends[0]} to {ends[1]}"
 
 
 def _size(difference: Estimate) -> str:

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from replastic.report import measures, words
+from replastic.report import around, measures, words
 from replastic.report.experiment import Experiment
 from replastic.report.statistics import Estimate, mean_interval, paired_difference
 from replastic.text import columns, json_ready
 
 REFERENCE = "base"
 """Method that the others are compared with, unless the caller names another."""
-AROUND = {
-    "area": ("area", "mean score over the updates of a phase: trapezoids between its evaluations"),
-    "drop": ("drop", "score just before a boundary minus the first one after it; positive is a loss"),
-    "recovery": ("recovery", "evaluations until the score is back at its value before the boundary"),
-    "recovered": ("recovered", "share of phases in which the score came back"),
-}
-"""Head and meaning of the measures in `Row.around`; see `measures.Boundaries`."""
 CSV_HEAD = (
     *("method", "seeds", "final_mean", "final_low", "final_high", "phases_mean", "phases_low", "phases_high"),
     *("difference_mean", "difference_low", "difference_high", "difference_seeds", "difference_standing"),
@@ -47,7 +40,9 @@ class Row:
     unfinished: int
     """Runs of this method without a DONE mark."""
     around: Mapping[str, Estimate]
-    """Measures around the boundaries (see `measures.Boundaries`) by name; empty for runs without evaluations."""
+    """Measures around the boundaries (see `around.Boundaries`) by name; empty for runs without evaluations."""
+    further: Mapping[str, Estimate]
+    """The score on other data at the same time, by key."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +53,12 @@ class Table:
     reference: str | None
     """Spec of the method the differences refer to; None when it was not run."""
     experiment: Experiment
+
+    @property
+    def around(self) -> dict[str, tuple[str, str]]:
+        """Head and meaning of each of the measures around the boundaries that these runs have."""
+        known = around.explained(self.experiment).items()
+        return {name: said for name, said in known if any(name in row.around for row in self.rows)}
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: numbers that are not finite become null."""
@@ -71,13 +72,14 @@ class Table:
             "methods": [
                 {
                     "method": row.method,
-                    "final": _json(row.final),
-                    "mean_over_phases": _json(row.average),
-                    "difference": _json(row.difference),
+                    "final": as_json(row.final),
+                    "mean_over_phases": as_json(row.average),
+                    "difference": as_json(row.difference),
                     "standing": row.difference.standing(shown.higher_is_better) if row.difference else None,
                     "seconds": row.seconds,
                     "cost": row.cost,
-                    "around_boundaries": {name: _json(estimate) for name, estimate in row.around.items()},
+                    "around_boundaries": {name: as_json(estimate) for name, estimate in row.around.items()},
+                    "further_scores": {key: as_json(estimate) for key, estimate in row.further.items()},
                 }
                 for row in self.rows
             ],
@@ -109,46 +111,39 @@ def final_table(experiment: Experiment, reference: str | None = None) -> Table:
 
 def to_csv(table: Table) -> str:
     """Every number at full precision; an empty field where there is none."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    around = around_names(table)
+    beside, further = table.around, table.experiment.further_scores
     higher = table.experiment.shown.higher_is_better
-    writer.writerow([*CSV_HEAD, *around])
+    lines: list[list[Any]] = [[*CSV_HEAD, *beside, *(key.removeprefix("metric/") for key in further)]]
     for row in table.rows:
-        difference = _fields(row.difference)
+        difference = fields(row.difference)
         difference += [str(row.difference.n), row.difference.standing(higher)] if row.difference else ["", ""]
-        writer.writerow(
-            [row.method, row.final.n, *_fields(row.final), *_fields(row.average), *difference]
+        lines.append(
+            [row.method, row.final.n, *fields(row.final), *fields(row.average), *difference]
             + [_text(row.seconds), _text(row.cost), row.unfinished]
-            + [_text(row.around[name].mean) if name in row.around else "" for name in around]
+            + [_text(row.around[name].mean) if name in row.around else "" for name in beside]
+            + [_text(row.further[key].mean) for key in further]
         )
-    return out.getvalue()
+    return comma_separated(lines)
 
 
 def to_markdown(table: Table) -> str:
     """The table as GitHub shows it."""
-    head, *body = cells(table)
-    lines = [" | ".join(head), " | ".join(["---", *["--:"] * (len(head) - 1)]), *(" | ".join(line) for line in body)]
-    return "\n".join(f"| {line} |" for line in lines) + "\n"
+    return markdown(cells(table))
 
 
 def to_text(table: Table) -> str:
     """The table in plain ASCII with aligned columns."""
-    return "\n".join(columns([[words.plain(cell) for cell in line] for line in cells(table)], numbers=True))
-
-
-def around_names(table: Table) -> list[str]:
-    """Which of the measures around the boundaries these runs have."""
-    return [name for name in AROUND if any(name in row.around for row in table.rows)]
+    return text(cells(table))
 
 
 def cells(table: Table) -> list[list[str]]:
     """Head and rows as text, the same words for Markdown and terminal."""
     shown = table.experiment.shown
     against = table.reference or REFERENCE
-    around = around_names(table)
+    beside, further = table.around, table.experiment.further_scores
     head = ["method", "final", "95% interval", f"mean over {shown.phase_label}s", "seeds", f"minus {against}"]
-    head += ["95% interval", "cost", *(AROUND[name][0] for name in around)]
+    head += ["95% interval", "cost", *(name for name, _ in beside.values())]
+    head += [words.further(key, shown.score) for key in further]
     lines = [head]
     for row in table.rows:
         difference = row.difference
@@ -156,9 +151,42 @@ def cells(table: Table) -> list[list[str]]:
         line = [mark, words.number(row.final.mean), words.interval(row.final), words.number(row.average.mean)]
         line += [str(row.final.n), words.number(difference.mean if difference else None, signed=True)]
         line += [words.interval(difference, signed=True) if difference else words.MISSING, words.ratio(row.cost)]
-        line += [words.number(row.around[name].mean if name in row.around else None) for name in around]
+        line += [words.number(row.around[name].mean if name in row.around else None) for name in beside]
+        line += [words.number(row.further[key].mean) for key in further]
         lines.append(line)
     return lines
+
+
+def comma_separated(lines: Sequence[Sequence[Any]]) -> str:
+    """Lines of fields as CSV."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(lines)
+    return out.getvalue()
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Head and rows as a table of GitHub; all but the first column to the right."""
+    head, *body = lines
+    parts = [" | ".join(head), " | ".join(["---", *["--:"] * (len(head) - 1)]), *(" | ".join(line) for line in body)]
+    return "\n".join(f"| {part} |" for part in parts) + "\n"
+
+
+def text(lines: Sequence[Sequence[str]]) -> str:
+    """Head and rows in plain ASCII with aligned columns."""
+    return "\n".join(columns([[words.plain(cell) for cell in line] for line in lines], numbers=True))
+
+
+def fields(estimate: Estimate | None) -> list[str]:
+    """Mean and interval at full precision, each empty where there is none."""
+    return [_text(v) for v in (estimate.mean, estimate.low, estimate.high)] if estimate else ["", "", ""]
+
+
+def as_json(estimate: Estimate | None) -> dict[str, Any] | None:
+    """An estimate for JSON: what is not a finite number becomes null."""
+    if estimate is None:
+        return None
+    known = {"mean": estimate.mean, "low": estimate.low, "high": estimate.high, "seeds": estimate.n}
+    return dict(json_ready(known))
 
 
 def _row(experiment: Experiment, method: str, reference: str | None) -> Row:
@@ -182,28 +210,27 @@ def _row(experiment: Experiment, method: str, reference: str | None) -> Row:
         cost=cost,
         unfinished=sum(run.info.method == method for run in experiment.unfinished),
         around=_around(experiment, method),
+        further={
+            key: mean_interval(list(measures.final_scores(experiment, method, key).values()))
+            for key in experiment.further_scores
+        },
     )
 
 
 def _around(experiment: Experiment, method: str) -> dict[str, Estimate]:
     shown = experiment.shown
     found = [
-        measures.boundaries(run, shown.score, phases=experiment.phases, higher_is_better=shown.higher_is_better)
+        around.boundaries(
+            run,
+            shown.score,
+            phases=experiment.phases,
+            first=experiment.first,
+            higher_is_better=shown.higher_is_better,
+        )
         for run in experiment.runs[method].values()
     ]
-    known = [one for one in found if one is not None]
-    return {name: mean_interval([getattr(one, name) for one in known]) for name in AROUND} if known else {}
-
-
-def _json(estimate: Estimate | None) -> dict[str, Any] | None:
-    if estimate is None:
-        return None
-    known = {"mean": estimate.mean, "low": estimate.low, "high": estimate.high, "seeds": estimate.n}
-    return dict(json_ready(known))
-
-
-def _fields(estimate: Estimate | None) -> list[str]:
-    return [_text(v) for v in (estimate.mean, estimate.low, estimate.high)] if estimate else ["", "", ""]
+    known = [asdict(one) for one in found if one is not None]
+    return {name: mean_interval([one[name] for one in known]) for name in known[0]} if known else {}
 
 
 def _text(value: float | None) -> str:

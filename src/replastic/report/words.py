@@ -12,6 +12,8 @@ from replastic.report.statistics import Estimate
 
 MINUS = "\u2212"
 MISSING = "\u2013"
+FROM_START = "methods on from the start"
+"""What is said of runs whose methods were on in phases in which the benchmark has them off."""
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
@@ -59,6 +61,12 @@ def labels(methods: Sequence[str]) -> dict[str, str]:
         spec: name if names.count(name) == 1 else spec.replace(":", " ", 1).replace(",", ", ")
         for spec, name in zip(methods, names, strict=True)
     }
+
+
+def further(key: str, score: str) -> str:
+    """What a score on other data is called: ``accuracy: all`` for ``metric/accuracy_all``."""
+    name, which = (part.removeprefix("metric/").replace("_", " ") for part in (score, key.removeprefix(f"{score}_")))
+    return f"{name}: {which}"
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ from replastic.errors import MissingExtraError, UserError
 
 FILES = {
     "report.html",
-    "tables/final.md",
-    "tables/final.csv",
-    *(f"curves/{name}.{kind}" for name in ("final", "score", "dfi") for kind in ("svg", "png")),
+    *(f"tables/{name}.{kind}" for name in ("final", "boundary") for kind in ("md", "csv")),
+    *(f"curves/{name}.{kind}" for name in ("final", "score", "boundary", "dfi") for kind in ("svg", "png")),
 }
 
 

@@ -14,7 +14,7 @@ from replastic import report
 from replastic.report import curves, html, tables
 from replastic.report.experiment import load
 
-VOID = {"meta", "link", "br", "hr", "img", "input"}
+VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}
 
 
 class Reader(HTMLParser):
@@ -67,7 +67,7 @@ def read(text: str) -> Reader:
 def made(drawn):
     """The table, its plots and the page."""
     table, plots = drawn
-    return table, plots, html.page(table, plots)
+    return table, plots, html.page(table, plots, report.all_sheets(table))
 
 
 def test_tags_nest_and_ids_are_unique(made) -> None:
@@ -132,17 +132,31 @@ def test_settings_versions_command_and_layers_are_shown(made) -> None:
         assert text in page
 
 
-def test_measures_around_the_boundaries_have_a_table_of_their_own(tmp_path: Path, write_run, made) -> None:
+def test_sheets_have_a_table_each_and_the_plot_beside(tmp_path: Path, write_run, made) -> None:
     assert 'id="around"' not in made[2]
-    run = write_run(tmp_path, "base", 0, [0.5, 0.6])
+    run = write_run(tmp_path, "base", 0, [0.5, 0.6], extra=lambda phase: {"metric/sfe": 12.5})
     run.append({"phase": 0, "step": 150, "event": "evaluation", "seconds": 1.0, "metric/accuracy": 0.3})
     run.append({"phase": 1, "step": 450, "event": "evaluation", "seconds": 3.0, "metric/accuracy": 0.2})
     table = report.final_table(load(tmp_path))
-    page = html.page(table, curves.draw(table))
-    around = page[page.index('id="around"') :]
-    for value in (0.4, 0.0, 1.0):  # area, drop (0.1 to 0.1), recovery and share recovered
-        assert f">{value:.3f}</td>" in around
+    sheets = report.all_sheets(table)
+    page = html.page(table, curves.draw(table, sheets), sheets)
+    around = page[page.index('id="around"') : page.index('id="boundary"')]
+    for value in (0.4, 0.0, 1.0, 2.0):  # area, drop (0.1 to 0.1), recovery and share recovered, evaluations to 95%
+        assert f'<span class="strong">{value:.3f}</span>' in around
+    after = page[page.index('id="boundary"') :]
+    assert '<span class="strong">12.500</span>' in after
+    assert after.index("</table>") < after.index('id="plot-boundary"') < after.index("How to read this page")
+    assert "evaluations to recover" in page
+    assert "Squared Frobenius error" in after[after.index("How to read this page") :]
     read(page)
+
+
+def test_runs_with_methods_on_from_the_start_say_so(tmp_path: Path, write_run, made) -> None:
+    assert "methods on from the start" not in made[2]
+    write_run(tmp_path, "base", 0, [0.5], summary={"from_start": True})
+    table = report.final_table(load(tmp_path))
+    assert "<strong>methods on from the start</strong>" in html.page(table, curves.draw(table))
+    assert "methods on from the start" in report.text_table(table).splitlines()[0]
 
 
 def test_hostile_names_are_escaped(tmp_path: Path, write_run) -> None:

@@ -125,3 +125,25 @@ def test_labels_show_options_only_where_names_clash() -> None:
         "fire:scale=init,solver=svd": "fire scale=init, solver=svd",
         "interpolation:strength=0.8": "interpolation",
     }
+
+
+def test_scores_on_other_data_are_columns_and_held_out_ones_are_not(tmp_path: Path, write_run) -> None:
+    for seed in range(2):
+        for method, score in (("base", 0.2), ("fire", 0.6)):
+            other = {"metric/accuracy_all": score + seed / 10, "metric/accuracy_held_out": 0.777}
+            write_run(tmp_path, method, seed, [0.5, score], extra=lambda phase, other=other: other)
+    table = report.final_table(load(tmp_path))
+    assert table.row("fire").further["metric/accuracy_all"].mean == pytest.approx(0.65)
+    head, *lines = tables.cells(table)
+    assert head[8:] == ["accuracy: all"]
+    assert [line[8] for line in lines] == ["0.250", "0.650"]
+    line = list(csv.DictReader(io.StringIO(tables.to_csv(table))))[1]
+    assert float(line["accuracy_all"]) == table.row("fire").further["metric/accuracy_all"].mean
+    said = (
+        json.dumps(table.to_dict())
+        + tables.to_markdown(table)
+        + "".join(sheet.to_csv() + sheet.to_markdown() for sheet in report.all_sheets(table))
+    )
+    assert "accuracy_all" in said
+    assert "held_out" not in said
+    assert "0.777" not in said

@@ -1,0 +1,120 @@
+"""What the score does around the boundaries of one run: how much is lost there, and how soon it is earned back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from replastic.records import Record
+from replastic.report.experiment import Experiment, RunData
+
+NEAR = 0.95
+"""Share of its final score that a phase is asked to reach."""
+Points = Sequence[tuple[int, float]]
+"""Updates since the run began, and the score there."""
+
+
+@dataclass(frozen=True)
+class Boundaries:
+    """What happens around the boundaries of one run, each averaged over the phases whose boundary its method crossed.
+
+    Evaluations are counted from the boundary on, the first one after it being 1; where there is one after every pass
+    over the data they are epochs. The fields are explained by `explained`.
+    """
+
+    area: float
+    drop: float
+    recovery: float
+    recovered: float
+    near: float
+
+
+def explained(experiment: Experiment) -> Mapping[str, tuple[str, str]]:
+    """Head and meaning of each field of `Boundaries`, in the unit that the runs were evaluated in."""
+    units = "epochs" if experiment.epochs else "evaluations"
+    shown = experiment.shown
+    label, unit = shown.phase_label, units.removesuffix("s")
+    goal = f"{NEAR:.0%} of" if shown.higher_is_better else f"1/{NEAR:g} of"
+    first = "" if experiment.first else ", the first one included"
+    return {
+        "area": ("area", f"mean score over the updates of a {label}{first}: trapezoids between its evaluations"),
+        "drop": ("drop", "score just before a boundary minus the first one after it; positive is a loss"),
+        "recovery": (
+            f"{units} to recover",
+            f"{units} until the score is back at its value before the boundary; a {label} in which it never comes back "
+            f"counts as one {unit} more than it has, so the mean is then too low",
+        ),
+        "recovered": ("recovered", f"share of {label}s in which the score came back"),
+        "near": (
+            f"{units} to {NEAR:.0%}",
+            f"{units} until the score first reaches {goal} what the same run has at the end of the {label}; a method "
+            "that ends low gets there soon, so read it beside the final score",
+        ),
+    }
+
+
+def boundaries(
+    run: RunData, key: str, *, phases: int, first: int = 0, higher_is_better: bool = True
+) -> Boundaries | None:
+    """Measures around the boundaries, or None for a run without evaluations inside its phases.
+
+    The score before a boundary is the one recorded at ``before_boundary``, else the last of the phase before; the first
+    one after it is that at ``boundary``, else the first evaluation of the new phase.
+
+    Args:
+        run: The run.
+        key: Its score.
+        phases: How many phases to look at.
+        first: The phase in which its method is turned on; those before it are left out.
+        higher_is_better: A positive drop is a loss in either direction.
+    """
+    by_phase: list[list[Record]] = [[] for _ in range(phases)]
+    for record in run.records:
+        if key in record and record["phase"] < phases:
+            by_phase[record["phase"]].append(record)
+    inside = [_points(records, key, "evaluation", "phase_end") for records in by_phase]
+    if not any(r["event"] == "evaluation" for records in by_phase for r in records) or not all(inside):
+        return None
+    sign = 1.0 if higher_is_better else -1.0
+    drops, recoveries, near = [], [], []
+    for phase in range(max(1, first), phases):
+        before_points = _points(by_phase[phase], key, "before_boundary") or inside[phase - 1]
+        after_points = _points(by_phase[phase], key, "boundary") or inside[phase]
+        before = before_points[-1][1]
+        drops.append(sign * (before - after_points[0][1]))
+        values = [value for _, value in inside[phase]]
+        recoveries.append(_reached(values, before, sign))
+        near.append(_reached(values, values[-1] * (NEAR if higher_is_better else 1 / NEAR), sign))
+    back = [where is not None for where in recoveries]
+    late = [len(inside[phase]) + 1 for phase in range(max(1, first), phases)]
+    return Boundaries(
+        area=_mean([_area(points) for points in inside[first:]]),
+        drop=_mean(drops),
+        recovery=_mean([end if where is None else where for where, end in zip(recoveries, late, strict=True)]),
+        recovered=_mean(back),
+        near=_mean([math.nan if where is None else where for where in near]),
+    )
+
+
+def _reached(values: Sequence[float], goal: float, sign: float) -> int | None:
+    """Number of the first value, counted from 1, that is as good as the goal."""
+    return next((i for i, value in enumerate(values, start=1) if sign * value >= sign * goal), None)
+
+
+def _points(records: Sequence[Record], key: str, *events: str) -> Points:
+    """(step, score) at the given events, in order; one point per step."""
+    found = {r["step"]: math.nan if r[key] is None else float(r[key]) for r in records if r["event"] in events}
+    return sorted(found.items())
+
+
+def _area(points: Points) -> float:
+    steps, values = (np.array(column, dtype=np.float64) for column in zip(*points, strict=True))
+    span = steps[-1] - steps[0]
+    return float(((values[1:] + values[:-1]) / 2 * np.diff(steps)).sum() / span) if span > 0 else float(values[-1])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else math.nan

@@ -1,0 +1,142 @@
+"""Tables of several measures with their intervals, one row per method: around the boundaries, and just after them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from replastic.report import tables, words
+from replastic.report.experiment import HELD_OUT, Experiment
+from replastic.report.statistics import Estimate, mean_interval
+from replastic.report.tables import Table
+
+AFTER = "boundary"
+"""The event right after a method was applied, and the name of the table of what was measured there."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One measure: the name of its CSV fields, the head of its column, what it means and where it comes from."""
+
+    name: str
+    head: str
+    meaning: str
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Estimates by method and measure; methods in the order of the final table, those without any left out."""
+
+    name: str
+    """File stem, and what the command line calls it."""
+    title: str
+    note: str
+    """What was averaged over what."""
+    columns: tuple[Column, ...]
+    rows: Mapping[str, Mapping[str, Estimate]]
+    """By spec of the method and name of the column; a method may lack a measure."""
+    labels: Mapping[str, str]
+    """How each method is called."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: numbers that are not finite become null."""
+        return {method: {name: tables.as_json(e) for name, e in row.items()} for method, row in self.rows.items()}
+
+    def to_csv(self) -> str:
+        """Mean and both ends of the interval of every measure at full precision."""
+        lines: list[list[Any]] = [["method", "seeds"]]
+        lines[0] += [f"{c.name}_{part}" for c in self.columns for part in ("mean", "low", "high")]
+        for method, row in self.rows.items():
+            parts = [part for c in self.columns for part in tables.fields(row.get(c.name))]
+            lines.append([method, max(e.n for e in row.values()), *parts])
+        return tables.comma_separated(lines)
+
+    def to_markdown(self) -> str:
+        """The table as GitHub shows it, with a sentence on what was averaged."""
+        return f"{tables.markdown(self._cells())}\n{self.note}\n"
+
+    def to_text(self) -> str:
+        """The table in plain ASCII with aligned columns."""
+        return tables.text(self._cells())
+
+    def _cells(self) -> list[list[str]]:
+        lines = [["method", "seeds", *(column.head for column in self.columns)]]
+        for method, row in self.rows.items():
+            values = [_with_interval(row.get(column.name)) for column in self.columns]
+            lines.append([method, str(max(e.n for e in row.values())), *values])
+        return lines
+
+
+def all_sheets(table: Table) -> list[Sheet]:
+    """The tables that the records of these runs have something for."""
+    return [sheet for sheet in (around(table), just_after(table)) if sheet.rows]
+
+
+def around(table: Table) -> Sheet:
+    """What the score does around the boundaries; without rows for runs that are not evaluated inside their phases."""
+    columns = [Column(name, head, meaning) for name, (head, meaning) in table.around.items()]
+    rows = {row.method: row.around for row in table.rows if row.around}
+    return _sheet(table, "around", "Around the boundaries", columns, rows)
+
+
+def just_after(table: Table) -> Sheet:
+    """Every measure of the whole network, and the scores, as they are when a method has just been applied."""
+    experiment = table.experiment
+    columns = _measured(experiment)
+    rows = {row.method: _after(experiment, row.method, columns) for row in table.rows}
+    if columns and "drop" in table.around:
+        columns.insert(1, Column("drop", *table.around["drop"]))
+        for row in table.rows:
+            rows[row.method] |= {name: drop for name, drop in row.around.items() if name == "drop"}
+    return _sheet(
+        table, AFTER, "Just after the boundary", columns, {method: row for method, row in rows.items() if row}
+    )
+
+
+def _sheet(
+    table: Table, name: str, title: str, columns: list[Column], rows: Mapping[str, Mapping[str, Estimate]]
+) -> Sheet:
+    experiment = table.experiment
+    crossed = experiment.phases - max(1, experiment.first)
+    over = "At the only boundary" if crossed == 1 else f"Mean over the {crossed} boundaries of a run"
+    note = f"{over}; mean over seeds with its 95% t interval."
+    labels = {row.method: row.label for row in table.rows}
+    return Sheet(name, title, note, tuple(columns), rows if crossed > 0 else {}, labels)
+
+
+def _measured(experiment: Experiment) -> list[Column]:
+    """Scores first, then measures in the order in which the runs were told to take them."""
+    shown, keys = experiment.shown, experiment.keys(AFTER)
+    scores = [k for k in (shown.score, *experiment.further_scores) if k in keys]
+    asked = [f"metric/{name}" for name in experiment.settings.get("boundary_metrics", ())]
+    rest = [k for k in keys if k.count("/") == 1 and k not in scores and not k.endswith(HELD_OUT)]
+    rest.sort(key=lambda k: asked.index(k) if k in asked else len(asked))
+    columns = []
+    for key in (*scores, *rest):
+        measure = words.measure(key)
+        head, meaning = measure.name.replace("_", " "), measure.summary or f"{measure.label} right after the boundary"
+        if key in experiment.further_scores:
+            head = words.further(key, shown.score)
+        columns.append(Column(measure.name, head, meaning.rstrip("."), measure.reference))
+    return columns
+
+
+def _after(experiment: Experiment, method: str, columns: list[Column]) -> dict[str, Estimate]:
+    """Each measure averaged over the boundaries of a run, then over seeds."""
+    found = {}
+    for column in columns:
+        values = experiment.over_phases(method, f"metric/{column.name}", AFTER)[:, max(1, experiment.first) :]
+        taken = values[:, ~np.isnan(values).all(axis=0)]
+        if taken.size:
+            found[column.name] = mean_interval(taken.mean(axis=1))
+    return found
+
+
+def _with_interval(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.low is None:
+        return words.number(estimate.mean if estimate else None)
+    return f"{words.number(estimate.mean)} ({words.interval(estimate)})"
