@@ -11,7 +11,7 @@ from replastic.benchmarks._spec import BenchmarkSpec, Preset, every_method
 from replastic.streams.warm_start import WarmStart
 
 SMALL = {
-    "cifar10": ("train=8000,test=4000", WarmStart(first_epochs=100, epochs=6)),
+    "cifar10": ("train=8000,test=4000", WarmStart(first_epochs=40, epochs=6)),
     "cifar100": ("train=10000,test=2000", WarmStart(first_epochs=60, epochs=10)),
     "tiny_imagenet": ("train=8000,test=2000", WarmStart(first_epochs=60, epochs=8)),
 }
