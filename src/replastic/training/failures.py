@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from replastic.errors import ReplasticError, UserError
 from replastic.training.protocol import Trainer
@@ -39,12 +40,13 @@ def memory_in_words(trainer: Trainer, device: str) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        size = trainer.batch_size
-        smaller = max(1, size // 2)
-        advice = (
-            f"try --batch-size {smaller}, with another --out as it is another experiment (evaluation then takes "
-            f"{trainer.chunk_for(smaller)} samples at a time instead of {trainer.evaluation_chunk}), or fewer --jobs"
-            if size > 1
-            else "try a smaller network, or fewer --jobs"
-        )
-        raise UserError(f"out of memory on {device} with batches of {size} samples: {advice}") from error
+        advice = "try a smaller network"
+        if trainer.batch_size > 1:
+            smaller = replace(trainer, batch_size=trainer.batch_size // 2)
+            advice = (
+                f"try --batch-size {smaller.batch_size} with another --out (evaluation then takes "
+                f"{smaller.evaluation_chunk} samples at a time instead of {trainer.evaluation_chunk})"
+            )
+        raise UserError(
+            f"out of memory on {device} with batches of {trainer.batch_size} samples: {advice}, or fewer --jobs"
+        ) from error

@@ -57,13 +57,8 @@ class Trainer:
 
     @property
     def evaluation_chunk(self) -> int:
-        """Samples in one forward pass of an evaluation."""
-        return self.chunk_for(self.batch_size)
-
-    @staticmethod
-    def chunk_for(batch_size: int) -> int:
-        """The evaluation chunk of a batch size: some batches, as it keeps little of what a training step keeps."""
-        return max(64, 4 * batch_size)
+        """Samples in one forward pass of an evaluation: what fits in training fits; more would leave a CPU's caches."""
+        return max(64, self.batch_size)
 
     def schedule(self, phase: Phase) -> tuple[int, list[int]]:
         """Updates of a phase, and after which of them to evaluate: the last one always."""
