@@ -1,4 +1,4 @@
-"""One short run in float64, alone or as one process of several: `python parallel_run.py CASE FOLDER`."""
+"""Short runs in float64, alone or as one process of several: `python parallel_run.py FOLDER CASE CASE ...`."""
 
 import sys
 from dataclasses import dataclass
@@ -7,9 +7,11 @@ import torch
 
 from replastic import methods
 from replastic.data import Dataset, Splits
+from replastic.errors import UserError
 from replastic.methods import Method
 from replastic.networks import Network
 from replastic.networks.convnet import ConvNet
+from replastic.networks.resnet18 import ResNet18
 from replastic.networks.vit_tiny import VitTiny
 from replastic.records import RunDirectory
 from replastic.streams.warm_start import WarmStart
@@ -57,11 +59,11 @@ class Breaking(Method):
 
     def after_step(self, run):
         if run.step == 4 and distributed.rank() == 1:
-            raise methods.UserError("broken on purpose in the second process")
+            raise UserError("broken on purpose in the second process")
 
 
 CASES = {
-    "fire": (ConvNet(channels=(4, 6)), lambda: methods.from_spec("fire")),
+    "fire": (ResNet18(width=4, blocks=(1, 1), stem_stride=1, head=(8,)), lambda: methods.from_spec("fire")),
     "dash": (ConvNet(channels=(4, 6)), lambda: methods.from_spec("dash")),
     "average": (ConvNet(channels=(4, 6)), Watcher),
     "vit": (VitTiny(patch=4, dim=12, depth=2, heads=2, mlp=16), lambda: methods.from_spec("shrink_perturb")),
@@ -69,7 +71,7 @@ CASES = {
 }
 
 
-def run(case, folder, device="cpu"):
+def run(case, folder):
     network, method = CASES[case]
     draw = torch.Generator().manual_seed(0)
     whole = Dataset(
@@ -80,14 +82,17 @@ def run(case, folder, device="cpu"):
         data="made up",
         stream=WarmStart(ratio=0.4, first_epochs=3, epochs=2),
         network=Double(inner=network),
-        trainer=Trainer(batch_size=21, evaluate_every=1, save_seconds=0),
+        trainer=Trainer(batch_size=21, evaluate_every=1, save_seconds=0, optimizer_policy="keep"),
         boundary_metrics=("sfe",),
     )
     splits = Splits(whole.first(110), whole.take(torch.arange(110, 130)), whole.take(torch.arange(130, 150)))
-    train(protocol, splits.to(device), method(), 0, RunDirectory(folder), device=device, until=2)
+    # In two parts, so that the second goes on from what the first saved.
+    for until in (1, 2):
+        train(protocol, splits, method(), 0, RunDirectory(folder), until=until)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with distributed.processes("cpu") as own:
-        run(sys.argv[1], sys.argv[2], own)
+    with distributed.processes("cpu"):
+        for case in sys.argv[2:]:
+            run(case, f"{sys.argv[1]}/{case}")

@@ -64,6 +64,22 @@ def test_more_processes_than_samples_are_refused(monkeypatch):
         distributed.averager(5)
 
 
+def test_an_exchange_that_breaks_off_is_told_as_the_end_of_another_process(one_of_one, monkeypatch):
+    def gone(value):
+        raise RuntimeError("Connection closed by peer [127.0.0.1]:1234\nmore")
+
+    monkeypatch.setattr(group, "all_reduce", gone)
+    said = r"another process of this run has ended .* \(Connection closed by peer \[127\.0\.0\.1\]:1234\)$"
+    value = torch.ones(2, requires_grad=True)
+    with pytest.raises(distributed.LostProcessError, match=said):
+        distributed.total(value)
+    monkeypatch.undo()
+    summed = distributed.total(value).sum()
+    monkeypatch.setattr(group, "all_reduce", gone)
+    with pytest.raises(distributed.LostProcessError, match=said):
+        summed.backward()
+
+
 def test_a_sum_is_differentiated_as_the_sum_of_what_all_make_of_it(one_of_one):
     value = torch.tensor([1.0, 2.0], requires_grad=True)
     summed = distributed.total(value)

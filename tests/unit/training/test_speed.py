@@ -18,15 +18,18 @@ def clock(monkeypatch):
     turns = []
     milliseconds = {}
 
-    class Run:
-        def __init__(self, protocol, splits, device, settings):
-            self.words = speed.in_words(settings)
+    class Trial:
+        def __init__(self, protocol, splits, device):
+            trainer = protocol.trainer
+            self.words = speed.in_words({name: getattr(trainer, name) for name in PLAIN})
 
-        def seconds(self):
-            turns.append(self.words)
+        def seconds(self, updates):
+            if updates == speed.UPDATES:
+                turns.append(self.words)
             return milliseconds[self.words] / 1e3
 
-    monkeypatch.setattr(speed, "_Run", Run)
+    monkeypatch.setattr(speed, "Trial", Trial)
+    monkeypatch.setattr(speed, "WARM_UPDATES", speed.UPDATES + 1)
     return milliseconds, turns
 
 
