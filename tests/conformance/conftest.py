@@ -93,6 +93,7 @@ def boundary(batches: Callable[..., Any]) -> Boundary:
             "batches": lambda: batches(dtype),
             "loss_fn": loss_fn,
             "phase": 1,
+            "pass_steps": 3,
         }
         return methods.Run(**{**given, **overrides})
 

@@ -66,9 +66,9 @@ class TrainingWatch:
         self._wanted = wanted
         self._pass = ExitStack()
         self._hooks = ExitStack()
-        self._hooks.callback(model.register_forward_pre_hook(self._begin).remove)
+        self._hooks.callback(model.register_forward_pre_hook(_Hook(self._begin)).remove)
         self._hooks.enter_context(self._watcher.attached(model))
-        self._hooks.callback(model.register_forward_hook(self._end, always_call=True).remove)
+        self._hooks.callback(model.register_forward_hook(_Hook(self._end), always_call=True).remove)
 
     def close(self) -> None:
         """Remove the hooks."""
@@ -100,8 +100,9 @@ class Watcher(TorchFunctionMode):
         hooks = []
         try:
             for name, module in model.named_modules():
-                hooks.append(module.register_forward_pre_hook(self._entering(name, root=module is model)))
-                hooks.append(module.register_forward_hook(self._leaving, always_call=True))
+                entering = self._entering(name, root=module is model)
+                hooks.append(module.register_forward_pre_hook(_Hook(entering)))
+                hooks.append(module.register_forward_hook(_Hook(self._leaving), always_call=True))
             yield
         finally:
             for hook in hooks:
@@ -141,6 +142,20 @@ class Watcher(TorchFunctionMode):
     def _axis(self, output: Tensor) -> int:
         first = output.dim() > 3 if self.channels_first is None else self.channels_first
         return 1 if output.dim() > 2 and first else output.dim() - 1
+
+
+class _Hook:
+    """A hook that copies of the model do not take along: in a copy, or in a file, it does nothing."""
+
+    def __init__(self, call: Callable[..., None] | None = None) -> None:
+        self._call = call
+
+    def __call__(self, *arguments: Any) -> None:
+        if self._call is not None:
+            self._call(*arguments)
+
+    def __reduce__(self) -> tuple[type[_Hook], tuple[()]]:
+        return _Hook, ()
 
 
 def _as_samples(output: Tensor, axis: int) -> Tensor:

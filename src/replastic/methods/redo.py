@@ -1,0 +1,87 @@
+"""ReDo: now and then, units that are nearly silent beside the others of their layer are drawn anew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from replastic.errors import UserError
+from replastic.methods._interface import Run, option
+from replastic.methods._registry import register
+from replastic.methods._units import Units
+from replastic.methods._units_method import UnitMethod
+
+
+@register("redo", reference="https://arxiv.org/abs/2302.12902")
+@dataclass(kw_only=True)
+class Redo(UnitMethod):
+    """Resets the units whose mean |activation| is at most `dormancy_threshold` times the mean over their layer.
+
+    Incoming weights, biases and what a norm keeps of the unit (gain, bias, running statistics) come from a fresh draw,
+    outgoing weights become zero, the optimizer forgets both. In a layer that is silent as a whole every unit is
+    dormant.
+
+    Reference: Sokar et al. (2023), section 3 (definition 3.1) and section 4 (ReDo). Differs: activations are those of
+    the last training batches before a check, each with the weights of its moment, instead of one batch drawn for it.
+    FIRE (Han et al., 2026) checks once per pass over the data, with thresholds .5 (warm start), .05 and .01.
+    """
+
+    dormancy_threshold: float = option(
+        0.1, help="share of the layer's mean activation up to which a unit is dormant (tau)", search=(0.5, 0.05, 0.01)
+    )
+    every: int = option(0, help="updates between two checks; 0 is one pass over the data")
+    batches: int = option(10, help="training batches before a check whose activations count")
+
+    def validate(self) -> None:
+        """`dormancy_threshold` and `every` are not negative, `batches` is positive."""
+        if self.dormancy_threshold < 0.0:
+            raise UserError(f"{self.name}: dormancy_threshold must not be negative, got {self.dormancy_threshold}")
+        if self.every < 0:
+            raise UserError(f"{self.name}: every must not be negative, got {self.every}")
+        if self.batches < 1:
+            raise UserError(f"{self.name}: batches must be 1 or more, got {self.batches}")
+
+    def check(self, run: Run) -> None:
+        """See that there is a unit to reset and a time to do so."""
+        if not (self.every or run.pass_steps):
+            raise UserError(
+                f"{self.name}: nobody says how many updates a pass over the data takes; give every=<updates>"
+            )
+        super().check(run)
+
+    def memory(self, units: Units) -> dict[str, Tensor]:
+        """Updates since the last check, and the activations counted for the next."""
+        return {"since": torch.zeros((), dtype=torch.int64), "activity": units.zeros()}
+
+    def wanted(self) -> bool:
+        """The last batches before a check."""
+        return int(self.kept["since"]) >= self._interval() - self.batches
+
+    def statistic(self, run: Run, output: Tensor, over: tuple[int, ...], span: slice) -> Tensor:
+        """Mean |activation|."""
+        sums: Tensor = torch.linalg.vector_norm(output, 1, over, dtype=self.units.dtype)
+        return sums * len(sums) / output.numel()
+
+    def decide(self, run: Run, seen: Tensor | None) -> Tensor | None:
+        """The dormant units, when it is time for a check."""
+        since, activity = self.kept["since"], self.kept["activity"]
+        since += 1
+        if seen is not None:
+            activity += seen
+        if int(since) < self._interval():
+            return None
+        scores = torch.cat([_relative(part) for part in self.units.parts(activity)])
+        since.zero_()
+        activity.zero_()
+        return torch.nonzero(scores <= self.dormancy_threshold).flatten()
+
+    def _interval(self) -> int:
+        return self.every or self._run.pass_steps
+
+
+def _relative(activity: Tensor) -> Tensor:
+    """Activities of a layer beside their mean; 0 where that is 0."""
+    mean = activity.mean()
+    return activity / torch.where(mean > 0, mean, 1.0)
