@@ -1,0 +1,98 @@
+"""Hare and Tortoise against the average written out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from replastic import methods
+from replastic.weights.writer import write
+
+RunOn = Callable[..., methods.Run]
+
+
+def moved(model: nn.Module, step: int) -> None:
+    """Something that happens to the weights and the statistics in one update."""
+    draw = torch.Generator().manual_seed(step)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), model[1].running_mean):
+            tensor.add_(torch.randn(tensor.shape, generator=draw).to(tensor))
+        model[1].num_batches_tracked += 1
+
+
+def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)).to(dtype)
+
+
+def test_the_hare_is_put_back_to_the_average(run_on: RunOn) -> None:
+    model, run = network(), None
+    run = run_on(model)
+    method = methods.from_spec("hare_tortoise:momentum=0.9,every=3")
+    method.setup(run)
+    slow = {name: value.clone() for name, value in model.state_dict().items()}
+    for step in range(1, 8):
+        moved(model, step)
+        fast = {name: value.clone() for name, value in model.state_dict().items()}
+        for name, value in fast.items():
+            if value.is_floating_point():
+                slow[name] = 0.9 * slow[name] + 0.1 * value
+        run.step = step
+        change = method.after_step(run)
+        assert (change is not None) == (step in (3, 6))
+        if change is not None:
+            write(run.store, change)
+            fast = {**slow, "1.num_batches_tracked": torch.tensor(step)}
+        for name, value in model.state_dict().items():
+            torch.testing.assert_close(value, fast[name], rtol=1e-12, atol=1e-14)
+
+
+def test_the_average_of_bfloat16_weights_moves(run_on: RunOn) -> None:
+    model = network(torch.bfloat16)
+    method = methods.from_spec("hare_tortoise:momentum=0.999,every=1000")
+    run = run_on(model)
+    method.setup(run)
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+    before = method.state_dict()["0.weight"].clone()
+    for run.step in range(1, 101):
+        method.after_step(run)
+    wanted = 1 + (before.double() - 1) * 0.999**100
+    torch.testing.assert_close(method.state_dict()["0.weight"].double(), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_parameters_have_no_average(run_on: RunOn) -> None:
+    model = network()
+    model[2].weight.requires_grad_(False)
+    method = methods.from_spec("hare_tortoise")
+    method.setup(run_on(model, exclude_modules=["0"]))
+    assert set(method.state_dict()) == {"1.weight", "1.bias", "1.running_mean", "1.running_var", "2.bias"}
+
+
+def test_statistics_go_through_the_mean_over_processes_and_weights_do_not(run_on: RunOn) -> None:
+    seen: list[Tensor] = []
+
+    def average(value: Tensor) -> Tensor:
+        seen.append(value)
+        return value + 1.0
+
+    model = network()
+    run = run_on(model, average=average)
+    method = methods.from_spec("hare_tortoise:momentum=0.5")
+    method.setup(run)
+    old = method.state_dict()["1.running_mean"].clone()
+    run.step = 1
+    method.after_step(run)
+    assert len(seen) == 2
+    torch.testing.assert_close(method.state_dict()["1.running_mean"], old + 0.5)
+    torch.testing.assert_close(method.state_dict()["0.weight"], model[0].weight.detach())
+
+
+@pytest.mark.parametrize("wrong", ["momentum=1.0", "every=0"])
+def test_values_that_would_do_nothing_are_refused(wrong: str) -> None:
+    with pytest.raises(ValueError, match=wrong.partition("=")[0]):
+        methods.from_spec(f"hare_tortoise:{wrong}")
