@@ -105,8 +105,10 @@ def test_a_plugin_runs_beside_the_others_and_finished_runs_are_skipped(tmp_path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("benchmark", benchmarks.names())
-def test_every_benchmark_smokes_and_ends_with_a_page(benchmark, tmp_path, capsys):
+def test_every_benchmark_smokes_and_ends_with_a_page(benchmark, tmp_path, capsys, request, monkeypatch):
     out = tmp_path / "out"
+    if benchmarks.get(benchmark)().presets["smoke"].protocol.data != "digits":
+        monkeypatch.setenv("REPLASTIC_DATA", str(request.getfixturevalue("shared_data")))
     assert main(["run", benchmark, "--preset", "smoke", "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert (out / "report.html").is_file()

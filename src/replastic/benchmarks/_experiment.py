@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from replastic import data, methods, metrics, recipes
+from replastic.benchmarks._cost import Expected, expected
 from replastic.benchmarks._runs import Job, execute
 from replastic.benchmarks._spec import BenchmarkSpec
 from replastic.errors import UserError
-from replastic.records import find_runs
+from replastic.records import find_runs, write_text
 from replastic.report.experiment import differences
-from replastic.training import Protocol, boundary
+from replastic.training import Protocol, boundary, distributed
+from replastic.training.failures import DivergedError
 from replastic.training.session import Session
 from replastic.training.workers import work
 
@@ -28,17 +33,22 @@ class Plan:
     jobs: tuple[Job, ...]
     shared: tuple[Job, ...]
     """Phases that all methods share, to be trained first."""
+    probe: Mapping[str, Any] | None = None
+    """Measurement by which the settings of speed were chosen, kept in the folder as speed.json."""
 
     @property
     def todo(self) -> tuple[Job, ...]:
         """Runs that are not finished."""
         return tuple(job for job in self.jobs if not job.directory.done)
 
-    def estimate(self, workers: int) -> float | None:
-        """Seconds that the runs to do will take on `workers` quiet cores, by those that are finished, if any are."""
-        taken = [job.directory.records()[-1]["seconds"] for job in self.jobs if job.directory.done]
-        rounds = -(-len(self.todo) // workers)
-        return rounds * sum(taken) / len(taken) if taken and rounds else None
+    def expected(self, workers: int) -> Expected | None:
+        """Time on the clock that what is to be done will take in so many workers; None if nothing is.
+
+        Nor is it told where several processes share each run.
+        """
+        if not self.todo or distributed.world_size() > 1:
+            return None
+        return expected(self.jobs, self.shared, self.todo, workers)
 
 
 @dataclass
@@ -94,30 +104,60 @@ def plan(
     return planned
 
 
+Crew = Callable[[Mapping[str, Job], Listener], dict[str, str]]
+"""Carries out jobs, given by name, and tells the listener; returns what went wrong, by name."""
+
+
 def run(
-    planned: Plan, *, workers: int, plugins: Sequence[str] = (), listener: Listener | None = None
+    planned: Plan,
+    *,
+    workers: int,
+    plugins: Sequence[str] = (),
+    listener: Listener | None = None,
+    crew: Crew | None = None,
 ) -> dict[str, str]:
-    """Carry out what is not done yet.
+    """Carry out what is not done yet: runs beside each other or, under torchrun, one after another by all processes.
+
+    Args:
+        planned: What is to be done.
+        workers: Most runs at a time.
+        plugins: Plug-in files that each process loads first.
+        listener: Told how far the jobs are.
+        crew: Who does the work instead of processes of this machine.
 
     Returns:
         What went wrong, by name of the job; the other runs are finished.
     """
     listener = listener or Listener()
+    todo, folder = planned.todo, planned.jobs[0].folder
+    distributed.barrier()  # Before any process writes, all have seen what there is to do.
 
     def carry_out(jobs: Iterable[Job]) -> dict[str, str]:
-        return work(
-            {job.name: job for job in jobs},
-            execute,
-            workers=workers,
-            plugins=plugins,
-            progress=listener.progress,
-            ended=listener.ended,
-        )
+        named = {job.name: job for job in jobs}
+        if crew is not None:
+            return crew(named, listener)
+        if distributed.world_size() > 1:
+            return _together(named, listener)
+        return work(named, execute, workers=workers, plugins=plugins, progress=listener.progress, ended=listener.ended)
 
-    with alone(planned.jobs[0].folder):
+    with alone(folder) if distributed.rank() == 0 else nullcontext():
+        if planned.probe is not None:
+            write_text(folder / "speed.json", json.dumps(planned.probe, indent=2) + "\n")
         failures = carry_out(planned.shared)
         lost = {job.seed for job in planned.shared if job.name in failures}
-        return failures | carry_out(job for job in planned.todo if job.seed not in lost)
+        return failures | carry_out(job for job in todo if job.seed not in lost)
+
+
+def _together(jobs: Mapping[str, Job], listener: Listener) -> dict[str, str]:
+    """One job after another, of each of which every process does its part; plug-ins are known to all of them."""
+    failures: dict[str, str] = {}
+    for name, job in jobs.items():
+        try:
+            execute(job, partial(listener.progress, name))
+        except DivergedError as error:  # The same in every process; any other error ends them all.
+            failures[name] = str(error)
+        listener.ended(name, failures.get(name, ""))
+    return failures
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 from replastic import data, methods
 from replastic.records import RunDirectory, RunInfo, environment, write_text
-from replastic.training import Protocol, train
+from replastic.training import Protocol, distributed, train
 
 SHARED = "shared.json"
 """Settings of a folder that holds the phases all methods share; it is no run, so it has no run.json."""
@@ -86,9 +86,10 @@ def folder_name(spec: str) -> str:
 def execute(job: Job, report: Callable[[float], None]) -> None:
     """Train one job to its end, from wherever a killed process left it. Body of a worker."""
     directory, shared = job.directory, job.shared()
-    if job.known() is None:
+    if job.known() is None and distributed.rank() == 0:
         if job.until is None:
-            directory.create(replace(job.info(), environment=environment()))
+            around = {**environment(), "processes": distributed.world_size()}
+            directory.create(replace(job.info(), environment=around))
         else:
             directory.path.mkdir(parents=True, exist_ok=True)
             write_text(directory.path / SHARED, json.dumps(job.settings(), indent=2) + "\n")

@@ -20,7 +20,7 @@ class Watch(Listener):
         self.runs_ended = 0
         self.began = time.perf_counter()
         jobs = (*planned.shared, *planned.todo)
-        self._say(_plan_lines(planned, workers))
+        self._say(in_words(planned, workers))
         self.bar = tqdm(
             total=sum(job.phases for job in jobs),
             disable=not self.terminal or not jobs,
@@ -54,8 +54,8 @@ class Watch(Listener):
         print(text, file=sys.stderr, flush=True)
 
 
-def _plan_lines(planned: Plan, workers: int) -> str:
-    """How many runs, how many are left and, if some are finished, how long those will take."""
+def in_words(planned: Plan, workers: int) -> str:
+    """How many runs, how many are left, and how long those will take."""
     methods = dict.fromkeys(job.method for job in planned.jobs)
     seeds = dict.fromkeys(job.seed for job in planned.jobs)
     first, todo = planned.jobs[0], planned.todo
@@ -65,7 +65,13 @@ def _plan_lines(planned: Plan, workers: int) -> str:
     ]
     if len(todo) < len(planned.jobs):
         lines.append(f"{len(planned.jobs) - len(todo)} finished before, {len(todo)} to do")
-    seconds = planned.estimate(workers)
-    if seconds is not None:
-        lines.append(f"expected: {seconds / 60:.1f} minutes, by the runs that are finished")
+    expected = planned.expected(workers)
+    if expected is not None:
+        lines.append(f"expected: about {_duration(expected.seconds)} with {workers} jobs at a time, {expected.by}")
     return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -6,17 +6,22 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import torch
 import tyro
 
 from replastic import benchmarks, report
 from replastic.benchmarks import BenchmarkSpec, Plan
-from replastic.cli._progress import Watch
-from replastic.cli._protocol import ProtocolOptions, choose, folder, read
+from replastic.benchmarks._speed import FIELDS as SPEED_FIELDS
+from replastic.benchmarks._speed import settle
+from replastic.cli._progress import Watch, in_words
+from replastic.cli._protocol import Chosen, ProtocolOptions, choose, folder, read
 from replastic.errors import ReplasticError, UserError
+from replastic.training import Protocol, distributed
 
 EXAMPLES = """\
 examples:
@@ -44,7 +49,11 @@ class Options(ProtocolOptions):
     plugin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A Python file that registers something of your own."""
     device: str = "cpu"
-    """Where to train, such as cpu or cuda:0."""
+    """Where to train, such as cpu or cuda:0; under torchrun cpu or cuda, for one GPU per process."""
+    speed: Literal["given", "auto"] = "given"
+    """auto: a probe chooses precision, channels-last and compiled for a new folder; else they are as given."""
+    estimate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Only print what is to be done and how long it will take."""
     report: bool = True
     """Write report.html and print the final table."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -69,17 +78,47 @@ def main(arguments: Sequence[str]) -> int:
         label = f"{spec.summary['score_label']} (methods on from the start)"
         spec = replace(spec, summary={**spec.summary, "score_label": label})
     out = options.out or folder(chosen, options, protocol)
-    planned = benchmarks.plan(
-        spec,
-        protocol,
-        options.methods or preset.methods,
-        _seeds(options.seeds) if options.seeds else range(preset.seeds),
-        out,
-        device=options.device,
-        command=shlex.join(["replastic", "run", *args]),
-    )
-    failures = _run(planned, options, spec)
-    return _finish(planned, options, out, failures)
+    with distributed.processes(options.device) as device:
+        probe = None
+        if options.speed == "auto":
+            protocol, probe = _settle(chosen, protocol, out, device)
+        planned = benchmarks.plan(
+            spec,
+            protocol,
+            options.methods or preset.methods,
+            _seeds(options.seeds) if options.seeds else range(preset.seeds),
+            out,
+            device=torch.device(device).type if distributed.launched() else device,
+            command=shlex.join(["replastic", "run", *args]),
+        )
+        if options.estimate:
+            return _estimate(planned, options)
+        failures = _run(replace(planned, probe=probe), options, spec)
+        return _finish(planned, options, out, failures) if distributed.rank() == 0 else 0
+
+
+def _settle(chosen: Chosen, protocol: Protocol, out: str, device: str) -> tuple[Protocol, Mapping[str, Any] | None]:
+    """The protocol with the settings of speed that a probe, or the folder, gives."""
+    if distributed.launched():
+        raise UserError("--speed auto is for one process; under torchrun give --precision and the like")
+    if any(getattr(protocol.trainer, name) != getattr(chosen.protocol.trainer, name) for name in SPEED_FIELDS):
+        raise UserError("--speed auto chooses precision, channels-last and compiled itself; leave one or the other out")
+    protocol, choice = settle(protocol, Path(out), device)
+    return protocol, choice.record() if choice else None
+
+
+def _estimate(planned: Plan, options: Options) -> int:
+    """Print the plan instead of carrying it out."""
+    if distributed.rank():
+        return 0
+    if not options.json:
+        print(in_words(planned, options.jobs))
+        return 0
+    expected = planned.expected(options.jobs)
+    runs = {"runs": len(planned.jobs), "to_do": len(planned.todo), "jobs_at_a_time": options.jobs}
+    cost = {"seconds": expected.seconds, "by": expected.by} if expected else {"seconds": 0.0, "by": ""}
+    print(json.dumps({"out": str(planned.jobs[0].folder), **runs, "expected": cost}, indent=2))
+    return 0
 
 
 def _seeds(text: str) -> list[int]:
@@ -93,6 +132,8 @@ def _seeds(text: str) -> list[int]:
 
 
 def _run(planned: Plan, options: Options, spec: BenchmarkSpec) -> dict[str, str]:
+    if distributed.rank():
+        return benchmarks.run(planned, workers=1)
     watch = Watch(planned, workers=options.jobs, unit=spec.summary["phase_label"])
     try:
         with watch:

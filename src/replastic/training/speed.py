@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from replastic.data import Splits
+from replastic.data import Dataset, Splits
 from replastic.methods import Method
-from replastic.training import supervised
-from replastic.training.protocol import Protocol, Trainer
+from replastic.training import evaluate, supervised
+from replastic.training.protocol import Protocol
 from replastic.training.session import Session
 from replastic.training.update import update
 
@@ -91,32 +91,42 @@ def _simplest(candidates: Sequence[Settings], times: Sequence[float]) -> Setting
 
 def _time(protocol: Protocol, splits: Splits, device: str, candidates: Sequence[Settings]) -> list[float]:
     """Milliseconds of one update with each of the settings: median over rounds in which each has its turn."""
-    runs = [_Run(protocol, splits, device, settings) for settings in candidates]
-    taken = [[run.seconds() for run in runs] for _ in range(ROUNDS)]
+    trials = [
+        Trial(replace(protocol, trainer=replace(protocol.trainer, **settings)), splits, device)
+        for settings in candidates
+    ]
+    for trial in trials:
+        trial.seconds(WARM_UPDATES)
+    taken = [[trial.seconds(UPDATES) for trial in trials] for _ in range(ROUNDS)]
     return [1e3 * median(one) for one in zip(*taken, strict=True)]
 
 
-class _Run:
-    """A run with some settings, warmed up."""
+class Trial:
+    """A run that is only there to be timed; the first update takes longer than others."""
 
-    def __init__(self, protocol: Protocol, splits: Splits, device: str, settings: Settings) -> None:
-        trainer: Trainer = replace(protocol.trainer, **settings)
-        self.session = Session(replace(protocol, trainer=trainer), splits, Method(), 0, device)
+    def __init__(self, protocol: Protocol, splits: Splits, device: str) -> None:
+        self.session = Session(protocol, splits, Method(), 0, device)
         self.session.model.train()
         self.device = torch.device(device)
-        drawn = supervised.batches(splits.train, trainer.batch_size, 0, 1, "speed", seed=0)
+        drawn = supervised.batches(splits.train, protocol.trainer.batch_size, 0, 1, "speed", seed=0)
         self.batch = next(drawn)
-        for _ in range(WARM_UPDATES):
-            update(self.session, self.batch, 1.0)
 
-    def seconds(self) -> float:
-        """Of one update, with nothing else under way on the device."""
+    def seconds(self, updates: int) -> float:
+        """Of one update, the mean over some, with nothing else under way on the device."""
         self._wait()
         began = time.perf_counter()
-        for _ in range(UPDATES):
+        for _ in range(updates):
             update(self.session, self.batch, 1.0)
         self._wait()
-        return (time.perf_counter() - began) / UPDATES
+        return (time.perf_counter() - began) / updates
+
+    def evaluation_seconds(self, data: Dataset) -> float:
+        """Of scoring one sample, the mean over some."""
+        self._wait()
+        began = time.perf_counter()
+        evaluate.accuracy(self.session.forward, data)
+        self._wait()
+        return (time.perf_counter() - began) / len(data)
 
     def _wait(self) -> None:
         if self.device.type == "cuda":

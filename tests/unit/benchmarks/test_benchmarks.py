@@ -4,8 +4,10 @@ from collections import Counter
 from dataclasses import fields, replace
 
 import pytest
+import torch
 
 from replastic import benchmarks, methods
+from replastic.benchmarks import _cost
 from replastic.benchmarks._experiment import Plan
 from replastic.benchmarks._runs import folder_name
 from replastic.benchmarks._spec import every_method
@@ -86,19 +88,59 @@ def planned(tmp_path, chosen=("base", "fire"), seeds=(0, 1), **changes) -> Plan:
     return benchmarks.plan(spec, protocol, chosen, seeds, tmp_path)
 
 
+def finish(job, records):
+    """A finished run, by (phase, step, seconds) of its records."""
+    job.directory.create(job.info())
+    for phase, step, seconds in records:
+        job.directory.append({"phase": phase, "step": step, "event": "phase_end", "seconds": seconds})
+    job.directory.finish()
+
+
 def test_a_plan_shares_the_first_phase_by_seed_and_skips_what_is_done(tmp_path):
     plan = planned(tmp_path, chosen=("base", "fire", "base"))
     assert [job.name for job in plan.jobs] == ["base, seed 0", "base, seed 1", "fire, seed 0", "fire, seed 1"]
     assert [job.name for job in plan.shared] == ["shared first phase, seed 0", "shared first phase, seed 1"]
-    assert plan.estimate(1) is None
     for job in (plan.jobs[0], plan.jobs[2]):
-        job.directory.create(job.info())
-        job.directory.append({"phase": 1, "step": 4, "event": "phase_end", "seconds": 30.0})
-        job.directory.finish()
+        finish(job, [(0, 4, 10.0), (1, 45, 30.0)])
     plan = planned(tmp_path)
     assert [job.name for job in plan.todo] == ["base, seed 1", "fire, seed 1"]
     assert [job.seed for job in plan.shared] == [1]
-    assert (plan.estimate(1), plan.estimate(2)) == (60.0, 30.0)
+
+
+def test_the_cost_comes_from_finished_runs_with_the_shared_phase_once(tmp_path):
+    plan = planned(tmp_path)
+    for job, seconds in zip((plan.jobs[0], plan.jobs[2]), (30.0, 40.0), strict=True):
+        finish(job, [(0, 4, 10.0), (1, 45, seconds)])
+    plan = planned(tmp_path)
+    # One shared phase of 10 s is left, then two runs of (20 + 30) / 2 s, one after another or beside each other.
+    assert [plan.expected(workers).seconds for workers in (1, 2)] == [60.0, 35.0]
+    assert "finished" in plan.expected(1).by
+    # 4 of the 5 updates of the shared phase and 11 of the run's own 41 are made.
+    plan.shared[0].directory.path.mkdir(parents=True)
+    plan.shared[0].directory.append({"phase": 0, "step": 4, "event": "evaluation", "seconds": 8.0})
+    plan.todo[0].directory.create(plan.todo[0].info())
+    plan.todo[0].directory.append({"phase": 1, "step": 5 + 11, "event": "evaluation", "seconds": 14.0})
+    assert plan.expected(1).seconds == pytest.approx(10.0 / 5 + 25.0 * 30 / 41 + 25.0)
+    for job in plan.todo:
+        finish(job, [(1, 45, 30.0)])
+    assert planned(tmp_path).expected(1) is None
+
+
+def test_before_anything_is_finished_the_cost_is_timed_and_counts_updates_and_scores(tmp_path, monkeypatch):
+    # Phases of 130 and 1302 images, 2 epochs each in batches of 64: 5 and 41 updates (4.06 and 40.7, rounded up).
+    # Scored on 355 + 140 images after each epoch and at the end: after updates 2, 4 and 5, and after 20 and 41.
+    plan = planned(tmp_path)
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(_cost.Trial, "seconds", lambda self, updates: 0.5)
+    monkeypatch.setattr(_cost.Trial, "evaluation_seconds", lambda self, data: 0.01)
+    shared, run = 5 * 0.5 + 3 * 495 * 0.01, 41 * 0.5 + 2 * 495 * 0.01
+    assert plan.expected(1).seconds == pytest.approx(2 * shared + 4 * run)
+    assert plan.expected(2).seconds == pytest.approx(shared + 2 * run)
+    assert plan.expected(3).seconds == pytest.approx(shared + 2 * run)
+    assert "timing" in plan.expected(1).by
+    assert torch.get_num_threads() == threads
+    monkeypatch.undo()
+    assert 0 < plan.expected(1).seconds < 600
 
 
 def test_a_plan_refuses_other_settings_naming_the_difference(tmp_path):

@@ -1,0 +1,47 @@
+"""Which settings of speed an experiment trains with: what its folder began with, else what a short probe shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from replastic import data
+from replastic.benchmarks._cost import one_thread
+from replastic.benchmarks._runs import SHARED
+from replastic.training import Protocol
+from replastic.training.speed import Choice, choose
+
+FIELDS = ("precision", "channels_last", "compiled")
+"""Of `Trainer`."""
+
+
+def settle(protocol: Protocol, folder: Path, device: str) -> tuple[Protocol, Choice | None]:
+    """The protocol with the settings to train with.
+
+    All runs of a folder share them, as they change the numbers a little; so a probe is made for a new folder alone.
+
+    Returns:
+        The protocol, and the probe if one was made.
+
+    Raises:
+        UserError: The settings do not fit the data.
+    """
+    known = _known(folder)
+    if known is not None:
+        return replace(protocol, trainer=replace(protocol.trainer, **known)), None
+    with one_thread():
+        choice = choose(protocol, data.load(protocol.data, device), device)
+    return replace(protocol, trainer=replace(protocol.trainer, **choice.settings)), choice
+
+
+def _known(folder: Path) -> Mapping[str, Any] | None:
+    """Settings of speed of the first run, or shared phase, in the folder."""
+    files = sorted([*folder.rglob("run.json"), *folder.rglob(SHARED)])
+    if not files:
+        return None
+    content = json.loads(files[0].read_text(encoding="utf-8"))
+    trainer = content.get("config", content).get("trainer", {})
+    return {name: trainer[name] for name in FIELDS if name in trainer}
