@@ -12,8 +12,8 @@ from replastic.streams.warm_start import WarmStart
 
 SMALL = {
     "cifar10": ("train=8000,test=4000", WarmStart(first_epochs=40, epochs=6)),
-    "cifar100": ("train=15000,test=2000", WarmStart(first_epochs=60, epochs=6)),
-    "tiny_imagenet": ("train=12000,test=2000", WarmStart(first_epochs=40, epochs=6)),
+    "cifar100": ("train=15000,test=2000", WarmStart(first_epochs=60, epochs=10)),
+    "tiny_imagenet": ("first_classes=40", WarmStart(first_epochs=150, epochs=20)),
 }
 """Of each pair: how much of the data, and for how long: the first phase until 99% of its images are learned."""
 CUBIC = "fire:solver=newton_schulz,num_iters="

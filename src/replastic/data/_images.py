@@ -46,6 +46,7 @@ class ImageSet(Provider):
     source: str = option("", help="folder of Parquet files or of images, or a Hub name; empty: see $REPLASTIC_DATA")
     train: int = option(0, help="training images to use, equally many of each class, held-out ones included; 0: all")
     test: int = option(0, help="test images to use, equally many of each class; 0: all")
+    first_classes: int = option(0, help="use the images of the first so many classes alone; 0: all")
 
     hub: ClassVar[str] = ""
     """What the empty `source` stands for where there is no folder of the set's name: a name on the Hub."""
@@ -56,7 +57,7 @@ class ImageSet(Provider):
         Raises:
             UserError: There is one.
         """
-        for field, value in (("train", self.train), ("test", self.test)):
+        for field, value in (("train", self.train), ("test", self.test), ("first_classes", self.first_classes)):
             if value < 0:
                 raise UserError(f"{self.name}: {field} must be 0 (all) or more, got {value}")
 
@@ -90,7 +91,7 @@ class ImageSet(Provider):
             MissingExtraError: `datasets` or Pillow is not installed.
         """
         found, layout = self._found(), self.layout()
-        key = [self.name, fingerprint(found), layout, self.train, self.test, EVERY]
+        key = [self.name, fingerprint(found), layout, self.train, self.test, self.first_classes, EVERY]
         return cached(self.name, key, lambda: self._decoded(found, layout))
 
     def _found(self) -> Place:
@@ -98,6 +99,14 @@ class ImageSet(Provider):
         if not source and (root := os.environ.get(FOLDER)) and (Path(root) / self.name).is_dir():
             source = str(Path(root) / self.name)
         return find(source or self.hub, self.name, self.layout().config)
+
+    def _used(self, classes: int, where: str) -> int:
+        if self.first_classes > classes or self.first_classes == 1:
+            raise UserError(
+                f"{self.name}: first_classes={self.first_classes} must be 0 (all) or 2 to {classes}, "
+                f"the classes of {where}"
+            )
+        return self.first_classes or classes
 
     def _decoded(self, found: Place, layout: Layout) -> Splits:
         with opened(found) as there:
@@ -109,6 +118,7 @@ class ImageSet(Provider):
             test.check_range(classes)
             size = image_size(train, 0)
             self.check(str(found), classes, size)
+            classes = self._used(classes, str(found))
             chosen = balanced(train, classes, self.train, f"{self.name}: train", every_class=True)
             tested = balanced(test, classes, self.test, f"{self.name}: test", every_class=False)
             kept, held = hold_out(train.targets[chosen], EVERY)

@@ -10,11 +10,11 @@ from replastic.errors import UserError
 
 
 def balanced(split: Split, classes: int, count: int, option: str, *, every_class: bool) -> Tensor:
-    """Rows of the first `count` / `classes` images of each class, ascending; all rows if `count` is 0.
+    """Rows of the first `count` / `classes` images of each class, ascending; all of them if `count` is 0.
 
     Args:
         split: Where from.
-        classes: How many there are.
+        classes: How many are used: those from 0 on.
         count: How many images in all.
         option: Name of the option that set `count`, for messages.
         every_class: Refuse a class without image even if all rows are wanted.
@@ -27,7 +27,7 @@ def balanced(split: Split, classes: int, count: int, option: str, *, every_class
         near = " or ".join(str(n) for n in (below, below + classes) if n)
         raise UserError(f"{option}={count} is no multiple of the {classes} classes: try {near}")
     wanted = count // classes
-    there = torch.bincount(split.targets, minlength=classes)
+    there = torch.bincount(split.targets, minlength=classes)[:classes]
     if every_class and (missing := int((there == 0).sum())):
         first = int((there == 0).nonzero()[0])
         others = f" (nor have {missing - 1} others)" if missing > 1 else ""
@@ -39,6 +39,6 @@ def balanced(split: Split, classes: int, count: int, option: str, *, every_class
             f"{split.where} has {int(there[worst])}: the most is {int(there.min()) * classes}"
         )
     if not wanted:
-        return torch.arange(len(split.targets))
+        return (split.targets < classes).nonzero().flatten()
     rows = [(split.targets == label).nonzero().flatten()[:wanted] for label in range(classes)]
     return torch.cat(rows).sort().values
