@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 
+import datasets
 import pytest
 import torch
 
@@ -154,3 +156,26 @@ def test_the_cache_lies_in_the_home_folder_unless_told(tmp_path, monkeypatch):
     write_set(tmp_path / "data")
     data.load(f"images:source={tmp_path / 'data'}")
     assert len(list((tmp_path / "home" / ".cache" / "replastic").glob("images-*.safetensors"))) == 1
+
+
+def test_data_elsewhere_are_other_data(tmp_path, monkeypatch):
+    for place, seed in (("a", 1), ("b", 2)):
+        pixels = [picture(seed + i, (28, 28), channels=1) for i in range(100)]
+        for split in ("train", "test"):
+            write_parquet(
+                tmp_path / place / "mnist" / f"{split}.parquet", [encoded(p) for p in pixels], [*range(10)] * 10
+            )
+    monkeypatch.setenv("REPLASTIC_DATA", str(tmp_path / "a"))
+    first = data.load("mnist").test.inputs
+    monkeypatch.setenv("REPLASTIC_DATA", str(tmp_path / "b"))
+    assert torch.equal(data.load("mnist").test.inputs[:-1], first[1:])
+
+
+def test_a_folder_leaves_nothing_behind_but_what_was_decoded(tmp_path, monkeypatch):
+    for name in ("hub", "scratch"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    write_set(tmp_path / "data")
+    data.load(f"images:source={tmp_path / 'data'}")
+    assert [*(tmp_path / "hub").iterdir(), *(tmp_path / "scratch").iterdir()] == []

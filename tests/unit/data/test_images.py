@@ -226,3 +226,10 @@ def test_identity_says_what_the_data_are_and_not_where():
     assert data.identity("cifar100:test=0,source=x/y,train=1000") == "cifar100:train=1000"
     assert data.identity("images:label=kind,source=/a") == "images:source=/a,label=kind"
     assert data.identity("digits") == "digits"
+
+
+def test_a_labelled_test_split_goes_before_the_validation_split(tmp_path):
+    write_set(tmp_path)
+    write_parquet(tmp_path / "validation-00000-of-00001.parquet", [encoded(picture(0))] * 3, [0, 1, 0])
+    assert len(data.load(f"images:source={tmp_path}").test) == 6
+    assert len(data.load(f"images:source={tmp_path},test_split=validation").test) == 3
