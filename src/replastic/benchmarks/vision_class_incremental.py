@@ -10,8 +10,8 @@ from replastic.benchmarks._spec import BenchmarkSpec, Preset
 from replastic.streams.class_incremental import ClassIncremental
 
 SMALL = {
-    "cifar100": ("train=3000,test=1000", ClassIncremental(epochs=4)),
-    "tiny_imagenet": ("train=2000,test=1000", ClassIncremental(epochs=4)),
+    "cifar100": ("first_classes=20", ClassIncremental(phases=10, epochs=10)),
+    "tiny_imagenet": ("first_classes=20", ClassIncremental(phases=10, epochs=10)),
 }
 """Of each pair: how much of the data, and for how long. CIFAR-10 has too few classes."""
 
