@@ -1,4 +1,4 @@
-"""Show what there is: methods, metrics, benchmarks, networks, streams, recipes, solvers, scales."""
+"""Show what there is: methods, metrics, benchmarks, data, networks, streams, recipes, solvers, scales."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Any
 
 from replastic import linalg, recipes
 from replastic.cli._arguments import Parser
+from replastic.cli._fields import described
 from replastic.errors import UnknownNameError
 from replastic.registry import load_plugin
 
-REGISTRIES = ("methods", "metrics", "benchmarks", "networks", "streams")
+REGISTRIES = ("methods", "metrics", "benchmarks", "data", "networks", "streams")
 EXAMPLES = """\
 examples:
   replastic list                                  everything
-  replastic list methods                          one kind, with what each does and where it comes from
+  replastic list methods                          one kind, with every setting of each
+  replastic list streams networks data            what `replastic run` can train, on what, in which phases
   replastic list methods --plugin my_method.py    with a method of your own
 """
 
@@ -37,7 +39,10 @@ def main(arguments: Sequence[str]) -> int:
     for plugin in options.plugin:
         load_plugin(plugin)
     found = {kind: _rows(kind) for kind in options.kinds or _kinds()}
-    print(json.dumps(found, indent=2) if options.json else "\n\n".join(_table(k, r) for k, r in found.items()))
+    if options.json:
+        print(json.dumps(found, indent=2))
+    else:
+        print("\n\n".join(_table(kind, rows, settings=bool(options.kinds)) for kind, rows in found.items()))
     return 0
 
 
@@ -49,7 +54,10 @@ def _rows(kind: str) -> list[dict[str, Any]]:
     if kind in REGISTRIES:
         room = import_module(f"replastic.{kind}")
         entries = [room.entry(name) for name in room.names()]
-        return [{"name": e.name, "summary": e.summary, "reference": e.reference} for e in entries]
+        return [
+            {"name": e.name, "summary": e.summary, "reference": e.reference, "settings": described(e.target)}
+            for e in entries
+        ]
     if kind == "recipes":
         loaded = [recipes.load(name) for name in recipes.names()]
         return [{"name": r.name, "summary": r.summary, "reference": r.reference} for r in loaded]
@@ -61,10 +69,17 @@ def _first_line(what: object) -> str:
     return (getattr(what, "__doc__", None) or "").strip().split("\n")[0]
 
 
-def _table(kind: str, rows: list[dict[str, Any]]) -> str:
+def _table(kind: str, rows: list[dict[str, Any]], *, settings: bool) -> str:
     width = max((len(row["name"]) for row in rows), default=0)
     lines = []
     for row in rows:
         reference = f"  [{row['reference']}]" if row["reference"] else ""
         lines.append(f"  {row['name']:<{width}}  {row['summary']}{reference}")
+        for field in row.get("settings", ()) if settings else ():
+            lines.append(f"  {'':<{width}}    {field['name']}={_plain(field['default'])}  {field['help']}")
     return "\n".join([f"{kind}:", *lines])
+
+
+def _plain(default: object) -> str:
+    """A default as it is typed after a flag."""
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
