@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field, field, fields
 from types import NoneType
@@ -11,6 +12,20 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from replastic.errors import UserError, did_you_mean
 
 K = TypeVar("K", bound=type)
+
+
+_JOIN = re.compile(r"\+(?=\s*[A-Za-z_])")
+"""Between two specs; the plus of a number such as 1e+3 is none."""
+
+
+def pieces(spec: str) -> list[str]:
+    """The specs that a text joins by ``+``: ``fire:solver=fast`` and ``ewc`` of ``fire:solver=fast+ewc``."""
+    return _JOIN.split(spec)
+
+
+def name_of(spec: str) -> str:
+    """The text without its options: ``fire+ewc`` for ``fire:solver=fast+ewc``."""
+    return "+".join(piece.partition(":")[0].strip() for piece in pieces(spec))
 
 
 def option(default: Any, *, help: str, choices: Sequence[Any] = (), search: Sequence[Any] = ()) -> Any:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from replastic.errors import UserError
 from replastic.methods._combined import Combined
 from replastic.methods._interface import Method
 from replastic.methods._registry import get
-from replastic.options import check_known, check_values, read
+from replastic.options import check_known, check_values, pieces, read
 
 M = TypeVar("M", bound=Method)
-
-JOIN: Final = re.compile(r"\+(?=\s*[A-Za-z_])")
-"""Between two methods of a spec; the plus of a number such as 1e+3 is none."""
 
 
 def build(kind: type[M], options: Mapping[str, Any]) -> M:
@@ -42,13 +38,13 @@ def from_spec(spec: str, **options: Any) -> Method:
     Raises:
         UserError: No such method, the text cannot be read, options beside several methods, or as `build`.
     """
-    pieces = JOIN.split(spec)
-    if len(pieces) == 1:
+    several = pieces(spec)
+    if len(several) == 1:
         kind, given = read(spec, get)
         return build(kind, {**given, **options})
     if options:
         raise UserError(f"options {', '.join(options)} could be meant for any part of {spec!r}: write them in the text")
-    method = Combined(combined=tuple(map(from_spec, pieces)))
+    method = Combined(combined=tuple(map(from_spec, several)))
     method.validate()
     return method
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replastic.errors import UnknownNameError, UserError
+from replastic.options import name_of
 from replastic.records import Record, RunDirectory, RunInfo, find_runs
 
 Paths = str | Path | Sequence[str | Path]
@@ -132,7 +133,7 @@ class Experiment:
         """
         if method in self.runs:
             return method
-        found = [spec for spec in self.runs if spec.partition(":")[0] == method]
+        found = [spec for spec in self.runs if name_of(spec) == method]
         if len(found) != 1:
             raise UnknownNameError("method of these runs", method, self.runs)
         return found[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from replastic.options import name_of
 from replastic.report.tables import Table
 
 MAIN = {"base": "#3b414d", "fire": "#d55e00", "interpolation": "#0072b2", "full_reset": "#009e73"}
@@ -28,15 +29,13 @@ def lines(table: Table) -> dict[str, Line]:
     specs = [row.method for row in table.rows]
     own: dict[str, str] = {}
     for name, colour in MAIN.items():
-        of_that_name = sorted((spec for spec in specs if spec.partition(":")[0] == name), key=len)
+        of_that_name = sorted((spec for spec in specs if name_of(spec) == name), key=len)
         own.update(dict.fromkeys(of_that_name[:1], colour))
     free = [colour for colour in (*FURTHER, *MAIN.values()) if colour not in own.values()]
     for spec in specs:
         if spec not in own and free:
             own[spec] = free.pop(0)
     return {
-        spec: Line(
-            own.get(spec, MUTED), 2.6 if spec.partition(":")[0] == ACCENT else 1.8 if spec in own else 0.8, spec in own
-        )
+        spec: Line(own.get(spec, MUTED), 2.6 if name_of(spec) == ACCENT else 1.8 if spec in own else 0.8, spec in own)
         for spec in specs
     }

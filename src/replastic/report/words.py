@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from replastic import metrics
 from replastic.errors import UnknownNameError
+from replastic.options import name_of
 from replastic.report.statistics import Estimate
 
 MINUS = "\u2212"
@@ -56,9 +57,9 @@ def plain(text: str) -> str:
 
 def labels(methods: Sequence[str]) -> dict[str, str]:
     """A short name per spec: the method's name, with its options only where two specs share the name."""
-    names = [spec.partition(":")[0] for spec in methods]
+    names = [name_of(spec) for spec in methods]
     return {
-        spec: name if names.count(name) == 1 else spec.replace(":", " ", 1).replace(",", ", ")
+        spec: name if names.count(name) == 1 else spec.replace(":", " ").replace(",", ", ")
         for spec, name in zip(methods, names, strict=True)
     }
 

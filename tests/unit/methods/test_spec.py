@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -10,6 +11,7 @@ from replastic import methods
 from replastic.errors import UserError
 from replastic.methods import Method, option
 from replastic.methods._registry import REGISTRY
+from replastic.options import name_of, pieces
 
 
 @dataclass(kw_only=True)
@@ -24,9 +26,10 @@ class Picky(Method):
 
 
 @pytest.fixture(autouse=True)
-def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(REGISTRY, "_entries", dict(REGISTRY._entries))
+def _registered() -> Iterator[None]:
     methods.register("picky")(Picky)
+    yield
+    del REGISTRY._entries["picky"]
 
 
 @pytest.mark.parametrize(
@@ -78,3 +81,17 @@ def test_spec_of_is_short_and_keeps_what_was_given() -> None:
     assert given.explicit == {"count"}
     assert methods.spec_of(given) == "picky:count=3", "a default given by hand is kept: recipes must not override it"
     assert methods.from_spec("picky:count=3", word="b").explicit == {"count", "word"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "parts", "name"),
+    [
+        ("fire", ["fire"], "fire"),
+        ("fire:scale=unit+ewc", ["fire:scale=unit", "ewc"], "fire+ewc"),
+        ("l2_init:strength=1e+3+fire:targets=a|b", ["l2_init:strength=1e+3", "fire:targets=a|b"], "l2_init+fire"),
+        (" ewc + fire : scale = unit", [" ewc ", " fire : scale = unit"], "ewc+fire"),
+    ],
+)
+def test_a_text_that_joins_several_methods(spec: str, parts: list[str], name: str) -> None:
+    assert pieces(spec) == parts
+    assert name_of(spec) == name
