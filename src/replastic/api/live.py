@@ -30,8 +30,8 @@ def fire_(model: nn.Module, **arguments: Any) -> Outcome:
     """Project the weight matrices of `model` to their nearest orthonormal ones, in place, between two training phases.
 
     The same as ``apply_("fire", model, ...)``: see there for the arguments. Options of the method itself: `solver`
-    ("exact", "iterative", "fast", "newton_schulz", "svd"), `scale` ("modular", "preserve", "init", "procrustes",
-    "unit"), and for "newton_schulz" `num_iters` and `coefficients`.
+    ("exact", "iterative", "fast", "newton_schulz", "svd"), `scale` ("modular", "modular_norm", "preserve", "init",
+    "procrustes", "unit"), and for "newton_schulz" `num_iters` and `coefficients`.
 
     Reference: FIRE (Han et al., ICLR 2026), section 3 and Algorithm 1. Differs from the authors' code in its defaults:
     an exact factor instead of 5 or 10 iterations; heads and embeddings are left alone. ``recipe="paper-cnn"`` (or
