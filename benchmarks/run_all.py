@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SCRIPTS = ("import_time", "polar_memory", "polar_speed")
+SCRIPTS = ("import_time", "polar_memory", "polar_speed", "boundary_cost", "vision_throughput")
 
 
 def main() -> int:

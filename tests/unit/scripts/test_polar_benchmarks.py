@@ -1,25 +1,13 @@
-"""The speed benchmark compares like with like: the right layers, and the same polynomial in both contestants."""
+"""The benchmarks of the polar factor compare like with like: the right layers, and the same polynomial."""
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
-from types import ModuleType
+from collections import Counter
 
 import pytest
 import torch
 
-FOLDER = Path(__file__).resolve().parents[3] / "benchmarks"
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-
-    def load(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    return load
+from replastic import networks
 
 
 def test_layer_lists_have_the_networks_sizes(script) -> None:
@@ -30,6 +18,16 @@ def test_layer_lists_have_the_networks_sizes(script) -> None:
     assert matrices == {"ResNet-18": 158, "VGG-16": 120, "ViT-Tiny": 74, "ViT-Tiny q, k": 24, "GPT-2": 73}
     parameters = sum(layer.d_out * layer.d_in for layer in lists.gpt2())
     assert parameters == 12 * 12 * 768**2 + 50304 * 768
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "side", "classes"),
+    [("ResNet-18", "resnet18", 32, 10), ("VGG-16", "vgg16", 64, 200), ("ViT-Tiny", "vit_tiny", 32, 100)],
+)
+def test_layer_lists_are_those_of_the_networks(script, name: str, network: str, side: int, classes: int) -> None:
+    model = networks.build(networks.get(network)(), (3, side, side), classes, seed=0)
+    weights = Counter(tuple(p.shape) for n, p in model.named_parameters() if n.endswith("weight") and p.dim() > 1)
+    assert weights == Counter(layer.shape for layer in script("layer_lists").MODELS[name][0]())
 
 
 def test_loop_and_batched_solve_the_same_problem(script) -> None:

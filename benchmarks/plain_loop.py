@@ -1,0 +1,86 @@
+"""What the training loop is measured against: a DataLoader that decodes every image whenever it is asked for."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as Samples
+
+from replastic import networks
+from replastic.data import Dataset
+from replastic.seeds import derive
+from replastic.training import Protocol, supervised
+from replastic.training.update import warm_up
+
+
+class Files(Samples[tuple[Tensor, int]]):
+    """PNG files in memory, as the Hub stores CIFAR; decoded, made a tensor and normalised one by one."""
+
+    def __init__(self, images: Dataset) -> None:
+        assert images.pixels is not None, "only images stored as bytes can be made files"
+        self.files = [encode(image) for image in images.inputs.cpu()]
+        self.targets = images.targets.tolist()
+        self.mean, self.std = (value.cpu().view(-1, 1, 1) for value in (images.pixels.mean, images.pixels.std))
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """The image as float32 (C, H, W), by the steps that vision transforms are usually composed of."""
+        image = Image.open(io.BytesIO(self.files[index])).convert("RGB")
+        scaled = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
+        return scaled.sub_(self.mean).div_(self.std), self.targets[index]
+
+
+def encode(image: Tensor) -> bytes:
+    """An image (3, H, W) of bytes as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, format="png")
+    return file.getvalue()
+
+
+class Plain:
+    """The usual way to train: float32, contiguous, Adam and a schedule as torch has them."""
+
+    def __init__(
+        self, protocol: Protocol, images: Dataset, files: Files, seed: int, updates: int, device: str, workers: int
+    ) -> None:
+        self.trainer, self.images, self.files = protocol.trainer, images, files
+        self.seed, self.device, self.workers, self.done = seed, device, workers, 0
+        network_seed = derive(seed, "network")
+        self.model = networks.build(protocol.network, images.sample_shape, images.classes, network_seed).to(device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.trainer.learning_rate)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: warm_up(step, updates, self.trainer.warmup)
+        )
+
+    def advance(self, updates: int) -> Tensor:
+        """Train on; the losses (updates,), on the CPU."""
+        order = list(self.order(updates))
+        pinned = torch.device(self.device).type == "cuda"
+        loader = DataLoader(self.files, batch_sampler=order, num_workers=self.workers, pin_memory=pinned)
+        self.model.train()
+        losses = []
+        for inputs, targets in loader:
+            loss = nn.functional.cross_entropy(self.model(inputs.to(self.device)), targets.to(self.device))
+            self.optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.trainer.clip_norm)
+            self.optimizer.step()
+            self.schedule.step()
+            losses.append(loss.detach())
+        self.done += updates
+        return torch.stack(losses).cpu()
+
+    def order(self, updates: int) -> Iterator[list[int]]:
+        """Sample numbers of the next batches: those of the library's loop with the same seed."""
+        numbers = Dataset(torch.arange(len(self.files)), torch.tensor(self.files.targets), self.images.classes)
+        size, first = self.trainer.batch_size, self.done
+        for chosen, _ in supervised.batches(numbers, size, first, first + updates, "batches", 0, seed=self.seed):
+            yield chosen.tolist()
