@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import re
 from collections.abc import Sequence
 from contextlib import redirect_stderr
@@ -15,6 +16,10 @@ from replastic.errors import UserError
 
 _PLAIN = (
     (r"^Error parsing (\S+): invalid literal for int\(\) with base 10: (.+)$", r"\1 must be a whole number, got \2"),
+    (
+        r"^Error parsing (\S+): No type matching \{None\}\|INT could .* from \[(.+)\]$",
+        r"\1 must be a whole number, got \2",
+    ),
     (r"^Error parsing (\S+): could not convert string to float: (.+)$", r"\1 must be a number, got \2"),
     (r"^Missing from [^:]*: (\S+).*$", r"\1 is missing"),
     (r"^Unrecognized options: ", "unknown option or one argument too many: "),
@@ -28,6 +33,34 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise the message."""
         raise UserError(f"{message}; `{self.prog} --help` explains")
+
+
+def job_count(given: int | None, device: str) -> int:
+    """Runs at a time: as given, else one for each core, or one on a GPU.
+
+    Raises:
+        UserError: Fewer than one.
+    """
+    if given is None:
+        return (os.cpu_count() or 1) if device.startswith("cpu") else 1
+    if given < 1:
+        raise UserError(f"--jobs must be 1 or more, got {given}")
+    return given
+
+
+def seed_list(text: str) -> list[int]:
+    """Seeds from ``5`` (0 to 4) or ``3,7``.
+
+    Raises:
+        UserError: The text is neither.
+    """
+    try:
+        seeds = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0 or (seeds == [0] and "," not in text):
+        raise UserError(f"--seeds must be a number of seeds (5) or a list (3,7), got {text!r}")
+    return seeds if "," in text else list(range(seeds[0]))
 
 
 def parse(kind: type[Any], *, prog: str, description: str, args: Sequence[str]) -> Any:

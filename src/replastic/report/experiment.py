@@ -38,8 +38,6 @@ class Presentation:
     phase_label: str = "phase"
     curves: tuple[str, ...] = ()
     """Metric keys to draw over the phases, beside the score."""
-    from_start: bool = False
-    """Whether methods were on in phases in which this benchmark has them off: results that stand apart."""
 
     @classmethod
     def of(cls, info: RunInfo) -> Presentation:
@@ -55,7 +53,6 @@ class Presentation:
             higher_is_better=bool(summary.get("higher_is_better", True)),
             phase_label=str(summary.get("phase_label", "phase")),
             curves=tuple(key for key in summary.get("curves", ()) if key != score),
-            from_start=bool(summary.get("from_start", False)),
         )
 
 

@@ -79,8 +79,6 @@ def text_table(source: Paths | Experiment | Table, *, reference: str | None = No
     else:
         sheet = _sheet(source, name)
         title, body = f"{sheet.title[:1].lower()}{sheet.title[1:]}", f"{sheet.to_text()}\n\n{sheet.note}"
-    if shown.from_start:
-        title += f", {words.FROM_START}"
     if experiment.unfinished:
         runs = words.count(len(experiment.unfinished), "run")
         title += f" (unfinished: {runs} still to be completed)"

@@ -63,7 +63,6 @@ def page(table: Table, plots: Sequence[Plot], sheets: Sequence[Sheet] = ()) -> s
             styles={method: f"var(--{COLOURS[line.colour]})" for method, line in style.lines(table).items()},
             wbr=markup("_<wbr>"),
             unfinished=markup(' <span class="unfinished">unfinished</span>'),
-            from_start=words.FROM_START,
             further={key: words.further(key, experiment.shown.score) for key in experiment.further_scores},
             sheets=sheets,
             beside=beside,

@@ -13,8 +13,6 @@ from replastic.report.statistics import Estimate
 
 MINUS = "\u2212"
 MISSING = "\u2013"
-FROM_START = "methods on from the start"
-"""What is said of runs whose methods were on in phases in which the benchmark has them off."""
 
 
 def number(value: float | None, *, signed: bool = False) -> str:

@@ -141,7 +141,7 @@ def _main(connection: Connection, function: Function, plugins: tuple[str, ...]) 
     while True:
         try:
             job = connection.recv()
-            problem = broken or _attempt(function, job, lambda value: connection.send(("progress", value)))
+            problem = broken or attempt(function, job, lambda value: connection.send(("progress", value)))
             connection.send(("ended", problem))
         except (EOFError, BrokenPipeError):
             return  # The parent is gone.
@@ -155,7 +155,8 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def _attempt(function: Function, job: Any, report: Report) -> str:
+def attempt(function: Function, job: Any, report: Report) -> str:
+    """Call `function(job, report)`; what went wrong, or ""."""
     try:
         function(job, report)
     except BrokenPipeError:

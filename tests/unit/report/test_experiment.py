@@ -153,3 +153,11 @@ def test_differences_name_nested_settings() -> None:
         "y: 'absent' and 0",
     ]
     assert differences({"a": 1}, {"a": 1}) == []
+
+
+def test_runs_with_methods_on_from_the_start_are_not_mixed_with_the_others(tmp_path: Path, write_run) -> None:
+    write_run(tmp_path / "later", "base", 0, [0.5, 0.4], config={"methods_from": 1})
+    write_run(tmp_path / "start", "fire", 0, [0.5, 0.4], config={"methods_from": 0})
+    with pytest.raises(UserError, match=r"methods_from: 1 and 0.*report them one by one"):
+        load(tmp_path)
+    assert load(tmp_path / "later").first == 1

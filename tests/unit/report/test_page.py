@@ -151,14 +151,6 @@ def test_sheets_have_a_table_each_and_the_plot_beside(tmp_path: Path, write_run,
     read(page)
 
 
-def test_runs_with_methods_on_from_the_start_say_so(tmp_path: Path, write_run, made) -> None:
-    assert "methods on from the start" not in made[2]
-    write_run(tmp_path, "base", 0, [0.5], summary={"from_start": True})
-    table = report.final_table(load(tmp_path))
-    assert "<strong>methods on from the start</strong>" in html.page(table, curves.draw(table))
-    assert "methods on from the start" in report.text_table(table).splitlines()[0]
-
-
 def test_hostile_names_are_escaped(tmp_path: Path, write_run) -> None:
     bad = '<script>alert("x")</script>'
     for method in ("base", "fire"):
