@@ -141,7 +141,7 @@ def test_the_whole_script(
     asked = f"--data cifar100:source={shared_data / 'cifar100'},train=1000,test=100 --preset small --settings float32 "
     asked += f"--workers 0 --updates 1 --repeats 1 --curve 2 --seeds 2 --json {tmp_path / 'out.json'}"
     monkeypatch.setattr("sys.argv", ["vision_throughput.py", *asked.split()])
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("REPLASTIC_CACHE", str(tmp_path))
     script("vision_throughput").main()
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert len(rows) == 3 + 3
