@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import torch
 
 from replastic import benchmarks
 from replastic.cli import main
@@ -145,6 +147,21 @@ def test_every_benchmark_smokes_and_ends_with_a_page(benchmark, tmp_path, capsys
         (["digits_random_labels", "--plugin", "nowhere.py"], "plug-in file 'nowhere.py' does not exist"),
         (["digits_warm_start", "--channels", "4", "4", "4", "4", "4"], "needs at least 16 pixels a side"),
         (["digits_warm_start", "--ratio", "1.5"], "ratio must lie between 0 and 1, got 1.5"),
+        (["digits_warm_start", "--replay", "0.1"], "replay 0.1 has no effect where all past data is kept"),
+        (["digits_warm_start", "--ratio", "0.0001"], "leaves an empty first phase"),
+        (["digits_warm_start", "--data", "digit"], "unknown dataset 'digit'; did you mean 'digits'"),
+        (["digits_warm_start", "--network", "resnet"], "unknown network 'resnet'; did you mean 'resnet18'"),
+        (["digits_random_labels", "--from-start"], "--from-start has no effect"),
+        (["vision_warm_start", "--data", "digits"], "pixels"),
+        (["vision_warm_start", "--data", "images:source=./nowhere"], "nowhere"),
+        (["vision_class_incremental", "--data", "digits", "--phases", "3"], "use one of: 1, 2, 5, 10"),
+        (["vision_warm_start", "--data", "digits", "--network", "vit_tiny", "--patch", "3"], "multiples of 3"),
+        (["digits_warm_start", "--speed", "auto", "--precision", "bfloat16"], "leave one or the other out"),
+        (["digits_warm_start", "--speed", "auto", "--device", "gpu"], "--device 'gpu' cannot be used here"),
+        (
+            ["vision_continual", "--preset", "smoke", "--data", "digits", "--stages", "2000"],
+            "stages 2000 of 1302 images leave an empty stage",
+        ),
     ],
 )
 def test_wrong_input_ends_in_one_sentence(arguments, words, tmp_path, capsys, monkeypatch):
@@ -171,6 +188,147 @@ def test_a_folder_with_other_settings_or_another_benchmark_is_refused(tmp_path, 
     assert main(["run", "digits_warm_start", "--out", str(tmp_path)]) == 2
     assert "'digits_random_labels' and 'digits_warm_start'" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_estimate_says_what_would_run_and_writes_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([*SMOKE, "--estimate", "--jobs", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "4 runs (2 methods x 2 seeds) in runs/digits_random_labels-smoke" in said
+    assert re.search(r"expected: about \d+ seconds with 2 jobs at a time, by timing the network here", said)
+    assert main([*SMOKE, "--estimate", "--jobs", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["runs"], found["to_do"], found["jobs_at_a_time"]) == (4, 4, 1)
+    assert 0 < found["expected"]["seconds"] < 60
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [
+        ("digits_random_labels --preset smoke", "digits_random_labels-smoke"),
+        ("digits_warm_start --preset smoke --ratio 0.25", "digits_warm_start-smoke-ratio=0.25"),
+        ("digits_warm_start --preset smoke --seeds 1 --methods base", "digits_warm_start-smoke"),
+        ("digits_warm_start --preset smoke --from-start", "digits_warm_start-smoke-from-start"),
+        (
+            "digits_warm_start --preset smoke --network mlp --hidden 16 8 --recipe default",
+            "digits_warm_start-smoke-network=mlp-hidden=-16-8-recipe=default",
+        ),
+        ("digits_warm_start --preset smoke --data digits", "digits_warm_start-digits-smoke"),
+        ("vision_continual --preset smoke --data digits --epochs 1", "vision_continual-digits-smoke-epochs=1"),
+    ],
+)
+def test_other_settings_mean_another_folder(arguments, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", *arguments.split(), "--estimate", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["out"] == f"runs/{folder}"
+
+
+def test_presets_of_one_protocol_share_a_folder_and_the_data_name_it(tmp_path, capsys, monkeypatch, shared_data):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REPLASTIC_DATA", str(shared_data))
+    made = []
+    monkeypatch.setattr("replastic.benchmarks.plan", lambda *a, **k: made.append(str(a[4])) or sys.exit(0))
+    for arguments in (["--preset", "small"], ["--preset", "ablation"], ["--data", "cifar100:test=200"]):
+        with pytest.raises(SystemExit):
+            main(["run", "vision_warm_start", *arguments])
+    source = f"cifar10:source={shared_data / 'cifar10'}"
+    with pytest.raises(SystemExit):
+        main(["run", "vision_warm_start", "--data", source])
+    assert made == [
+        "runs/vision_warm_start-cifar10-small",
+        "runs/vision_warm_start-cifar10-small",
+        "runs/vision_warm_start-cifar100-small-test=200",
+        "runs/vision_warm_start-cifar10-small",
+    ]
+
+
+@pytest.mark.slow
+def test_from_the_start_a_penalty_is_on_in_the_first_phase_and_the_table_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["run", "digits_warm_start", "--preset", "smoke", "--methods", "base", "l2_init:strength=10", "--seeds"]
+    assert main([*command, "1"]) == 0
+    late = content(tmp_path / "runs" / "digits_warm_start-smoke")
+    capsys.readouterr()
+    assert main([*command, "1", "--from-start"]) == 0
+    assert "(methods on from the start)" in capsys.readouterr().out
+    folder = tmp_path / "runs" / "digits_warm_start-smoke-from-start"
+    assert not (folder / ".shared").exists()
+    early = content(folder)
+
+    def first_phase(found, method):
+        return [record for record in found[f"{method}/seed-0"] if record["phase"] == 0]
+
+    pulled = "l2_init-strength=10"
+    assert first_phase(late, "base") == first_phase(late, pulled) == first_phase(early, "base")
+    assert first_phase(early, pulled) != first_phase(early, "base")
+    assert "(methods on from the start)" in RunDirectory(folder / "base" / "seed-0").info().summary["score_label"]
+
+
+@pytest.mark.slow
+def test_a_probe_chooses_the_settings_of_speed_once_and_the_folder_keeps_them(tmp_path, monkeypatch, capsys):
+    from replastic.benchmarks import _speed
+
+    command = [*SMOKE, "--methods", "base", "--speed", "auto", "--out", str(tmp_path)]
+    probed = []
+
+    def choose(protocol, splits, device):
+        probed.append(torch.get_num_threads())
+        return _speed.Choice({"precision": "float32", "channels_last": True, "compiled": False}, {"float32": 2.0})
+
+    monkeypatch.setattr(_speed, "choose", choose)
+    assert main([*command, "--seeds", "1"]) == 0
+    assert json.loads((tmp_path / "speed.json").read_text()) == {
+        "chosen": {"precision": "float32", "channels_last": True, "compiled": False},
+        "milliseconds_per_update": {"float32": 2.0},
+    }
+    assert main([*command, "--seeds", "2"]) == 0
+    assert probed == [1]
+    assert [run.info().config["trainer"]["channels_last"] for run in find_runs(tmp_path)] == [True, True]
+    assert main([*SMOKE, "--out", str(tmp_path)]) == 2
+    assert "trainer.channels_last: True and False" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_real_probe_settles_on_what_training_takes(tmp_path):
+    from replastic.benchmarks._speed import FIELDS, settle
+
+    protocol = benchmarks.get("digits_warm_start")().presets["smoke"].protocol
+    settled, choice = settle(protocol, tmp_path, "cpu")
+    assert {name: getattr(settled.trainer, name) for name in FIELDS} == dict(choice.settings)
+    assert settled.trainer.compiled is False
+    assert min(choice.table.values()) > 0
+
+
+@pytest.mark.slow
+def test_two_processes_of_torchrun_write_what_one_writes(tmp_path):
+    settings = ["run", "digits_warm_start", "--preset", "smoke", "--methods", "base", "l2_init", "--seeds", "1"]
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert main([*settings, "--out", str(alone), "--jobs", "1"]) == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    done = subprocess.run(
+        [*torchrun, "replastic", *settings, "--out", str(together), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)  # One process speaks.
+    assert [run["method"] for run in answer["finished"]] == ["base", "l2_init"]
+    assert (together / "report.html").is_file()
+    assert {run.info().environment["processes"] for run in find_runs(together)} == {2}
+    expected, found = content(alone), content(together)
+    assert expected.keys() == found.keys()
+    for name, records in expected.items():
+        assert len(records) == len(found[name])
+        for one, other in zip(records, found[name], strict=True):
+            assert one.keys() == other.keys()
+            # The same sums in another order; accuracies may differ by a sample, and units by one at the threshold.
+            loose = {key: 0.02 for key in one if "accuracy" in key or "dormant" in key}
+            for key, value in one.items():
+                if key.startswith("metric/"):
+                    assert other[key] == pytest.approx(value, rel=1e-3, abs=loose.get(key, 1e-4)), (name, key)
 
 
 def test_an_output_that_cannot_be_written_says_so(tmp_path, capsys):

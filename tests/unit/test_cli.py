@@ -82,6 +82,29 @@ def test_list_knows_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
         assert all(row["summary"] for row in rows), rows
 
 
+def test_list_tells_the_settings_of_the_kinds_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "streams", "networks", "data", "methods", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"warm_start", "continual", "class_incremental", "random_labels"} <= {r["name"] for r in found["streams"]}
+    assert {"cifar10", "images"} <= {row["name"] for row in found["data"]}
+    for kind, rows in found.items():
+        for row in rows:
+            for setting in row["settings"]:
+                assert setting["help"], (kind, row["name"], setting["name"])
+    settings = {row["name"]: [s["name"] for s in row["settings"]] for row in found["streams"]}
+    assert settings["warm_start"] == ["access", "replay", "ratio", "first_epochs", "epochs"]
+    (interpolation,) = (row for row in found["methods"] if row["name"] == "interpolation")
+    assert interpolation["settings"][0] == {
+        "name": "strength",
+        "default": 0.8,
+        "help": "how far to go: 0 keeps the weights, 1 gives the initial ones",
+    }
+    assert main(["list", "networks"]) == 0
+    assert "blocks=2 2 2 2  Blocks of each stage" in capsys.readouterr().out
+    assert main(["list"]) == 0
+    assert "blocks=" not in capsys.readouterr().out
+
+
 def test_list_of_an_unknown_kind_offers_a_near_miss(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "metods"]) == 2
     assert "unknown kind 'metods'; did you mean 'methods'" in capsys.readouterr().err

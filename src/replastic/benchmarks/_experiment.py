@@ -11,11 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from replastic import data, methods, metrics, recipes
 from replastic.benchmarks._cost import Expected, expected
-from replastic.benchmarks._runs import Job, execute
+from replastic.benchmarks._runs import Job, check_device, execute
 from replastic.benchmarks._spec import BenchmarkSpec
 from replastic.errors import UserError
 from replastic.records import find_runs, write_text
@@ -181,11 +179,7 @@ def alone(folder: Path) -> Iterator[None]:
 def _check_fit(protocol: Protocol, specs: Iterable[str], seed: int, device: str) -> None:
     """Make what every run makes at its beginning, so that settings that cannot work are refused before any starts."""
     recipes.load(protocol.recipe)
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {device!r} cannot be used here: {reason}") from error
+    check_device(device)
     splits = data.load(protocol.data)
     for index in (0, len(protocol.stream) - 1):
         protocol.stream.phase(splits, index, seed)

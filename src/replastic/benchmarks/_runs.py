@@ -9,7 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from replastic import data, methods
+from replastic.errors import UserError
 from replastic.records import RunDirectory, RunInfo, environment, write_text
 from replastic.training import Protocol, distributed, train
 
@@ -81,6 +84,19 @@ class Job:
 def folder_name(spec: str) -> str:
     """A method's spec as a folder name that every file system takes."""
     return re.sub(r"[^\w.=+]+", "-", spec).strip("-")
+
+
+def check_device(device: str) -> None:
+    """See that tensors can be made there.
+
+    Raises:
+        UserError: They cannot.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {device!r} cannot be used here: {reason}") from error
 
 
 def execute(job: Job, report: Callable[[float], None]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from replastic import data
 from replastic.benchmarks._cost import one_thread
-from replastic.benchmarks._runs import SHARED
+from replastic.benchmarks._runs import SHARED, check_device
 from replastic.training import Protocol
 from replastic.training.speed import Choice, choose
 
@@ -27,8 +27,9 @@ def settle(protocol: Protocol, folder: Path, device: str) -> tuple[Protocol, Cho
         The protocol, and the probe if one was made.
 
     Raises:
-        UserError: The settings do not fit the data.
+        UserError: The settings do not fit the data, or the device cannot be used.
     """
+    check_device(device)
     known = _known(folder)
     if known is not None:
         return replace(protocol, trainer=replace(protocol.trainer, **known)), None

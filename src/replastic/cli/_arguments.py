@@ -16,10 +16,7 @@ from replastic.errors import UserError
 
 _PLAIN = (
     (r"^Error parsing (\S+): invalid literal for int\(\) with base 10: (.+)$", r"\1 must be a whole number, got \2"),
-    (
-        r"^Error parsing (\S+): No type matching \{None\}\|INT could .* from \[(.+)\]$",
-        r"\1 must be a whole number, got \2",
-    ),
+    (r"^Error parsing (\S+): no type matching \S+INT could .* from \[(.+)\]\.$", r"\1 must be a whole number, got \2"),
     (r"^Error parsing (\S+): could not convert string to float: (.+)$", r"\1 must be a number, got \2"),
     (r"^Missing from [^:]*: (\S+).*$", r"\1 is missing"),
     (r"^Unrecognized options: ", "unknown option or one argument too many: "),

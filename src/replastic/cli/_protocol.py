@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from replastic import benchmarks, networks
+from replastic import benchmarks, data, networks
 from replastic.benchmarks import BenchmarkSpec, Preset
 from replastic.benchmarks._runs import folder_name
 from replastic.cli._arguments import Parser, parse
@@ -53,9 +53,12 @@ class Chosen:
 
     @property
     def protocol(self) -> Protocol:
-        """The preset's protocol with the network that was asked for."""
+        """The preset's protocol with the network that was asked for, and the recipe that goes with it."""
         protocol = self.preset.protocol
-        return replace(protocol, network=_network(self.network, protocol.network)) if self.network else protocol
+        if not self.network:
+            return protocol
+        network = _network(self.network, protocol.network)
+        return replace(protocol, network=network, recipe=self.spec.recipe_for(network, protocol.recipe))
 
 
 def choose(args: Sequence[str], prog: str) -> Chosen:
@@ -103,27 +106,35 @@ def read(
     return options, replace(protocol, methods_from=0) if options.from_start else protocol
 
 
+def presented(spec: BenchmarkSpec, options: ProtocolOptions) -> BenchmarkSpec:
+    """The benchmark as its results are to be shown: those with methods on from the start say so wherever they are."""
+    if not options.from_start:
+        return spec
+    label = f"{spec.summary['score_label']} (methods on from the start)"
+    return replace(spec, summary={**spec.summary, "score_label": label})
+
+
 def folder(chosen: Chosen, options: ProtocolOptions, protocol: Protocol) -> str:
     """Where the runs go if nobody says: a name for each protocol, so that other settings mean another folder.
 
     Raises:
         UserError: The name would be too long.
     """
-    data, _, fields = options.data.partition(":")
+    name, _, fields = (data.identity(options.data) if options.data else "").partition(":")
     preset = chosen.protocol
     parts = [chosen.spec.name]
-    if data or chosen.spec.others:
-        parts.append(data.strip() or preset.data.partition(":")[0])
+    if name or chosen.spec.others:
+        parts.append(name or preset.data.partition(":")[0])
     parts.append(chosen.preset.folder or chosen.preset_name)
     parts += [part for part in fields.split(",") if part]
     parts += [f"network={options.network}"] if options.network else []
     parts += ["from-start"] if options.from_start else []
     before, now = (flatten({**p.config(), "methods_from": 0}) for p in (preset, protocol))
     parts += [f"{key.rpartition('.')[2]}={value}" for key, value in now.items() if before[key] != value]
-    name = "-".join(folder_name(part) for part in parts)
-    if len(name) > LONGEST:
+    whole = "-".join(folder_name(part) for part in parts)
+    if len(whole) > LONGEST:
         raise UserError("so many settings make no name for a folder; give --out")
-    return f"runs/{name}"
+    return f"runs/{whole}"
 
 
 def _network(name: str, instead_of: Network) -> Network:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,8 +17,9 @@ from replastic import benchmarks, report
 from replastic.benchmarks import BenchmarkSpec, Plan
 from replastic.benchmarks._speed import FIELDS as SPEED_FIELDS
 from replastic.benchmarks._speed import settle
+from replastic.cli._arguments import job_count, seed_list
 from replastic.cli._progress import Watch, in_words
-from replastic.cli._protocol import Chosen, ProtocolOptions, choose, folder, read
+from replastic.cli._protocol import Chosen, ProtocolOptions, choose, folder, presented, read
 from replastic.errors import ReplasticError, UserError
 from replastic.training import Protocol, distributed
 
@@ -29,6 +29,11 @@ examples:
   replastic run digits_random_labels --preset full --out runs/full   every method and control
   replastic run digits_random_labels --methods base fire fire:scale=preserve --seeds 3,7
   replastic run digits_random_labels --methods base mine --plugin my_method.py --tasks 10 --learning-rate 3e-4
+  replastic run vision_warm_start --estimate                         what would run, and for how long
+  replastic run vision_warm_start --data cifar100                    another pair of data and network, as in the paper
+  replastic run vision_warm_start --data images:source=photos --network vit_tiny
+  replastic run vision_continual --preset paper --device cuda --speed auto
+  torchrun --nproc-per-node 4 -m replastic run vision_continual --preset paper --device cuda
 
 The same command goes on where it was stopped (Ctrl-C, kill, power cut) and ends in identical numbers; finished runs
 are skipped, so that methods and seeds can be added to a folder at any time."""
@@ -44,8 +49,9 @@ class Options(ProtocolOptions):
     """How many seeds (5 means 0 to 4) or which (3,7; one alone as 3,); the preset's if left out."""
     out: str = ""
     """Folder for the runs and the report; runs/BENCHMARK-PRESET with the settings that are changed, if left out."""
-    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Runs at a time, each in a process of its own with one thread; no effect on the numbers."""
+    jobs: int | None = None
+    """Runs at a time, each in a process of its own with one thread; no effect on the numbers. If left out, one for each
+    core, or one on a GPU; under torchrun all processes share one run after another."""
     plugin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A Python file that registers something of your own."""
     device: str = "cpu"
@@ -72,11 +78,8 @@ def main(arguments: Sequence[str]) -> int:
     options, protocol = read(Options, chosen, args[1:], prog=f"replastic run {spec.name}", description=description)
     if "--methods" in args and not options.methods:
         raise UserError("--methods needs the names of methods after it (see `replastic list methods`)")
-    if options.jobs < 1:
-        raise UserError(f"--jobs must be 1 or more, got {options.jobs}")
-    if options.from_start:
-        label = f"{spec.summary['score_label']} (methods on from the start)"
-        spec = replace(spec, summary={**spec.summary, "score_label": label})
+    jobs = job_count(options.jobs, options.device)
+    spec = presented(spec, options)
     out = options.out or folder(chosen, options, protocol)
     with distributed.processes(options.device) as device:
         probe = None
@@ -86,14 +89,14 @@ def main(arguments: Sequence[str]) -> int:
             spec,
             protocol,
             options.methods or preset.methods,
-            _seeds(options.seeds) if options.seeds else range(preset.seeds),
+            seed_list(options.seeds) if options.seeds else range(preset.seeds),
             out,
             device=torch.device(device).type if distributed.launched() else device,
             command=shlex.join(["replastic", "run", *args]),
         )
         if options.estimate:
-            return _estimate(planned, options)
-        failures = _run(replace(planned, probe=probe), options, spec)
+            return _estimate(planned, jobs, json_wanted=options.json)
+        failures = _run(replace(planned, probe=probe), jobs, options, spec)
         return _finish(planned, options, out, failures) if distributed.rank() == 0 else 0
 
 
@@ -107,37 +110,27 @@ def _settle(chosen: Chosen, protocol: Protocol, out: str, device: str) -> tuple[
     return protocol, choice.record() if choice else None
 
 
-def _estimate(planned: Plan, options: Options) -> int:
+def _estimate(planned: Plan, jobs: int, *, json_wanted: bool) -> int:
     """Print the plan instead of carrying it out."""
     if distributed.rank():
         return 0
-    if not options.json:
-        print(in_words(planned, options.jobs))
+    if not json_wanted:
+        print(in_words(planned, jobs))
         return 0
-    expected = planned.expected(options.jobs)
-    runs = {"runs": len(planned.jobs), "to_do": len(planned.todo), "jobs_at_a_time": options.jobs}
-    cost = {"seconds": expected.seconds, "by": expected.by} if expected else {"seconds": 0.0, "by": ""}
+    expected = planned.expected(jobs)
+    runs = {"runs": len(planned.jobs), "to_do": len(planned.todo), "jobs_at_a_time": jobs}
+    cost = {"seconds": expected.seconds, "by": expected.by} if expected else None
     print(json.dumps({"out": str(planned.jobs[0].folder), **runs, "expected": cost}, indent=2))
     return 0
 
 
-def _seeds(text: str) -> list[int]:
-    try:
-        seeds = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        seeds = []
-    if not seeds or min(seeds) < 0 or (seeds == [0] and "," not in text):
-        raise UserError(f"--seeds must be a number of seeds (5) or a list (3,7), got {text!r}")
-    return seeds if "," in text else list(range(seeds[0]))
-
-
-def _run(planned: Plan, options: Options, spec: BenchmarkSpec) -> dict[str, str]:
+def _run(planned: Plan, jobs: int, options: Options, spec: BenchmarkSpec) -> dict[str, str]:
     if distributed.rank():
         return benchmarks.run(planned, workers=1)
-    watch = Watch(planned, workers=options.jobs, unit=spec.summary["phase_label"])
+    watch = Watch(planned, workers=jobs, unit=spec.summary["phase_label"])
     try:
         with watch:
-            return benchmarks.run(planned, workers=options.jobs, plugins=options.plugin, listener=watch)
+            return benchmarks.run(planned, workers=jobs, plugins=options.plugin, listener=watch)
     except KeyboardInterrupt:
         print(f"\nstopped; the same command goes on from here: {planned.jobs[0].command}", file=sys.stderr)
         raise

@@ -201,6 +201,13 @@ def test_data_brings_the_settings_of_its_pair_or_runs_with_the_first_ones(given,
         assert protocol.data.startswith(given.partition(":")[0])
 
 
+def test_another_network_brings_the_recipe_of_its_pair():
+    spec = benchmarks.get("vision_warm_start")()
+    assert spec.recipe_for(_vision.PAIRS["cifar100"].networks["smoke"], "default") == "paper-vit"
+    assert spec.recipe_for(_vision.PAIRS["tiny_imagenet"].networks["paper"], "default") == "paper-cnn"
+    assert spec.recipe_for(networks.get("mlp")(), "default") == "default"
+
+
 def test_every_network_of_a_preset_fits_the_images_of_its_pair():
     for data, pair in _vision.PAIRS.items():
         side, classes = {"cifar10": (32, 10), "cifar100": (32, 100), "tiny_imagenet": (64, 200)}[data]
