@@ -12,7 +12,7 @@ from replastic.records import RunDirectory
 
 SCRIPT = Path(__file__).parents[1] / "support" / "parallel_run.py"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-SAME = ("fire", "dash", "average", "vit")
+SAME = ("fire", "dash", "average", "vit", "redo", "cbp", "snr")
 
 
 def run(*arguments):
@@ -44,6 +44,8 @@ def test_two_processes_have_the_records_and_weights_of_one(case, folders):
             assert one[key] == pytest.approx(other[key], rel=1e-9, abs=1e-12), key
     states = [load_file(folder / case / "state" / "state.safetensors") for folder in (folders[1], folders[0])]
     assert states[0].keys() == states[1].keys()
+    if "method/drawn" in states[0]:
+        assert states[0]["method/drawn"].any(), "no unit was reset"
     assert any(name.startswith("optimizer/") for name in states[0])
     for name, value in states[0].items():
         assert (value - states[1][name]).abs().max() <= 1e-9 * (1 + value.abs().max()), name

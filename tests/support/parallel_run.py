@@ -67,6 +67,15 @@ CASES = {
     "dash": (ConvNet(channels=(4, 6)), lambda: methods.from_spec("dash")),
     "average": (ConvNet(channels=(4, 6)), Watcher),
     "vit": (VitTiny(patch=4, dim=12, depth=2, heads=2, mlp=16), lambda: methods.from_spec("shrink_perturb")),
+    "redo": (
+        ResNet18(width=4, blocks=(1, 1), stem_stride=1, head=(8,)),
+        lambda: methods.from_spec("redo:dormancy_threshold=0.9,batches=2"),
+    ),
+    "cbp": (ConvNet(channels=(4, 6)), lambda: methods.from_spec("cbp:maturity_threshold=2,replacement_rate=0.05")),
+    "snr": (
+        ResNet18(width=4, blocks=(1, 1), stem_stride=1, head=(64,)),
+        lambda: methods.from_spec("snr:percentile=0.6,max_gap=2"),
+    ),
     "breaking": (ConvNet(channels=(4, 6)), Breaking),
 }
 

@@ -61,8 +61,7 @@ class Redo(UnitMethod):
 
     def statistic(self, run: Run, output: Tensor, over: tuple[int, ...], span: slice) -> Tensor:
         """Mean |activation|."""
-        sums: Tensor = torch.linalg.vector_norm(output, 1, over, dtype=self.units.dtype)
-        return sums * len(sums) / output.numel()
+        return output.abs().mean(over, dtype=self.units.dtype)
 
     def decide(self, run: Run, seen: Tensor | None) -> Tensor | None:
         """The dormant units, when it is time for a check."""
