@@ -1,0 +1,89 @@
+"""kill -9 at any moment: the same command goes on and ends in the numbers of a run that was left alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from replastic.records import find_runs
+
+SCRIPT = Path(__file__).parents[1] / "support" / "killed_run.py"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"precision": "bfloat16", "channels_last": True, "optimizer_policy": "keep"},
+    ],
+    ids=["plain", "fast"],
+)
+def test_killed_before_any_of_its_writes_a_run_ends_in_the_same_records(settings, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(tmp_path), json.dumps(settings)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    # 3 evaluations, 2 ends of phases, before and after the boundary: each is one write at least.
+    assert [r["event"] for r in found["whole"]].count("evaluation") == 3
+    assert len(found["resumed"]) > len(found["whole"]) == 7
+    for write, records in enumerate(found["resumed"]):
+        assert records == found["whole"], f"killed before write {write}"
+
+
+def start(folder):
+    settings = ["--preset", "smoke", "--methods", "base", "fire", "--seeds", "1", "--no-report", "--jobs", "2"]
+    settings += ["--first-epochs", "30", "--epochs", "20", "--save-seconds", "0", "--out", str(folder)]
+    command = [sys.executable, "-m", "replastic", "run", "digits_warm_start", *settings]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=ENVIRONMENT
+    )
+
+
+def written(folder):
+    return sum(file.read_bytes().count(b"\n") for file in folder.rglob("metrics.jsonl"))
+
+
+def content(folder):
+    return {
+        run.path.name + run.info().method: [{k: v for k, v in r.items() if k != "seconds"} for r in run.records()]
+        for run in find_runs(folder)
+    }
+
+
+@pytest.mark.slow
+def test_an_experiment_killed_again_and_again_ends_in_the_same_records(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    alone = start(whole)
+    _, said = alone.communicate(timeout=600)
+    assert alone.returncode == 0, said
+    # 30 records of the shared first phase, which both runs begin with; then 22 of each: the boundary and 20 passes.
+    for records in (5, 25, 100):
+        process = start(parts)
+        deadline = time.monotonic() + 600
+        try:
+            while written(parts) < records and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.005)
+            assert process.poll() is None, process.communicate()
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate(timeout=60)
+        assert records <= written(parts) < 134
+    last = start(parts)
+    _, said = last.communicate(timeout=600)
+    assert last.returncode == 0, said
+    assert content(parts) == content(whole)
+    assert written(parts) == 134
+    assert all(run.done for run in find_runs(parts))
