@@ -33,14 +33,11 @@ CURVATURE = (
     "base",
     "fire",
     "fire:solver=exact",
-    "fire:solver=exact,scale=preserve",
     "random_isometry",
-    "rescale",
     "full_reset",
     "interpolation:strength=0.8",
     "shrink_perturb",
     "dash:alpha=0.3,min_shrink=0.05",
-    "bn_reestimate",
     "fire+bn_reestimate",
 )
 """Methods whose sharpness just after the boundary is compared."""
