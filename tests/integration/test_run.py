@@ -246,7 +246,7 @@ def test_presets_of_one_protocol_share_a_folder_and_the_data_name_it(tmp_path, c
 @pytest.mark.slow
 def test_from_the_start_a_penalty_is_on_in_the_first_phase_and_the_table_says_so(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command = ["run", "digits_warm_start", "--preset", "smoke", "--methods", "base", "l2_init:strength=10", "--seeds"]
+    command = ["run", "digits_warm_start", "--preset", "smoke", "--methods", "base", "l2_init:strength=0.5", "--seeds"]
     assert main([*command, "1"]) == 0
     late = content(tmp_path / "runs" / "digits_warm_start-smoke")
     capsys.readouterr()
@@ -259,7 +259,7 @@ def test_from_the_start_a_penalty_is_on_in_the_first_phase_and_the_table_says_so
     def first_phase(found, method):
         return [record for record in found[f"{method}/seed-0"] if record["phase"] == 0]
 
-    pulled = "l2_init-strength=10"
+    pulled = "l2_init-strength=0.5"
     assert first_phase(late, "base") == first_phase(late, pulled) == first_phase(early, "base")
     assert first_phase(early, pulled) != first_phase(early, "base")
     assert "(methods on from the start)" in RunDirectory(folder / "base" / "seed-0").info().summary["score_label"]
