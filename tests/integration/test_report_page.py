@@ -48,7 +48,7 @@ def test_the_page_has_its_table_and_plots_and_a_silent_console(page: Path, tmp_p
     assert console == []
     assert re.findall(r'<tr data-method="([^"]+)"', dom) == ["base", "fire"]
     drawn = re.findall(r'<figure class="plot[^"]*" id="plot-([^"]+)"', dom)
-    assert drawn[:3] == ["final", "score", "dfi"]
+    assert drawn[:4] == ["final", "score", "boundary", "dfi"]
     assert dom.count("<svg") >= len(drawn)
     assert '<button type="button">final</button>' in dom
 

@@ -1,0 +1,170 @@
+"""What a sweep tries, and what it chooses by."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+from replastic import benchmarks
+from replastic.benchmarks._sweep import check_held_out, parse_values, search_spaces, search_values, searches
+from replastic.cli import main
+from replastic.cli.sweep import _winner_command
+from replastic.errors import UserError
+
+SMOKE = ["sweep", "digits_warm_start", "--preset", "smoke"]
+
+
+def test_the_space_is_the_product_of_the_search_values_of_table_5() -> None:
+    spaces = search_spaces(["interpolation", "dash"], {})
+    assert spaces["interpolation"] == tuple(f"interpolation:strength={s}" for s in (0.2, 0.4, 0.6, 0.8))
+    assert spaces["dash"] == tuple(f"dash:alpha={a},min_shrink={m}" for a in (0.1, 0.3) for m in (0.05, 0.1, 0.3))
+
+
+def test_what_a_spec_gives_stays_and_set_replaces_what_is_searched() -> None:
+    spaces = search_spaces(["dash:alpha=0.5"], parse_values(["dash.min-shrink=0.2, 0.4,0.2"]))
+    assert spaces == {"dash:alpha=0.5": ("dash:alpha=0.5,min_shrink=0.2", "dash:alpha=0.5,min_shrink=0.4")}
+    spaces = search_spaces(["fire"], parse_values(["fire.scale=modular,init"]))
+    assert spaces == {"fire": ("fire:scale=modular", "fire:scale=init")}
+
+
+def test_parts_of_a_combination_are_searched_together() -> None:
+    spaces = search_spaces(["shrink_perturb:shrink=0.3+l2_init"], {"shrink_perturb.perturb_std": ("0.1", "0.2")})
+    assert next(iter(spaces.values())) == tuple(
+        f"shrink_perturb:shrink=0.3,perturb_std={p}+l2_init:strength={s}"
+        for p in (0.1, 0.2)
+        for s in (0.001, 0.0001, 1e-05)
+    )
+
+
+@pytest.mark.parametrize(
+    ("chosen", "values", "words"),
+    [
+        (["base"], [], "base has no option that is searched; name one with --set base.OPTION=value,value"),
+        (["dahs"], [], "did you mean 'dash'"),
+        (["dash"], ["dahs.alpha=1"], "unknown method in --set 'dahs'; did you mean 'dash'"),
+        (["dash"], ["dash.alhpa=1"], "unknown option of dash 'alhpa'; did you mean 'alpha'"),
+        (["dash"], ["dash.alpha=7"], "alpha must lie in"),
+        (["dash"], ["dash.alpha=much"], "alpha must be of type float"),
+        (["dash"], ["alpha=0.1"], "write --set method.option=value,value"),
+        (["dash"], ["dash.alpha="], "write --set method.option=value,value"),
+        (["dash:alpha=0.1"], ["dash.alpha=0.3"], "alpha is given in the spec and in --set"),
+    ],
+)
+def test_wrong_spaces_are_one_sentence(chosen: list[str], values: list[str], words: str) -> None:
+    with pytest.raises(UserError) as error:
+        search_spaces(chosen, parse_values(values))
+    assert words in str(error.value)
+
+
+def test_the_values_of_the_papers_are_listed_without_methods_that_have_none() -> None:
+    known = search_values()
+    assert known["parseval"] == "strength 0.001 0.0001 1e-05"
+    assert "base" not in known
+
+
+def plan(folder: Path, chosen: list[str], seeds: int) -> benchmarks.Plan:
+    spec = benchmarks.get("digits_warm_start")()
+    return benchmarks.plan(spec, spec.presets["smoke"].protocol, chosen, range(seeds), folder)
+
+
+def finish(planned: benchmarks.Plan, held_out: dict[str, list[float]], test: float = 0.5) -> None:
+    """Write the ends of runs; a run whose score is None is left out."""
+    for job in planned.jobs:
+        score = held_out[job.method][job.seed]
+        if score is not None:
+            job.directory.create(job.info())
+            last = {"metric/accuracy": test, "metric/accuracy_held_out": score}
+            first = {"metric/accuracy": 0.9, "metric/accuracy_held_out": 0.99}
+            job.directory.append({"phase": 0, "step": 1, "event": "phase_end", **first})
+            job.directory.append({"phase": 1, "step": 2, "event": "phase_end", **last})
+            job.directory.finish()
+
+
+def test_the_best_mean_on_held_out_data_wins_whatever_the_test_says(tmp_path: Path) -> None:
+    space = [f"l2_init:strength={s}" for s in (0.1, 0.2, 0.3)]
+    planned = plan(tmp_path, space, 2)
+    finish(planned, dict(zip(space, [[0.5, 0.9], [0.8, 0.7], [0.1, 0.2]], strict=True)))
+    for job in planned.jobs:  # On the test set the order is another.
+        if job.method == space[2]:
+            records = job.directory.records()
+            records[-1]["metric/accuracy"] = 1.0
+            job.directory.keep_records(0)
+            job.directory.append(*records)
+    (found,) = searches(planned, {"l2_init": space})
+    assert [candidate.spec for candidate in found.candidates] == [space[1], space[0], space[2]]
+    assert found.best is not None
+    assert found.best.mean == pytest.approx(0.75)
+    content = json.dumps(found.to_dict())
+    assert "1.0" not in content
+    assert found.to_dict()["tried"][1]["by_seed"] == {"0": 0.5, "1": 0.9}
+
+
+def test_a_candidate_that_lacks_a_seed_or_diverged_cannot_win(tmp_path: Path) -> None:
+    space = [f"l2_init:strength={s}" for s in (0.1, 0.2, 0.3)]
+    planned = plan(tmp_path, space, 2)
+    finish(planned, dict(zip(space, [[0.9, None], [0.9, math.nan], [0.1, 0.2]], strict=True)))
+    (found,) = searches(planned, {"l2_init": space})
+    assert found.best is not None
+    assert found.best.spec == space[2]
+    assert [c.spec for c in found.candidates[1:]] == space[:2]
+    assert "NaN" not in json.dumps(found.to_dict())
+
+
+def test_nothing_finished_means_no_winner(tmp_path: Path) -> None:
+    space = ["l2_init:strength=0.1"]
+    (found,) = searches(plan(tmp_path, space, 1), {"l2_init": space})
+    assert found.best is None
+    assert found.to_dict()["spec"] is None
+
+
+def test_without_held_out_data_there_is_no_sweep() -> None:
+    spec = benchmarks.get("digits_random_labels")()
+    with pytest.raises(UserError, match="digits_random_labels scores nothing on held-out data"):
+        check_held_out(spec, spec.presets["smoke"].protocol, 0)
+
+
+def test_the_winners_command_keeps_the_settings_and_drops_what_belongs_to_the_sweep() -> None:
+    args = "digits_warm_start --preset smoke --methods dash l2_init --set dash.alpha=0.1 --epochs 3 --seeds 2"
+    args += " --out x --jobs=1 --json --plugin mine.py --learning-rate 0.1"
+    assert _winner_command(args.split()) == (
+        ["digits_warm_start", "--preset", "smoke", "--epochs", "3", "--plugin", "mine.py", "--learning-rate", "0.1"]
+    )
+
+
+@pytest.mark.parametrize("module", ["ray", "ray.tune"])
+def test_without_ray_the_extra_is_named_and_nothing_is_written(
+    module: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [m for m in sys.modules if m.partition(".")[0] == "ray"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main([*SMOKE, "--methods", "dash", "--out", str(tmp_path / "out")]) == 2
+    assert "pip install 'replastic[sweep]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--methods needs the names"),
+        (["--methods", "dash", "--jobs", "0"], "--jobs must be 1 or more"),
+        (["--methods", "dash", "--seeds", "few"], "--seeds must be a number of seeds"),
+        (["--methods", "dash", "--alpha", "3"], "--alpha"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(arguments: list[str], words: str, capsys) -> None:
+    assert main([*SMOKE, *arguments]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_help_lists_the_search_values(capsys) -> None:
+    assert main(["sweep", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "alpha 0.1 0.3; min_shrink 0.05 0.1 0.3" in said
+    assert "examples:" in said
