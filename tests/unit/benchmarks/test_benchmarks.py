@@ -6,13 +6,14 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from replastic import benchmarks, methods
+from replastic import benchmarks, methods, networks
 from replastic.benchmarks import _cost
 from replastic.benchmarks._experiment import Plan
-from replastic.benchmarks._runs import folder_name
+from replastic.benchmarks._runs import Job, folder_name
 from replastic.benchmarks._spec import every_method
 from replastic.errors import UnknownNameError, UserError
 from replastic.records import RunDirectory
+from replastic.training import Trainer
 
 SPECS = [
     spec.on(data) for spec in (benchmarks.get(name)() for name in benchmarks.names()) for data in spec.others or [""]
@@ -148,8 +149,31 @@ def test_a_plan_refuses_other_settings_naming_the_difference(tmp_path):
     job.directory.create(job.info())
     with pytest.raises(UserError, match=r"base.seed-0 was begun with other settings .*probe_samples: 600 and 5"):
         planned(tmp_path, chosen=("fire",), probe_samples=5)
+    stream = benchmarks.get("digits_warm_start")().presets["smoke"].protocol.stream
+    for changes, words in (
+        (
+            {"stream": replace(stream, access="limited", replay=0.5)},
+            r"stream.access: 'full' and 'limited'; stream.replay",
+        ),
+        ({"methods_from": 0}, r"methods_from: 1 and 0"),
+        ({"network": networks.get("mlp")(hidden=(8,))}, r"network.type: 'ConvNet' and 'Mlp'"),
+        ({"trainer": Trainer(batch_size=32, precision="bfloat16")}, r"trainer.precision: 'float32' and 'bfloat16'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            planned(tmp_path, **changes)
     with pytest.raises(UserError, match="unknown metric 'dfy'; did you mean 'dfi'"):
         planned(tmp_path, metrics=("dfy",))
     with pytest.raises(UserError, match="at least one seed"):
         planned(tmp_path, seeds=())
     assert RunDirectory(job.directory.path).info().method == "base"
+
+
+def test_the_records_name_the_data_wherever_they_lie(tmp_path):
+    protocol = benchmarks.get("vision_continual")().presets["smoke"].protocol
+
+    def settings(text):
+        return Job("vision_continual", replace(protocol, data=text), {}, tmp_path, "base", 0).settings()
+
+    assert settings("cifar10:source=/here,train=5") == settings("cifar10:train=5,source=/there")
+    assert settings("cifar10:train=5")["data"] == "cifar10:train=5"
+    assert settings("cifar10:train=5") != settings("cifar10:train=6")
