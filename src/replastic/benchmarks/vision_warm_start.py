@@ -79,6 +79,7 @@ def _presets(name: str) -> Mapping[str, Preset]:
             protocol,
             stream=replace(stream, epochs=1),
             boundary_metrics=(*protocol.boundary_metrics, "hessian_top", "hessian_top_train"),
+            probe_samples=150,
         ),
         methods=CURVATURE,
         seeds=3,
