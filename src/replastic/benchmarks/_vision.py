@@ -11,7 +11,7 @@ from replastic.networks import Network
 from replastic.networks.resnet18 import ResNet18
 from replastic.networks.vgg16 import Vgg16
 from replastic.networks.vit_tiny import VitTiny
-from replastic.streams import Stream
+from replastic.streams import Growing, Stream
 from replastic.training import Protocol, Trainer
 
 Size = Literal["paper", "small", "smoke"]
@@ -161,9 +161,10 @@ def paper_preset(name: str, stream: Stream, tuned: Tuned, *, methods_from: int =
 
 def limited_preset(small: Preset) -> Preset:
     """The same without past data."""
-    stream = replace(small.protocol.stream, access="limited")  # type: ignore[call-arg]
+    stream = small.protocol.stream
+    assert isinstance(stream, Growing)
     return Preset(
-        protocol=replace(small.protocol, stream=stream),
+        protocol=replace(small.protocol, stream=replace(stream, access="limited")),
         methods=("base", "fire", "ewc", "ewc+fire"),
         seeds=3,
         help="as small, but each phase has its new data alone (--replay 0.1: and a tenth of what came before)",

@@ -170,8 +170,9 @@ def _overview() -> str:
 
 
 def _description(spec: BenchmarkSpec) -> str:
+    width = max(map(len, spec.presets))
     presets = [
-        f"  {name:<8} {preset.help} ({len(preset.methods)} methods, {preset.seeds} seeds)"
+        f"  {name:<{width}}  {preset.help} ({len(preset.methods)} methods, {preset.seeds} seeds)"
         for name, preset in spec.presets.items()
     ]
     return "\n".join([benchmarks.entry(spec.name).summary, "", "presets:", *presets, "", EXAMPLES])
