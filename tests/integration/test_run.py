@@ -310,7 +310,7 @@ def test_two_processes_of_torchrun_write_what_one_writes(tmp_path):
         [*torchrun, "replastic", *settings, "--out", str(together), "--json"],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr
