@@ -71,6 +71,7 @@ class Units:
         self.drawn = torch.zeros(len(kept), dtype=torch.int64)
         """New units made so far, by group."""
         self._method = method
+        self._stored = [entry.name for entry in run.store.entries()]
         self._draws: dict[int, dict[str, Tensor]] = {}
 
     def zeros(self) -> Tensor:
@@ -89,7 +90,15 @@ class Units:
             moved: (units,), activations that the layers reading the chosen units are to go on receiving: what their
                 columns made of them is added to their biases. A layer without a bias gets nothing: the batch
                 normalisation that usually follows it takes constants out.
+
+        Raises:
+            UserError: Modules were added or replaced since the units were found.
         """
+        if [entry.name for entry in run.store.entries()] != self._stored:
+            raise UserError(
+                f"{self._method} found the hidden units of another network: modules were added or replaced since. It "
+                "cannot be combined with a method that changes the structure"
+            )
         chosen = chosen.cpu()
         rows: list[UnitReset] = []
         columns: list[UnitReset] = []

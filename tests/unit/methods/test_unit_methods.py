@@ -428,6 +428,16 @@ def test_a_network_without_such_units_is_refused(spec: str) -> None:
 
 
 @each
+def test_modules_that_were_added_since_are_an_error(spec: str) -> None:
+    model = mlp(3, 4, 2)
+    model[0].bias.data[0] = -100.0
+    bench = Bench(model, methods.from_spec(spec), some_batch())
+    model[2] = nn.Sequential(model[2], nn.Linear(2, 2).double())
+    with pytest.raises(UserError, match="modules were added or replaced"):
+        assert [bench.step() for _ in range(2)] == []
+
+
+@each
 def test_hooks_go_in_the_end(spec: str) -> None:
     bench = Bench(mlp(3, 4, 2), methods.from_spec(spec), some_batch())
     bench.step()
