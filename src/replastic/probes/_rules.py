@@ -144,9 +144,6 @@ def _permuted(ledger: Ledger, out: Tensor, kind: str, input: Tensor, *rest: Any,
     return replace(value, axis=list(moved.shape).index(value.axis + 1))
 
 
-READS = frozenset(("item", "tolist", "numpy", "__float__", "__int__", "__array__", "__setitem__"))
-"""Calls that return no tensor and yet use what is in one."""
-
 RULES: dict[str, Rule] = {
     "linear": _linear,
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _conv),
