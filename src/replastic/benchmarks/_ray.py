@@ -60,10 +60,10 @@ def ray_crew(
         MissingExtraError: Ray is not installed.
         UserError: Ray cannot be started, or the cluster is not there.
     """
-    ray = require("ray", "sweep", "a sweep")
-    tune = require("ray.tune", "sweep", "a sweep")
     if device.partition(":")[0] == "cuda" and device != "cuda":
         raise UserError(f"--device must be cpu or cuda in a sweep, since Ray hands out the GPUs; got {device!r}")
+    ray = require("ray", "sweep", "a sweep")
+    tune = require("ray.tune", "sweep", "a sweep")
     gpus = torch.cuda.device_count() if device == "cuda" else 0
     with ExitStack() as stack:
         stack.enter_context(_environment(ENVIRONMENT))
@@ -187,19 +187,26 @@ def _told(tune: Any, listener: Listener, interrupted: Callable[[], None]) -> Any
     """A callback of Tune that passes on what trials tell, and stops when interrupted."""
 
     class Told(tune.Callback):  # type: ignore[misc]
+        def __init__(self, listener: Listener, interrupted: Callable[[], None]) -> None:
+            self.listener = listener
+            self.interrupted = interrupted
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}  # Tune keeps a copy on disk, which nobody reads; a terminal cannot be copied.
+
         def on_step_begin(self, iteration: int, trials: Any, **_: Any) -> None:
-            interrupted()
+            self.interrupted()
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Mapping[str, Any], **_: Any) -> None:
-            listener.progress(trial.config["name"], result["phases"])
+            self.listener.progress(trial.config["name"], result["phases"])
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-            listener.ended(trial.config["name"], trial.last_result.get("problem", ""))
+            self.listener.ended(trial.config["name"], trial.last_result.get("problem", ""))
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-            listener.ended(trial.config["name"], "its process died")
+            self.listener.ended(trial.config["name"], "its process died")
 
-    return Told()
+    return Told(listener, interrupted)
 
 
 def _death(error: BaseException) -> str:
