@@ -21,7 +21,7 @@ from replastic.errors import UserError
 
 FOLDER = "REPLASTIC_CACHE"
 """Environment variable: where decoded data sets are kept; ``~/.cache/replastic`` if it is not set."""
-FORMAT = 1
+FORMAT = 2
 """Part of every key: raised when the same source would be decoded to something else."""
 PARTS = ("train", "held_out", "test")
 

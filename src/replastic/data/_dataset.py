@@ -102,9 +102,14 @@ def hold_out(targets: Tensor, every: int) -> tuple[Tensor, Tensor]:
     Returns:
         Indices kept and indices held out, each ascending.
     """
+    held = within_class(targets) % every == every - 1
+    return torch.nonzero(~held).flatten(), torch.nonzero(held).flatten()
+
+
+def within_class(targets: Tensor) -> Tensor:
+    """Number of each sample among those of its class, from 0, in the order of the data; (N,) labels -> (N,)."""
     rank = torch.empty_like(targets)
     for label in range(int(targets.max()) + 1):
         chosen = targets == label
         rank[chosen] = torch.arange(int(chosen.sum()), dtype=targets.dtype)
-    held = rank % every == every - 1
-    return torch.nonzero(~held).flatten(), torch.nonzero(held).flatten()
+    return rank

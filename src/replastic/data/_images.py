@@ -13,7 +13,7 @@ from torch import Tensor
 from replastic.data._cache import cached, fingerprint
 from replastic.data._dataset import Dataset, Pixels, Splits, hold_out
 from replastic.data._decode import decode, image_size
-from replastic.data._labels import balanced
+from replastic.data._labels import balanced, mixed
 from replastic.data._provider import Provider
 from replastic.data._source import Place, find, opened
 from replastic.data._split import labelled
@@ -80,9 +80,10 @@ class ImageSet(Provider):
     def splits(self) -> Splits:
         """Bytes in three splits, with the pixel rule of the training images that are kept.
 
-        Shapes: inputs (N, C, H, W) uint8, in the order in which they are stored, targets as stored. `Pixels` has each
-        channel's mean and (population) standard deviation over the kept training images, held-out and test images
-        left out. Of each class the first `train` / classes images are used, and of these each tenth is held out.
+        Shapes: inputs (N, C, H, W) uint8, in the order in which they are stored, targets as stored; training images
+        that stand class by class are put in an order in which classes take turns. `Pixels` has each channel's mean and
+        (population) standard deviation over the kept training images, held-out and test images left out. Of each class
+        the first `train` / classes images are used, and of these each tenth is held out.
 
         What is decoded is kept in a file, which later runs map into memory; see `cached`.
 
@@ -125,6 +126,7 @@ class ImageSet(Provider):
             if not len(held):
                 limit = f" (with train={self.train})" if self.train else ""
                 raise UserError(f"{train.where}: no class has {EVERY} images to use{limit}, so none can be held out")
+            kept = kept[mixed(train.targets[chosen[kept]])]
             parts = [
                 Dataset(decode(split, rows, layout.channels, size), split.targets[rows], classes)
                 for split, rows in ((train, chosen[kept]), (train, chosen[held]), (test, tested))

@@ -1,10 +1,11 @@
-"""Which images of a split are used: the first so many of each class."""
+"""Which images of a split are used, the first so many of each class, and in which order."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from replastic.data._dataset import within_class
 from replastic.data._split import Split
 from replastic.errors import UserError
 
@@ -42,3 +43,15 @@ def balanced(split: Split, classes: int, count: int, option: str, *, every_class
         return (split.targets < classes).nonzero().flatten()
     rows = [(split.targets == label).nonzero().flatten()[:wanted] for label in range(classes)]
     return torch.cat(rows).sort().values
+
+
+def mixed(targets: Tensor) -> Tensor:
+    """An order in which classes take turns, for labels (N,) that stand class by class; else the order as it is.
+
+    Folders of images and some sets of the Hub stand class by class. Measures that look at the first samples, and
+    methods that make one pass in the order of the data, are to see every class.
+    """
+    blocks = 1 + int((targets.diff() != 0).sum())
+    if blocks > int(targets.bincount().count_nonzero()):
+        return torch.arange(len(targets))
+    return within_class(targets).argsort(stable=True)

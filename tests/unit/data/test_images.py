@@ -169,6 +169,19 @@ def test_an_image_folder_comes_back_as_written(tmp_path, kind):
     assert torch.equal(splits.test.inputs[2:], torch.stack(written["test", 2]))
 
 
+def test_images_that_stand_class_by_class_are_mixed(tmp_path):
+    pixels = [picture(i) for i in range(33)]
+    labels = [2] * 11 + [0] * 11 + [1] * 11
+    write_parquet(tmp_path / "train.parquet", [encoded(p) for p in pixels], labels)
+    write_parquet(tmp_path / "test.parquet", [encoded(p) for p in pixels], labels)
+    splits = data.load(f"images:source={tmp_path}")
+    assert splits.train.targets.tolist() == [2, 0, 1] * 10
+    stored = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+    rows = [row for turn in (*range(9), 10) for row in (turn, 11 + turn, 22 + turn)]
+    assert torch.equal(splits.train.inputs, stored[rows])
+    assert torch.equal(splits.test.inputs, stored), "what is only scored stays as it is stored"
+
+
 def _bmp(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "BMP")
