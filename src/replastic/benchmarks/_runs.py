@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,16 +102,18 @@ def check_device(device: str) -> None:
 def execute(job: Job, report: Callable[[float], None]) -> None:
     """Train one job to its end, from wherever a killed process left it. Body of a worker."""
     directory, shared = job.directory, job.shared()
+    splits = data.load(job.protocol.data, job.device)
     if job.known() is None and distributed.rank() == 0:
         if job.until is None:
-            around = {**environment(), "processes": distributed.world_size()}
+            samples = {field.name: len(getattr(splits, field.name)) for field in fields(splits)}
+            around = {**environment(), "processes": distributed.world_size(), "samples": samples}
             directory.create(replace(job.info(), environment=around))
         else:
             directory.path.mkdir(parents=True, exist_ok=True)
             write_text(directory.path / SHARED, json.dumps(job.settings(), indent=2) + "\n")
     train(
         job.protocol,
-        data.load(job.protocol.data, job.device),
+        splits,
         methods.from_spec(job.method),
         job.seed,
         directory,

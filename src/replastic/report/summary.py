@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from replastic.report import words
+from replastic.report.experiment import Experiment
 from replastic.report.measures import final_scores
 from replastic.report.statistics import Estimate, Standing, paired_difference
 from replastic.report.tables import REFERENCE, Row, Table
@@ -20,7 +21,7 @@ def sentences(table: Table) -> list[str]:
     """What was run, what happened to the reference, which methods differ from it, and what is not settled."""
     found = [_what(table), *_reference(table)]
     found += _differences(table) if table.reference else [_NO_REFERENCE]
-    found += _leader(table) + _not_finite(table) + _cautions(table)
+    found += _without_effect(table) + _leader(table) + _not_finite(table) + _cautions(table)
     return found
 
 
@@ -128,6 +129,35 @@ def _leader(table: Table) -> list[str]:
     if lead.standing(table.experiment.shown.higher_is_better) == "better":
         return [f"{said}, ahead of {second.label} by {_size(lead)}."]
     return [f"{said}, but its order with {second.label} is not settled: they differ by {_size(lead)}."]
+
+
+def _without_effect(table: Table) -> list[str]:
+    """Methods whose runs never left the reference's, such as one that waits for longer than the runs last."""
+    experiment, reference = table.experiment, table.reference
+    if reference is None or experiment.phases <= experiment.first:
+        return []
+    known = _traces(experiment, reference)
+    same = []
+    for row in table.rows:
+        traces = _traces(experiment, row.method)
+        common = traces.keys() & known.keys()
+        if row.method != reference and common and all(traces[seed] == known[seed] for seed in common):
+            same.append(row.label)
+    if not same:
+        return []
+    return [
+        f"Scored exactly as {reference} at every evaluation of every seed, so with these settings without any effect: "
+        f"{words.listing(same)}."
+    ]
+
+
+def _traces(experiment: Experiment, method: str) -> dict[int, list[tuple[object, ...]]]:
+    """Every score of the common phases in order, by seed."""
+    key = experiment.shown.score
+    return {
+        seed: [(r["step"], r["event"], r[key]) for r in run.records if key in r and r["phase"] < experiment.phases]
+        for seed, run in experiment.runs[method].items()
+    }
 
 
 def _not_finite(table: Table) -> list[str]:

@@ -6,10 +6,10 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from replastic import benchmarks, methods, networks
+from replastic import benchmarks, data, methods, networks
 from replastic.benchmarks import _cost
 from replastic.benchmarks._experiment import Plan
-from replastic.benchmarks._runs import Job, folder_name
+from replastic.benchmarks._runs import Job, execute, folder_name
 from replastic.benchmarks._spec import every_method
 from replastic.errors import UnknownNameError, UserError
 from replastic.records import RunDirectory
@@ -177,3 +177,11 @@ def test_the_records_name_the_data_wherever_they_lie(tmp_path):
     assert settings("cifar10:source=/here,train=5") == settings("cifar10:train=5,source=/there")
     assert settings("cifar10:train=5")["data"] == "cifar10:train=5"
     assert settings("cifar10:train=5") != settings("cifar10:train=6")
+
+
+def test_a_run_notes_how_many_samples_there_were(tmp_path):
+    job = planned(tmp_path, chosen=("base",), seeds=(0,), methods_from=0, boundary_metrics=(), metrics=()).jobs[0]
+    execute(job, lambda phases: None)
+    splits = data.load("digits")
+    samples = {"train": len(splits.train), "held_out": len(splits.held_out), "test": len(splits.test)}
+    assert job.directory.info().environment["samples"] == samples

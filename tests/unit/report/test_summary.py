@@ -79,6 +79,12 @@ def test_not_finite_is_named(tell) -> None:
     assert "base has the best mean" not in text
 
 
+def test_a_method_that_never_leaves_base_is_named(tell) -> None:
+    _, text = tell({"base": [0.5, 0.6], "cbp": [0.5, 0.6], "fire": [0.5, 0.61]})
+    assert "Scored exactly as base at every evaluation of every seed" in text
+    assert "without any effect: cbp." in text
+
+
 def test_unfinished_says_how_far(tell) -> None:
     _, text = tell({"base": [0.5, 0.6]}, finished=False)
     assert "Unfinished: 2 runs still to be completed, so everything here is taken up to task 2" in text
