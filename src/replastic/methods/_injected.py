@@ -112,9 +112,11 @@ class Classifier(NamedTuple):
         return {self.names[0]: Tapped(first, cell), self.names[-1]: Injected(last, pairs, cell)}
 
     def _inner(self, name: str) -> str:
-        """A name in the model as a name in `plain`."""
+        """A name in the model as a name in `plain`; empty for one outside the module that holds the classifier."""
         parent = self.names[-1].rpartition(".")[0]
-        return name.removeprefix(f"{parent}.") if parent else name
+        if not parent:
+            return name
+        return name.removeprefix(f"{parent}.") if name.startswith(f"{parent}.") else ""
 
 
 def find_classifier(model: nn.Module, hidden: int) -> Classifier | None:

@@ -218,3 +218,14 @@ def test_what_cannot_be_injected_is_named(run_on: RunOn) -> None:
     run = run_on(model, fresh=lambda seed: {})
     with pytest.raises(UserError, match=r"needs a new draw of hidden2\.linear\.weight"):
         ready(model, run).on_boundary(run)
+
+
+def test_a_weight_of_the_same_name_outside_the_classifier_is_left_alone(run_on: RunOn) -> None:
+    """The classifier's last layer is ``2.0``, another layer of the network is ``0``."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Sequential(nn.Linear(4, 3))).double()
+    run = run_for(model, run_on)
+    encoder, before = model[0].weight.detach().clone(), model(data()).detach()
+    inject(model, run, ready(model, run))
+    assert torch.equal(model[0].weight, encoder)
+    torch.testing.assert_close(model(data()), before, rtol=1e-12, atol=1e-13)
