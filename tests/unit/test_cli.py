@@ -10,6 +10,7 @@ import pytest
 
 from replastic import __version__
 from replastic.cli import commands, main
+from replastic.training.distributed import LostProcessError
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
@@ -113,3 +114,14 @@ def test_list_of_an_unknown_kind_offers_a_near_miss(capsys: pytest.CaptureFixtur
 def test_help_is_quick_because_it_does_not_import_torch() -> None:
     code = "import sys; from replastic.cli import main; main(['--help']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True)
+
+
+def test_what_is_no_mistake_of_the_input_ends_in_a_sentence_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lost(arguments: object) -> int:
+        raise LostProcessError("another process has ended")
+
+    monkeypatch.setattr("replastic.cli.list.main", lost)
+    assert main(["list"]) == 1
+    assert capsys.readouterr().err == "replastic: error: another process has ended\n"

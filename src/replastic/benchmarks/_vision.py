@@ -122,7 +122,7 @@ TUNED: Mapping[tuple[str, str], Tuned] = {
 
 
 def protocol(name: str, size: Size, stream: Stream, *, data: str = "", methods_from: int = 0) -> Protocol:
-    """Section 3 of the paper on one of the pairs; what is not the paper's size has smaller batches, too.
+    """Section 4.1 of the paper on one of the pairs; what is not the paper's size has smaller batches, too.
 
     Args:
         name: The pair, by its data set.

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from replastic._version import __version__
-from replastic.errors import UnknownNameError, UserError
+from replastic.errors import ReplasticError, UnknownNameError, UserError
 
 
 def commands() -> dict[str, str]:
@@ -61,9 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args[0] not in commands():
             raise UnknownNameError("command", args[0], commands())
         return int(import_module(f"{__name__}.{args[0]}").main(args[1:]) or 0)
-    except UserError as error:
+    except ReplasticError as error:
         print(f"replastic: error: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         print("\nreplastic: stopped", file=sys.stderr)
         return 130
