@@ -10,8 +10,8 @@ from replastic.benchmarks._spec import BenchmarkSpec, Preset
 from replastic.streams.class_incremental import ClassIncremental
 
 SMALL = {
-    "cifar100": ("first_classes=20", ClassIncremental(phases=10, epochs=6)),
-    "tiny_imagenet": ("first_classes=20", ClassIncremental(phases=10, epochs=6)),
+    "cifar100": ("train=3000,test=1000,first_classes=20", ClassIncremental(phases=10, epochs=6)),
+    "tiny_imagenet": ("train=1200,test=400,first_classes=20", ClassIncremental(phases=10, epochs=6)),
 }
 """Of each pair: how much of the data, and for how long. CIFAR-10 has too few classes."""
 

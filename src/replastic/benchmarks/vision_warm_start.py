@@ -13,7 +13,7 @@ from replastic.streams.warm_start import WarmStart
 SMALL = {
     "cifar10": ("train=8000,test=4000", WarmStart(first_epochs=40, epochs=6)),
     "cifar100": ("train=15000,test=2000", WarmStart(first_epochs=60, epochs=10)),
-    "tiny_imagenet": ("first_classes=40", WarmStart(first_epochs=150, epochs=20)),
+    "tiny_imagenet": ("train=2400,test=800,first_classes=40", WarmStart(first_epochs=150, epochs=20)),
 }
 """Of each pair: how much of the data, and for how long: the first phase until 99% of its images are learned."""
 CUBIC = "fire:solver=newton_schulz,num_iters="
@@ -29,6 +29,9 @@ ABLATION = (
 )
 """How many steps, which scale, both at equal norm, and how much of the drop is batch normalisation's. `fire` is the one
 with ten steps; the exact factor has the norm of ``modular_norm`` at the scale ``modular``."""
+IN_FEW_UPDATES = ("cbp:replacement_rate=0.005,maturity_threshold=20", "hare_tortoise:momentum=0.95,every=20")
+"""Methods whose intervals are counted in updates, with intervals as short beside the small runs (338 updates in the
+second phase) as the defaults are beside the paper's (17 600): as they are, they would not act once."""
 CURVATURE = (
     "base",
     "fire",
@@ -69,7 +72,9 @@ def _presets(name: str) -> Mapping[str, Preset]:
     whole = name == "cifar10"
     small = Preset(
         protocol=protocol,
-        methods=every_method(**specs) if whole else ("base", "fire", "full_reset", specs["interpolation"], "rescale"),
+        methods=every_method(*IN_FEW_UPDATES, **specs)
+        if whole
+        else ("base", "fire", "full_reset", specs["interpolation"], "rescale"),
         seeds=5 if whole else 3,
         help="a part of the data and a small network; about a minute a run on one core",
     )

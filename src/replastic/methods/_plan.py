@@ -78,6 +78,37 @@ def choose(scope: Scope, run: Run) -> tuple[tuple[Target, ...], tuple[Skipped, .
     return selection.targets, selection.skipped
 
 
+TARGETS_HELP = "patterns joined by | that replace the recipe's choice of weights, as in attention.q|attention.k"
+"""Of the option `targets`, which several methods have."""
+
+
+def check_targets(name: str, targets: str) -> None:
+    """Refuse an option `targets` with an empty pattern; the empty text is none.
+
+    Raises:
+        UserError: There is one.
+    """
+    if targets and not all(_split(targets)):
+        raise UserError(f"{name}: targets must be patterns joined by |, got {targets!r}")
+
+
+def aimed(name: str, targets: str, run: Run) -> Run:
+    """The run with the patterns of a method's option `targets` as the weights to touch, if there are any.
+
+    Raises:
+        UserError: The run names its targets already.
+    """
+    if not targets:
+        return run
+    if run.target_modules is not None:
+        raise UserError(f"{name}: give target_modules or the option targets, not both")
+    return replace(run, target_modules=_split(targets))
+
+
+def _split(targets: str) -> tuple[str, ...]:
+    return tuple(pattern.strip() for pattern in targets.split("|"))
+
+
 def resolve(method: WeightMethod, rule: Rule, explicit: frozenset[str] = frozenset()) -> WeightMethod:
     """The method a rule asks for: `method` with the rule's options, or another one by name.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from replastic import linalg
 from replastic.errors import UserError
 from replastic.methods._interface import Need, Run, WeightMethod, option
+from replastic.methods._plan import TARGETS_HELP, aimed, check_targets
 from replastic.weights.entries import MatrixInfo
 
 SOLVER_OPTIONS = ("num_iters", "coefficients", "tol", "max_iters", "polish", "complete")
@@ -52,8 +53,7 @@ class PolarMethod(WeightMethod):
     )
     targets: str = option(
         "",
-        help="patterns joined by | that replace the recipe's choice of weights, as in attention.q|attention.k; "
-        "the recipe's options still hold for the weights that it would have touched itself",
+        help=f"{TARGETS_HELP}; the recipe's options still hold for the weights that it would have touched itself",
     )
 
     def validate(self) -> None:
@@ -63,8 +63,7 @@ class PolarMethod(WeightMethod):
                 raise UserError(f"{self.name}: {field} must be at least {least}, got {getattr(self, field)}")
         if self.tol <= 0:
             raise UserError(f"{self.name}: tol must be positive, got {self.tol}")
-        if self.targets and not all(self._patterns()):
-            raise UserError(f"{self.name}: targets must be patterns joined by |, got {self.targets!r}")
+        check_targets(self.name, self.targets)
 
     def required(self) -> frozenset[Need]:
         """`init`, if the scale is that of the initial weights."""
@@ -80,11 +79,7 @@ class PolarMethod(WeightMethod):
         Raises:
             UserError: The run names its targets already.
         """
-        if not self.targets:
-            return run
-        if run.target_modules is not None:
-            raise UserError(f"{self.name}: give target_modules or the option targets, not both")
-        return replace(run, target_modules=self._patterns())
+        return aimed(self.name, self.targets, run)
 
     def written(self, w: Tensor, info: MatrixInfo, w0: Tensor | None) -> Written:
         """What fire would write for `w` (batch, d_out, d_in).
@@ -104,9 +99,6 @@ class PolarMethod(WeightMethod):
             "scale": scale,
         }
         return Written(weight, scale, facts)
-
-    def _patterns(self) -> tuple[str, ...]:
-        return tuple(pattern.strip() for pattern in self.targets.split("|"))
 
     def _accepted(self) -> frozenset[str]:
         return frozenset(inspect.signature(linalg.SOLVERS[self.solver]).parameters) & frozenset(SOLVER_OPTIONS)

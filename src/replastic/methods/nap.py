@@ -14,7 +14,7 @@ from replastic.errors import UserError
 from replastic.methods._initial import Initial
 from replastic.methods._interface import Method, Need, Run, option
 from replastic.methods._nonlinearities import Place, unnormalised
-from replastic.methods._plan import choose
+from replastic.methods._plan import TARGETS_HELP, aimed, check_targets, choose
 from replastic.methods._registry import register
 from replastic.weights.change import Change, Proposal
 from replastic.weights.entries import LiveStore
@@ -39,11 +39,13 @@ class Nap(Method):
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "init", "batches"})
 
     every: int = option(10, help="updates between two projections of the weights", search=(1, 10, 100))
+    targets: str = option("", help=TARGETS_HELP)
 
     def validate(self) -> None:
         """`every` is positive."""
         if self.every < 1:
             raise UserError(f"{self.name}: every must be at least 1, got {self.every}")
+        check_targets(self.name, self.targets)
 
     def check(self, run: Run) -> None:
         """See that every chosen weight has an initial value and every nonlinearity a place for its normalisation."""
@@ -87,7 +89,7 @@ class Nap(Method):
 
     def _lengths_of(self, run: Run) -> dict[str, Tensor]:
         initial = Initial(run.init)
-        entries = [target.entry for target in choose("matrices", run)[0]]
+        entries = [target.entry for target in choose("matrices", aimed(self.name, self.targets, run))[0]]
         return {e.name: torch.linalg.vector_norm(initial.need(e, self.name), dtype=torch.float64) for e in entries}
 
     def _places(self, run: Run) -> list[Place]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from replastic.errors import UserError
 from replastic.methods._interface import Method, Need, Run, option
 from replastic.methods._kernels import joined_taps
-from replastic.methods._plan import choose
+from replastic.methods._plan import TARGETS_HELP, aimed, check_targets, choose
 from replastic.methods._registry import register
 from replastic.weights.entries import LiveStore
 from replastic.weights.recipe import Target
@@ -34,6 +34,7 @@ class Parseval(Method):
     strength: float = option(1e-3, help="weight of the term (lambda): 0 turns it off", search=(1e-3, 1e-4, 1e-5))
     s: float = option(1.0, help="squared length of the rows it pulls toward")
     norms: bool = option(True, help="include the weights of normalisation layers")
+    targets: str = option("", help=TARGETS_HELP)
 
     def validate(self) -> None:
         """`strength` is not negative, `s` is positive."""
@@ -41,15 +42,18 @@ class Parseval(Method):
             raise UserError(f"{self.name}: strength must not be negative, got {self.strength}")
         if self.s <= 0.0:
             raise UserError(f"{self.name}: s must be positive, got {self.s}")
+        check_targets(self.name, self.targets)
 
     def check(self, run: Run) -> None:
         """See that the patterns match."""
-        choose("matrices", run)
+        choose("matrices", aimed(self.name, self.targets, run))
 
     def setup(self, run: Run) -> None:
         """Look up the weights."""
         assert isinstance(run.store, LiveStore)
-        self._matrices = [(run.store.tensor(t.entry.name), t) for t in choose("matrices", run)[0]]
+        self._matrices = [
+            (run.store.tensor(t.entry.name), t) for t in choose("matrices", aimed(self.name, self.targets, run))[0]
+        ]
         self._gains = []
         if self.norms:
             names = [t.entry.name for t in choose("parameters", run)[0] if t.entry.role == "norm"]

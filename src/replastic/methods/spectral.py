@@ -12,7 +12,7 @@ from torch import Tensor
 from replastic.errors import UserError
 from replastic.methods._interface import Method, Need, Run, option
 from replastic.methods._kernels import joined_taps
-from replastic.methods._plan import choose
+from replastic.methods._plan import TARGETS_HELP, aimed, check_targets, choose
 from replastic.methods._registry import register
 from replastic.seeds import generator
 from replastic.weights.entries import LiveStore
@@ -42,6 +42,7 @@ class Spectral(Method):
     power: int = option(2, help="exponent k on the largest singular value and on the norm of a bias")
     iterations: int = option(1, help="steps of power iteration per update; 0 computes singular values exactly")
     others: bool = option(True, help="include biases and the gains of normalisation layers")
+    targets: str = option("", help=TARGETS_HELP)
 
     def validate(self) -> None:
         """`strength` and `iterations` are not negative, `power` is positive."""
@@ -51,16 +52,19 @@ class Spectral(Method):
             raise UserError(f"{self.name}: power must be at least 1, got {self.power}")
         if self.iterations < 0:
             raise UserError(f"{self.name}: iterations must not be negative, got {self.iterations}")
+        check_targets(self.name, self.targets)
 
     def check(self, run: Run) -> None:
         """See that the patterns match."""
-        choose("matrices", run)
+        choose("matrices", aimed(self.name, self.targets, run))
 
     def setup(self, run: Run) -> None:
         """Look up the weights and begin the power iteration."""
         assert isinstance(run.store, LiveStore)
         store = run.store
-        self._matrices = [(store.tensor(t.entry.name), t) for t in choose("matrices", run)[0]]
+        self._matrices = [
+            (store.tensor(t.entry.name), t) for t in choose("matrices", aimed(self.name, self.targets, run))[0]
+        ]
         rest = [t.entry for t in choose("parameters", run)[0]] if self.others else []
         self._biases = [store.tensor(e.name) for e in rest if e.name.endswith("bias")]
         self._gains = [store.tensor(e.name) for e in rest if e.role == "norm" and e.name.endswith("weight")]
