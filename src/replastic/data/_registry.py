@@ -9,6 +9,7 @@ import torch
 
 from replastic.data._dataset import Splits
 from replastic.data._provider import Provider
+from replastic.errors import UserError
 from replastic.options import check_values, read
 from replastic.registry import Registry
 
@@ -72,7 +73,13 @@ def load(spec: str, device: str | torch.device = "cpu") -> Splits:
     provider = from_spec(spec)
     key = (provider, provider.place(), str(device))
     if key not in _REMEMBERED:
-        splits = provider.splits().to(device)
+        try:
+            splits = provider.splits().to(device)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{spec} does not fit into the memory of {device}: take fewer images (the data field train=), or "
+                "another device"
+            ) from error
         while len(_REMEMBERED) >= _MOST_REMEMBERED:
             del _REMEMBERED[next(iter(_REMEMBERED))]
         _REMEMBERED[key] = splits

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replastic import data
-from replastic.data import Dataset, hold_out
+from replastic.data import Dataset, Splits, hold_out
 from replastic.errors import UserError
 from replastic.seeds import derive, generator
 
@@ -70,3 +70,13 @@ def test_seeds_depend_on_the_purpose_and_nothing_else():
     first = torch.rand(3, generator=generator(5, "a"))
     assert torch.equal(first, torch.rand(3, generator=generator(5, "a")))
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_data_too_big_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_big(self: Splits, device: object) -> Splits:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Splits, "to", too_big)
+    monkeypatch.setattr("replastic.data._registry._REMEMBERED", {})
+    with pytest.raises(UserError, match=r"digits does not fit into the memory of cuda:7: take fewer images"):
+        data.load("digits", "cuda:7")
