@@ -1,4 +1,4 @@
-"""Classes that arrive in twenty phases: does a network that knows the old ones learn the new ones like a new one?"""
+"""Classes that arrive phase by phase: does a network that knows the old ones learn the new ones like a new one?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALL = {
 
 @register("vision_class_incremental", reference="https://arxiv.org/abs/2602.08040")
 def vision_class_incremental() -> BenchmarkSpec:
-    """Twenty phases, each with new classes beside the old ones; score: test accuracy on the classes seen so far."""
+    """Phases (the paper: twenty) with new classes beside the old ones; score: test accuracy on the classes seen so far."""
     presets = {name: _presets(name) for name in SMALL}
     label = "test accuracy on the classes seen so far"
     curves = ["metric/accuracy_all", "metric/dfi", "metric/dormant", "metric/effective_rank", "metric/feature_srank"]
