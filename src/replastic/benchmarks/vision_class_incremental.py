@@ -18,7 +18,7 @@ SMALL = {
 
 @register("vision_class_incremental", reference="https://arxiv.org/abs/2602.08040")
 def vision_class_incremental() -> BenchmarkSpec:
-    """Phases (the paper: twenty) with new classes beside the old ones; score: test accuracy on the classes seen so far."""
+    """Phases, twenty in the paper, each with new classes; score: test accuracy on the classes seen so far."""
     presets = {name: _presets(name) for name in SMALL}
     label = "test accuracy on the classes seen so far"
     curves = ["metric/accuracy_all", "metric/dfi", "metric/dormant", "metric/effective_rank", "metric/feature_srank"]
