@@ -169,6 +169,34 @@ def paper_preset(name: str, stream: Stream, tuned: Tuned, *, methods_from: int =
     )
 
 
+def growing_presets(
+    kind: str, name: str, data: str, small: Growing, paper: Growing, smoke: Growing
+) -> dict[str, Preset]:
+    """The presets of a stream whose methods are on from its first phase.
+
+    Args:
+        kind: The stream, as `TUNED` names it.
+        name: The pair, by its data set.
+        data: How much of it the small run has, as fields of its spec.
+        small: Phases of the small run.
+        paper: Those of the paper.
+        smoke: Those that only show that all works.
+    """
+    tuned = TUNED[kind, name]
+    preset = Preset(
+        protocol=protocol(name, "small", small, data=data),
+        methods=("base", "fire", "full_reset", tuned.specs()["interpolation"]),
+        seeds=3,
+        help="a part of the data and a small network; about a minute a run on one core",
+    )
+    return {
+        "small": preset,
+        "paper": paper_preset(name, paper, tuned),
+        "limited": limited_preset(preset),
+        "smoke": smoke_preset(name, smoke),
+    }
+
+
 def limited_preset(small: Preset) -> Preset:
     """The same without past data."""
     stream = small.protocol.stream

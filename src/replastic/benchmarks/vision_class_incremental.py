@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from replastic.benchmarks import _vision
 from replastic.benchmarks._registry import register
-from replastic.benchmarks._spec import BenchmarkSpec, Preset
+from replastic.benchmarks._spec import BenchmarkSpec
 from replastic.streams.class_incremental import ClassIncremental
 
 SMALL = {
@@ -19,25 +17,9 @@ SMALL = {
 @register("vision_class_incremental", reference="https://arxiv.org/abs/2602.08040")
 def vision_class_incremental() -> BenchmarkSpec:
     """Phases, twenty in the paper, each with new classes; score: test accuracy on the classes seen so far."""
-    presets = {name: _presets(name) for name in SMALL}
+    paper, smoke = ClassIncremental(phases=20, epochs=100), ClassIncremental(phases=4, epochs=1)
+    presets = {name: _vision.growing_presets("class_incremental", name, *SMALL[name], paper, smoke) for name in SMALL}
     label = "test accuracy on the classes seen so far"
     curves = ["metric/accuracy_all", "metric/dfi", "metric/dormant", "metric/effective_rank", "metric/feature_srank"]
     summary = _vision.summary(score_label=label, curves=curves)
     return BenchmarkSpec(name="vision_class_incremental", presets=presets["cifar100"], others=presets, summary=summary)
-
-
-def _presets(name: str) -> Mapping[str, Preset]:
-    tuned = _vision.TUNED["class_incremental", name]
-    fields, stream = SMALL[name]
-    small = Preset(
-        protocol=_vision.protocol(name, "small", stream, data=fields),
-        methods=("base", "fire", "full_reset", tuned.specs()["interpolation"]),
-        seeds=3,
-        help="a part of the data and a small network; about a minute a run on one core",
-    )
-    return {
-        "small": small,
-        "paper": _vision.paper_preset(name, ClassIncremental(phases=20, epochs=100), tuned),
-        "limited": _vision.limited_preset(small),
-        "smoke": _vision.smoke_preset(name, ClassIncremental(phases=4, epochs=1)),
-    }

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from replastic.benchmarks import _vision
 from replastic.benchmarks._registry import register
-from replastic.benchmarks._spec import BenchmarkSpec, Preset
+from replastic.benchmarks._spec import BenchmarkSpec
 from replastic.streams.continual import Continual
 
 SMALL = {
@@ -20,23 +18,7 @@ SMALL = {
 @register("vision_continual", reference="https://arxiv.org/abs/2602.08040")
 def vision_continual() -> BenchmarkSpec:
     """Ten stages show 10%, 20%, ... 100% of the images; score: test accuracy at the end of each."""
-    presets = {name: _presets(name) for name in SMALL}
+    paper, smoke = Continual(stages=10, epochs=100), Continual(stages=3, epochs=2)
+    presets = {name: _vision.growing_presets("continual", name, *SMALL[name], paper, smoke) for name in SMALL}
     summary = _vision.summary(score_label="test accuracy at the end of the stage", phase_label="stage")
     return BenchmarkSpec(name="vision_continual", presets=presets["cifar10"], others=presets, summary=summary)
-
-
-def _presets(name: str) -> Mapping[str, Preset]:
-    tuned = _vision.TUNED["continual", name]
-    fields, stream = SMALL[name]
-    small = Preset(
-        protocol=_vision.protocol(name, "small", stream, data=fields),
-        methods=("base", "fire", "full_reset", tuned.specs()["interpolation"]),
-        seeds=3,
-        help="a part of the data and a small network; about a minute a run on one core",
-    )
-    return {
-        "small": small,
-        "paper": _vision.paper_preset(name, Continual(stages=10, epochs=100), tuned),
-        "limited": _vision.limited_preset(small),
-        "smoke": _vision.smoke_preset(name, Continual(stages=3, epochs=2)),
-    }
