@@ -1,23 +1,19 @@
-"""redo, cbp and snr: scores by hand, which places are reset, when, and that a resumed run goes on alike."""
+"""redo, cbp and snr: what a reset is, what counts towards it, and that a resumed run goes on alike."""
 
 from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from replastic import methods, networks, recipes
+from replastic import methods, networks
 from replastic.data import Dataset, Splits
 from replastic.errors import UserError
-from replastic.methods import Method
 from replastic.networks import Network
 from replastic.networks.convnet import ConvNet
 from replastic.networks.mlp import Mlp
@@ -30,73 +26,8 @@ from replastic.seeds import derive
 from replastic.streams.random_labels import RandomLabels
 from replastic.training import Protocol, Trainer, train
 from replastic.weights.change import Change
-from replastic.weights.module_store import ModuleStore
 from replastic.weights.redraw import redraw
-from replastic.weights.writer import write
-
-Batch = tuple[Tensor, Tensor]
-
-
-def loss_fn(model: nn.Module, batch: Batch) -> Tensor:
-    return nn.functional.cross_entropy(model(batch[0]), batch[1])
-
-
-class Bench:
-    """A model in training under one method, step by step."""
-
-    def __init__(self, model: nn.Module, method: Method, batch: Batch, lr: float = 0.0, **given: Any) -> None:
-        self.model, self.method, self.batch = model, method, batch
-        self.run = methods.Run(
-            store=ModuleStore(model),
-            recipe=recipes.load("default"),
-            model=model,
-            optimizer=torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=lr),
-            batches=lambda: [batch],
-            loss_fn=loss_fn,
-            **{"pass_steps": 1, "fresh": lambda seed: redraw(model, seed), **given},
-        )
-        methods.check_needs(method, self.run)
-        method.setup(self.run)
-
-    def step(self, batch: Batch | None = None) -> Change | None:
-        optimizer = self.run.optimizer
-        assert optimizer is not None
-        self.model.train()
-        optimizer.zero_grad()
-        loss_fn(self.model, batch or self.batch).backward()
-        optimizer.step()
-        self.run.step += 1
-        self.updated = content(self.model)
-        self.moments = {n: copy.deepcopy(optimizer.state[p]) for n, p in self.model.named_parameters()}
-        change = self.method.after_step(self.run)
-        if change is not None:
-            change = replace(change, proposals=list(change.proposals))
-            write(self.run.store, change, optimizer=optimizer, policy="keep")
-        return change
-
-
-def mlp(*widths: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for d_in, d_out in pairwise(widths[:-1]):
-        layers += [nn.Linear(d_in, d_out), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(*widths[-2:])).double()
-
-
-def some_batch(size: int = 6, features: int = 3, classes: int = 2) -> Batch:
-    g = torch.Generator().manual_seed(0)
-    inputs = torch.randn(size, features, generator=g, dtype=torch.float64)
-    return inputs, torch.randint(0, classes, (size,), generator=g)
-
-
-def content(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def units_of(change: Change | None, weight: str) -> list[int]:
-    """Rows of a weight that were reset."""
-    units = () if change is None else change.units
-    return [int(u) for reset in units if reset.name == weight and reset.dim == 0 for u in reset.index]
-
+from support.unit_bench import Bench, content, loss_fn, mlp, some_batch
 
 SPECS = (
     "redo:every=1,dormancy_threshold=1.0",
@@ -104,56 +35,6 @@ SPECS = (
     "snr:max_gap=1,percentile=0.5",
 )
 each = pytest.mark.parametrize("spec", SPECS)
-
-# redo
-
-
-def test_redo_resets_exactly_the_units_at_or_below_the_threshold() -> None:
-    torch.manual_seed(0)
-    model, batch = mlp(3, 4, 2), some_batch()
-    with torch.no_grad():
-        model[0].weight[1] *= 0.01
-        model[0].bias[1] = 0.0
-        model[0].bias[2] = -100.0
-        activity = model[1](model[0](batch[0])).abs().mean(0)
-    scores = activity / activity.mean()
-    assert scores[2] == 0
-    for threshold in (float(scores[1]) * 0.99, float(scores[1]) * 1.01):
-        bench = Bench(copy.deepcopy(model), methods.from_spec("redo", dormancy_threshold=threshold), batch)
-        expected = [unit for unit in range(4) if scores[unit] <= threshold]
-        assert units_of(bench.step(), "0.weight") == expected != []
-
-
-def test_a_silent_layer_is_dormant_as_a_whole() -> None:
-    model = mlp(3, 4, 2)
-    with torch.no_grad():
-        model[0].bias.fill_(-100.0)
-    bench = Bench(model, methods.from_spec("redo", dormancy_threshold=0.0), some_batch())
-    assert units_of(bench.step(), "0.weight") == [0, 1, 2, 3]
-
-
-def test_redo_checks_once_per_pass_or_as_often_as_told_on_the_last_batches() -> None:
-    g = torch.Generator().manual_seed(3)
-    inputs = torch.randn(7, 6, 3, generator=g, dtype=torch.float64)
-    model = mlp(3, 4, 2)
-    for spec in ("redo:batches=2,dormancy_threshold=1.0", "redo:every=3,batches=2,dormancy_threshold=1.0"):
-        bench = Bench(copy.deepcopy(model), methods.from_spec(spec), some_batch(), pass_steps=3)
-        for number, x in enumerate(inputs, start=1):
-            weights = copy.deepcopy(bench.model)
-            found = units_of(bench.step((x, some_batch()[1])), "0.weight")
-            assert bool(found) == (number % 3 == 0)
-            if found:
-                pair = inputs[number - 2 : number].flatten(0, 1)
-                activity = weights[1](weights[0](pair)).mean(0).detach()
-                assert found == torch.nonzero(activity <= activity.mean()).flatten().tolist()
-
-
-def test_redo_needs_to_know_how_long_a_pass_is() -> None:
-    with pytest.raises(UserError, match="give every=<updates>"):
-        Bench(mlp(3, 4, 2), methods.from_spec("redo"), some_batch(), pass_steps=0)
-
-
-# what a reset is
 
 
 def test_rows_come_from_a_fresh_draw_columns_become_zero_and_moments_are_cleared_just_there() -> None:
@@ -211,139 +92,6 @@ def test_no_row_of_a_draw_is_used_twice_and_all_rows_of_a_draw_are_used() -> Non
         given += [row for reset in change.units if reset.name == "0.weight" for row in reset.values]
     draws = [redraw(model, methods_seed(bench, number))["0.weight"] for number in range(3)]
     assert torch.equal(torch.stack(given), torch.cat(draws))
-
-
-# cbp
-
-
-def test_cbp_by_hand() -> None:
-    torch.manual_seed(0)
-    decay, rate, maturity = 0.9, 0.07, 3
-    model = mlp(3, 5, 2)
-    method = methods.from_spec(f"cbp:decay={decay},replacement_rate={rate},maturity_threshold={maturity}")
-    bench = Bench(model, method, some_batch(), lr=1e-2)
-    g = torch.Generator().manual_seed(4)
-    f = torch.zeros(5, dtype=torch.float64)
-    u = torch.zeros(5, dtype=torch.float64)
-    age, due, replaced = [0] * 5, 0.0, 0
-    for _ in range(40):
-        x = torch.randn(6, 3, generator=g, dtype=torch.float64)
-        h = model[1](model[0](x)).detach()
-        found = units_of(bench.step((x, torch.randint(0, 2, (6,), generator=g))), "0.weight")
-        fed, read = bench.updated["0.weight"].abs().sum(1), bench.updated["2.weight"].abs().sum(0)
-        expected = []
-        for unit in range(5):
-            age[unit] += 1
-            f[unit] = decay * f[unit] + (1 - decay) * h[:, unit].mean()
-            distance = (h[:, unit] - f[unit] / (1 - decay ** age[unit])).abs().mean()
-            u[unit] = decay * u[unit] + (1 - decay) * distance * read[unit] / fed[unit]
-        ranked = sorted((float(u[i]) / (1 - decay ** age[i]), i) for i in range(5) if age[i] > maturity)
-        due += rate * len(ranked)
-        while due >= 1 - 1e-9:
-            expected.append(ranked[len(expected)][1])
-            due -= 1
-        for unit in expected:
-            age[unit], f[unit], u[unit] = 0, 0.0, 0.0
-        assert found == sorted(expected)
-        replaced += len(found)
-        kept = method.state_dict()
-        assert torch.allclose(kept["mean"], f, rtol=1e-12)
-        assert torch.allclose(kept["utility"], u, rtol=1e-12)
-        assert kept["age"].tolist() == age
-    assert replaced >= 5
-
-
-def test_cbp_replaces_the_least_useful_mature_units() -> None:
-    model = mlp(3, 5, 2)
-    with torch.no_grad():
-        model[2].weight[:] = torch.tensor([5.0, 0.1, 4.0, 0.2, 3.0])
-        model[0].weight.fill_(1.0)
-        model[0].bias.fill_(1.0)
-    batch = torch.rand(6, 3, dtype=torch.float64), torch.zeros(6, dtype=torch.int64)
-    bench = Bench(model, methods.from_spec("cbp:maturity_threshold=1,replacement_rate=0.4"), batch)
-    assert [units_of(bench.step(), "0.weight") for _ in range(3)] == [[], [1, 3], [4]]  # 5 * .4, then 3 * .4 = 1.2
-
-
-@pytest.mark.parametrize("norm", [False, True])
-def test_what_a_replaced_unit_gave_on_average_goes_on_arriving(norm: bool) -> None:
-    torch.manual_seed(0)
-    layers = [nn.Linear(3, 4), nn.BatchNorm1d(4).eval() if norm else nn.Identity(), nn.GELU(), nn.Linear(4, 2)]
-    model = nn.Sequential(*layers).double()
-    x = torch.randn(1, 3, dtype=torch.float64).expand(6, 3)
-    bench = Bench(model, methods.from_spec("cbp:maturity_threshold=0,replacement_rate=0.5"), (x, some_batch()[1]))
-    if norm:
-        model[1].weight.data.fill_(0.0)  # or batch statistics of equal samples would do so
-        model[1].bias.data.copy_(torch.tensor([0.3, 0.6, -0.2, 1.0]))
-    model.train()
-    before = model(x)
-    change = bench.step()
-    assert change is not None
-    assert len(units_of(change, "0.weight")) == 2
-    assert torch.allclose(model(x), before, rtol=1e-12)
-
-
-# snr
-
-
-def by_lists(fired: list[list[bool]], percentile: float, max_gap: int) -> list[list[int]]:
-    """Which units are reset after each update, from lists of past gaps."""
-    units = len(fired[0])
-    past: list[list[int]] = [[] for _ in range(units)]
-    silence = [0] * units
-    resets = []
-    for now in fired:
-        reset = []
-        for unit in range(units):
-            if now[unit]:
-                past[unit].append(silence[unit] + 1)
-                silence[unit] = 0
-            else:
-                silence[unit] += 1
-            gaps = sorted(past[unit])
-            if silence[unit] > max_gap:
-                reset.append(unit)
-            elif len(gaps) * (1 - percentile) >= 1 - 1e-6:
-                quantile = gaps[math.ceil(percentile * len(gaps) - 1e-9) - 1]
-                if silence[unit] > quantile:
-                    reset.append(unit)
-        for unit in reset:
-            past[unit], silence[unit] = [], 0
-        resets.append(reset)
-    return resets
-
-
-@given(
-    st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=20, max_size=60),
-    st.sampled_from([0.5, 0.75, 0.8]),
-    st.integers(1, 8),
-)
-@settings(max_examples=60, deadline=None)
-def test_snr_as_with_lists_of_gaps(fired: list[list[bool]], percentile: float, max_gap: int) -> None:
-    method = methods.from_spec("snr", percentile=percentile, max_gap=max_gap)
-    bench = Bench(mlp(2, 3, 2), method, some_batch(features=2))
-    found = []
-    for now in fired:
-        chosen = method.decide(bench.run, torch.tensor(now).double())  # type: ignore[attr-defined]
-        method.forget(chosen)  # type: ignore[attr-defined]
-        found.append(chosen.tolist())
-    assert found == by_lists(fired, percentile, max_gap)
-    method.close()
-
-
-def test_a_unit_fires_where_one_sample_or_position_is_above_zero() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.GELU(), nn.Flatten(), nn.Linear(8, 2)).double()
-    with torch.no_grad():
-        model[0].weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
-        model[0].bias.zero_()
-    x = torch.zeros(3, 1, 2, 2, dtype=torch.float64)
-    bench = Bench(model, methods.from_spec("snr"), (x, torch.tensor([0, 1, 0])))
-    for value, silence in ((0.1, [0, 1]), (-0.1, [1, 0]), (0.0, [2, 1])):
-        x[1, 0, 1, 1] = value
-        assert bench.step() is None
-        assert bench.method.state_dict()["silence"].tolist() == silence
-
-
-# all of them
 
 
 @each
