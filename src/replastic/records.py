@@ -88,16 +88,9 @@ class RunDirectory:
             UserError: The file is missing, is not JSON, or was written by a newer format.
         """
         file = self.path / "run.json"
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{self.path} is not a run: it has no run.json") from None
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file} is damaged: {error}") from None
-        except UnicodeDecodeError:
-            raise UserError(f"{file} is damaged: it is not UTF-8 text") from None
-        if not isinstance(content, dict):
-            raise UserError(f"{file} is damaged: it holds {type(content).__name__}, not an object")
+        if not self.exists:
+            raise UserError(f"{self.path} is not a run: it has no run.json")
+        content = read_object(file)
         if content.get("format", 0) > FORMAT:
             raise UserError(f"{file} was written by a newer version of replastic; upgrade to read it")
         try:
@@ -150,6 +143,24 @@ def find_runs(path: str | Path) -> list[RunDirectory]:
     if not found:
         raise UserError(f"no runs found in {str(path)!r}: give a folder that `replastic run` wrote")
     return found
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        UserError: It holds anything else.
+    """
+    away = f"move {file.parent} away to go on without it"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file} is damaged: {error}; {away}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is damaged: it is not UTF-8 text; {away}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file} is damaged: it holds {type(content).__name__}, not an object; {away}")
+    return content
 
 
 def environment() -> dict[str, Any]:

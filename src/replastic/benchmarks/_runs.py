@@ -13,7 +13,7 @@ import torch
 
 from replastic import data, methods
 from replastic.errors import UserError
-from replastic.records import RunDirectory, RunInfo, environment, write_text
+from replastic.records import RunDirectory, RunInfo, environment, read_object, write_text
 from replastic.training import Protocol, distributed, train
 
 SHARED = "shared.json"
@@ -73,7 +73,7 @@ class Job:
             info = self.directory.info() if self.directory.exists else None
             return None if info is None else {"benchmark": info.benchmark, **info.config}
         file = self.directory.path / SHARED
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        return read_object(file) if file.is_file() else None
 
     def settings(self) -> dict[str, Any]:
         """Benchmark and settings of this job, as `known` would give them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from replastic import data
 from replastic.benchmarks._cost import one_thread
 from replastic.benchmarks._runs import SHARED, check_device
+from replastic.records import RunDirectory, read_object
 from replastic.training import Protocol
 from replastic.training.speed import Choice, choose
 
@@ -40,9 +40,12 @@ def settle(protocol: Protocol, folder: Path, device: str) -> tuple[Protocol, Cho
 
 def _known(folder: Path) -> Mapping[str, Any] | None:
     """Settings of speed of the first run, or shared phase, in the folder."""
-    files = sorted([*folder.rglob("run.json"), *folder.rglob(SHARED)])
-    if not files:
+    runs, shared = sorted(folder.rglob("run.json")), sorted(folder.rglob(SHARED))
+    if runs:
+        config = RunDirectory(runs[0].parent).info().config
+    elif shared:
+        config = read_object(shared[0])
+    else:
         return None
-    content = json.loads(files[0].read_text(encoding="utf-8"))
-    trainer = content.get("config", content).get("trainer", {})
+    trainer = config.get("trainer", {})
     return {name: trainer[name] for name in FIELDS if name in trainer}

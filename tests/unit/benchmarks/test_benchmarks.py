@@ -1,5 +1,6 @@
 """Benchmarks present their score and ask for what they say; a plan shares, skips and refuses."""
 
+import re
 from collections import Counter
 from dataclasses import fields, replace
 
@@ -11,6 +12,7 @@ from replastic.benchmarks import _cost
 from replastic.benchmarks._experiment import Plan
 from replastic.benchmarks._runs import Job, execute, folder_name
 from replastic.benchmarks._spec import every_method
+from replastic.benchmarks._speed import settle
 from replastic.errors import UnknownNameError, UserError
 from replastic.records import RunDirectory
 from replastic.training import Trainer
@@ -185,3 +187,14 @@ def test_a_run_notes_how_many_samples_there_were(tmp_path):
     splits = data.load("digits")
     samples = {"train": len(splits.train), "held_out": len(splits.held_out), "test": len(splits.test)}
     assert job.directory.info().environment["samples"] == samples
+
+
+@pytest.mark.parametrize("name", ["run.json", "shared.json"])
+@pytest.mark.parametrize("content", [b'{"config": ', b"[1]", b"\xff\xfe"])
+def test_settings_of_speed_in_a_damaged_file(name, content, tmp_path):
+    folder = tmp_path / "base" / "seed-0"
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(content)
+    protocol = benchmarks.get("digits_warm_start")().presets["smoke"].protocol
+    with pytest.raises(UserError, match=f"{re.escape(name)} is damaged: .*move .*seed-0 away"):
+        settle(protocol, tmp_path, "cpu")
