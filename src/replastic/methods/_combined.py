@@ -37,7 +37,7 @@ class Combined(Method):
         return self.combined
 
     def validate(self) -> None:
-        """No method comes twice, and at most one makes the optimizer."""
+        """No method comes twice, at most one makes the optimizer, and none watches modules that another replaces."""
         names = [part.name for part in self.parts]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
@@ -45,6 +45,12 @@ class Combined(Method):
         makers = [part.name for part in self.parts if part.makes_optimizer]
         if len(makers) > 1:
             raise UserError(f"{' and '.join(makers)} cannot be combined: each makes the optimizer")
+        changers = [part.name for part in self.parts if part.changes_structure]
+        watchers = [part.name for part in self.parts if "units" in part.required()]
+        if changers and watchers:
+            raise UserError(
+                f"{changers[0]} and {watchers[0]} cannot be combined: the one replaces modules that the other watches"
+            )
 
     def required(self) -> frozenset[Need]:
         """What any of them needs."""

@@ -100,6 +100,7 @@ def test_order_matters_and_spaces_do_not() -> None:
         ("fire+l2_init:strenth=1", "l2_init has no option 'strenth'"),
         ("fire+l2_init+fire:scale=unit", "fire is given twice in fire+l2_init+fire"),
         ("maker+fire+builder", "maker and builder cannot be combined: each makes the optimizer"),
+        ("redo+plasticity_injection", "plasticity_injection and redo cannot be combined: the one replaces modules"),
         ("fire+", "unknown method 'fire+'"),
     ],
 )
