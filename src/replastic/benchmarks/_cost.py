@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import mean
 
 import torch
 
 from replastic import data
 from replastic.benchmarks._runs import Job
 from replastic.seeds import derive
+from replastic.training import evaluate
+from replastic.training.failures import memory_in_words
 from replastic.training.speed import Trial
 
 BUDGET = 2.0
@@ -48,16 +51,20 @@ def expected(jobs: Sequence[Job], shared: Sequence[Job], todo: Sequence[Job], wo
     finished = [job for job in jobs if job.directory.done]
     if finished:
         ends = [_reached(job, begin) for job in finished]
-        ahead = sum(before for before, _ in ends) / len(ends)
-        own = sum(after - before for before, after in ends) / len(ends)
+        ahead = mean(before for before, _ in ends)
+        taken: dict[str, list[float]] = {}
+        for job, (before, after) in zip(finished, ends, strict=True):
+            taken.setdefault(job.method, []).append(after - before)
+        usual = mean(after - before for before, after in ends)
+        own = {job.method: mean(taken.get(job.method, [usual])) for job in todo}
         by = "by the runs that are finished"
     else:
         seconds = _timed(first, phases)
-        ahead, own = sum(seconds[:begin]), sum(seconds[begin:])
+        ahead, own = sum(seconds[:begin]), {job.method: sum(seconds[begin:]) for job in todo}
         by = "by timing the network here, without what methods and measures add"
     times = [
         [ahead * (1 - _share(job, phases[:begin])) for job in shared],
-        [own * (1 - _share(job, phases[begin:], phases[:begin])) for job in todo],
+        [own[job.method] * (1 - _share(job, phases[begin:], phases[:begin])) for job in todo],
     ]
     return Expected(sum(_span(part, workers) for part in times), by)
 
@@ -68,20 +75,26 @@ def _phases(job: Job) -> list[_Phase]:
     for index in range(len(stream)):
         phase = stream.phase(splits, index, derive(job.seed, "stream"))
         updates, marks = trainer.schedule(phase)
-        found.append(_Phase(updates, len(marks) * sum(len(part) for part in phase.evaluations.values())))
+        each = sum(len(part) for part in phase.evaluations.values())
+        around = 2 if index else 0  # before and after what the method does at the boundary
+        ended = min(len(phase.train), evaluate.TRAIN_SAMPLES)
+        found.append(_Phase(updates, (len(marks) + around) * each + ended))
     return found
 
 
 def _timed(job: Job, phases: Iterable[_Phase]) -> list[float]:
     """Seconds of each phase, by a few updates and one evaluation in a process that does as a worker does."""
-    with one_thread():
+    with one_thread(), memory_in_words(job.protocol.trainer, job.device):
         splits = data.load(job.protocol.data, job.device)
         trial = Trial(job.protocol, splits, job.device)
-        update = trial.seconds(1)
+        first, update = trial.seconds(1), trial.seconds(1)
         if update < BUDGET:
             update = trial.seconds(max(1, min(20, int(BUDGET / update))))
         score = trial.evaluation_seconds(splits.train.first(job.protocol.trainer.evaluation_chunk))
-    return [phase.updates * update + phase.scored * score for phase in phases]
+    times = [phase.updates * update + phase.scored * score for phase in phases]
+    for start in {0, job.protocol.methods_from}:  # a process begins with the shared phases, or after them
+        times[start] += max(0.0, first - update)
+    return times
 
 
 @contextmanager
@@ -109,9 +122,9 @@ def _share(job: Job, phases: Iterable[_Phase], before: Iterable[_Phase] = ()) ->
     return min(1.0, done / max(1, sum(phase.updates for phase in phases)))
 
 
-def _span(times: Iterable[float], workers: int) -> float:
+def _span(times: Sequence[float], workers: int) -> float:
     """Time on the clock if each job, in this order, goes to the worker that is free first."""
-    ends = [0.0] * workers
+    ends = [0.0] * max(1, min(workers, len(times)))
     for seconds in times:
         ends[ends.index(min(ends))] += seconds
     return max(ends)

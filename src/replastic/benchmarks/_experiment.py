@@ -19,7 +19,7 @@ from replastic.errors import UserError
 from replastic.records import find_runs, write_text
 from replastic.report.experiment import differences
 from replastic.training import Protocol, boundary, distributed
-from replastic.training.failures import DivergedError
+from replastic.training.failures import DivergedError, memory_in_words
 from replastic.training.session import Session
 from replastic.training.workers import work
 
@@ -94,8 +94,9 @@ def plan(
     by_seed = {job.seed: shared for job in jobs if not job.directory.done and (shared := job.shared())}
     for measure in (*protocol.metrics, *protocol.boundary_metrics):
         metrics.get(measure)
-    _check_fit(protocol, specs, seeds[0], device)
-    planned = Plan(jobs, tuple(job for job in by_seed.values() if not job.directory.done))
+    with memory_in_words(protocol.trainer, "cpu"):
+        _check_fit(protocol, specs, seeds[0], device)
+    planned = Plan(jobs, tuple(job for job in by_seed.values() if not job.ready))
     _check(jobs[0])
     for job in (*jobs, *by_seed.values()):
         _compare(str(job.directory.path), job.known(), job.settings())
@@ -189,13 +190,15 @@ def _check_fit(protocol: Protocol, specs: Iterable[str], seed: int, device: str)
 
 
 def _check(job: Job) -> None:
-    """See that the runs in the folder are of this benchmark with these settings, whatever their method."""
+    """See that the runs in the folder are of this benchmark, settings and data, whatever their method."""
     if not job.folder.is_dir() or not any(job.folder.rglob("run.json")):
         return
-    wanted = job.settings()
+    samples = data.load(job.protocol.data).facts()
+    wanted = {**job.settings(), "samples": samples}
     for directory in find_runs(job.folder):
         info = directory.info()
-        known = {"benchmark": info.benchmark, **info.config, "method": wanted["method"]}
+        there = {**samples, **info.environment.get("samples", {})}  # a run of an older version may know less
+        known = {"benchmark": info.benchmark, **info.config, "method": wanted["method"], "samples": there}
         _compare(str(directory.path), known, wanted)
 
 

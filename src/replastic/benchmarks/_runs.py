@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import torch
 from replastic import data, methods
 from replastic.errors import UserError
 from replastic.records import RunDirectory, RunInfo, environment, read_object, write_text
-from replastic.training import Protocol, distributed, train
+from replastic.training import Protocol, distributed, resume, train
 
+LONGEST = 150
+"""Characters of a folder's name; file systems take 255 bytes."""
 SHARED = "shared.json"
 """Settings of a folder that holds the phases all methods share; it is no run, so it has no run.json."""
 
@@ -53,6 +56,11 @@ class Job:
         part = folder_name(self.method) if self.until is None else ".shared"
         return RunDirectory(self.folder / part / f"seed-{self.seed}")
 
+    @property
+    def ready(self) -> bool:
+        """Whether it has finished and left what others need of it."""
+        return self.directory.done and (self.until is None or resume.is_saved(self.directory))
+
     def shared(self) -> Job | None:
         """The job that trains what this one begins from, if its method is off at first."""
         if self.until is not None or not self.protocol.methods_from:
@@ -62,7 +70,7 @@ class Job:
     def info(self) -> RunInfo:
         """What its run.json says, but for the environment."""
         method = methods.from_spec(self.method)
-        config = {**self.protocol.config(), "device": self.device}
+        config = {**self.protocol.config(), "device": torch.device(self.device).type}
         if self.until is None:
             config["method"] = methods.settings(method)
         return RunInfo(self.benchmark, self.method, self.seed, config, self.summary, self.command)
@@ -83,7 +91,8 @@ class Job:
 
 def folder_name(spec: str) -> str:
     """A method's spec as a folder name that every file system takes."""
-    return re.sub(r"[^\w.=+]+", "-", spec).strip("-")
+    name = re.sub(r"[^\w.=+]+", "-", spec).strip("-")
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}-{zlib.crc32(spec.encode()):08x}"
 
 
 def check_device(device: str) -> None:
@@ -93,8 +102,8 @@ def check_device(device: str) -> None:
         UserError: They cannot.
     """
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(0, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {device!r} cannot be used here: {reason}") from error
 
@@ -105,8 +114,13 @@ def execute(job: Job, report: Callable[[float], None]) -> None:
     splits = data.load(job.protocol.data, job.device)
     if job.known() is None and distributed.rank() == 0:
         if job.until is None:
-            samples = {field.name: len(getattr(splits, field.name)) for field in fields(splits)}
-            around = {**environment(), "processes": distributed.world_size(), "samples": samples}
+            around = {
+                **environment(),
+                "device": job.device,
+                "processes": distributed.world_size(),
+                "samples": splits.facts(),
+                "shortfall": data.from_spec(job.protocol.data).shortfall(splits),
+            }
             directory.create(replace(job.info(), environment=around))
         else:
             directory.path.mkdir(parents=True, exist_ok=True)

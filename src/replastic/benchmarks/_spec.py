@@ -8,7 +8,6 @@ from typing import Any
 
 from replastic import methods
 from replastic.errors import UnknownNameError
-from replastic.networks import Network
 from replastic.training import Protocol
 
 
@@ -57,11 +56,6 @@ class BenchmarkSpec:
             for name, preset in presets.items()
         }
         return replace(self, presets=on_it)
-
-    def recipe_for(self, network: Network, otherwise: str) -> str:
-        """The recipe that presets have for networks of that class, on whatever data; `otherwise` if there is none."""
-        protocols = [preset.protocol for presets in self.others.values() for preset in presets.values()]
-        return next((p.recipe for p in protocols if type(p.network) is type(network)), otherwise)
 
     def preset_name(self, name: str | None) -> str:
         """`name` itself, or the first preset's if it is None.

@@ -12,6 +12,7 @@ from replastic.benchmarks._cost import one_thread
 from replastic.benchmarks._runs import SHARED, check_device
 from replastic.records import RunDirectory, read_object
 from replastic.training import Protocol
+from replastic.training.failures import memory_in_words
 from replastic.training.speed import Choice, choose
 
 FIELDS = ("precision", "channels_last", "compiled")
@@ -33,7 +34,7 @@ def settle(protocol: Protocol, folder: Path, device: str) -> tuple[Protocol, Cho
     known = _known(folder)
     if known is not None:
         return replace(protocol, trainer=replace(protocol.trainer, **known)), None
-    with one_thread():
+    with one_thread(), memory_in_words(protocol.trainer, device):
         choice = choose(protocol, data.load(protocol.data, device), device)
     return replace(protocol, trainer=replace(protocol.trainer, **choice.settings)), choice
 

@@ -76,6 +76,16 @@ def parse_values(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return found
 
 
+def as_in(preset: Sequence[str], text: str, values: Values) -> str:
+    """A bare name with what the preset sets for that method and is not searched, such as ``targets``; else the text."""
+    known = next((m for m in map(methods.from_spec, preset) if m.name == text), None)
+    if known is None:
+        return text
+    searched = {f.name for f in fields(known) if f.metadata.get("search") or f"{text}.{f.name}" in values}
+    kept = [f"{name}={getattr(known, name)}" for name in sorted(known.explicit - searched)]
+    return f"{text}:{','.join(kept)}" if kept else text
+
+
 def search_spaces(chosen: Sequence[str], values: Values) -> dict[str, tuple[str, ...]]:
     """Specs to try for each method: the product of what its options are searched over.
 

@@ -21,8 +21,6 @@ Size = Literal["paper", "small", "smoke"]
 class Pair:
     """A data set and the network that the FIRE paper trains on it."""
 
-    recipe: str
-    """Which weights the paper rewrites in that network, and how."""
     networks: Mapping[Size, Network]
     """The paper's, one that a laptop trains, and one that only shows that all works."""
     regularised: str = ""
@@ -33,7 +31,6 @@ class Pair:
 
 PAIRS: Mapping[str, Pair] = {
     "cifar10": Pair(
-        recipe="paper-cnn",
         networks={
             "paper": ResNet18(),
             "small": ResNet18.reduced(),
@@ -41,7 +38,6 @@ PAIRS: Mapping[str, Pair] = {
         },
     ),
     "cifar100": Pair(
-        recipe="paper-vit",
         regularised="all-linear",
         convolutional=False,
         networks={
@@ -51,7 +47,6 @@ PAIRS: Mapping[str, Pair] = {
         },
     ),
     "tiny_imagenet": Pair(
-        recipe="paper-cnn",
         networks={
             "paper": Vgg16(),
             "small": Vgg16.reduced(),
@@ -151,7 +146,7 @@ def protocol(name: str, size: Size, stream: Stream, *, data: str = "", methods_f
         stream=stream,
         network=pair.networks[size],
         trainer=trainer,
-        recipe=pair.recipe,
+        recipe=pair.networks[size].recipe,
         methods_from=methods_from,
         metrics=("dfi", "effective_rank", "feature_srank", "dormant", "weight_norm"),
         boundary_metrics=("sfe", "normalised_sfe", "dfi"),

@@ -7,6 +7,7 @@ import time
 
 from tqdm import tqdm
 
+from replastic import data
 from replastic.benchmarks import Listener, Plan
 
 
@@ -59,10 +60,15 @@ def in_words(planned: Plan, workers: int) -> str:
     methods = dict.fromkeys(job.method for job in planned.jobs)
     seeds = dict.fromkeys(job.seed for job in planned.jobs)
     first, todo = planned.jobs[0], planned.todo
+    protocol = first.protocol
     lines = [
         f"{first.benchmark}: {len(planned.jobs)} runs ({len(methods)} methods x {len(seeds)} seeds) in {first.folder}",
+        f"network: {type(protocol.network).__name__} on {data.identity(protocol.data)}, recipe {protocol.recipe}",
         f"methods: {', '.join(methods)}",
     ]
+    short = data.from_spec(protocol.data).shortfall(data.load(protocol.data))
+    if short:
+        lines.append(f"note: {short}")
     if len(todo) < len(planned.jobs):
         lines.append(f"{len(planned.jobs) - len(todo)} finished before, {len(todo)} to do")
     expected = planned.expected(workers)

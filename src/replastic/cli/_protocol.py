@@ -10,16 +10,13 @@ import tyro
 
 from replastic import benchmarks, data, networks
 from replastic.benchmarks import BenchmarkSpec, Preset
-from replastic.benchmarks._runs import folder_name
+from replastic.benchmarks._runs import LONGEST, folder_name
 from replastic.cli._arguments import Parser, parse
 from replastic.errors import UserError
 from replastic.networks import Network
 from replastic.registry import load_plugin
 from replastic.report.experiment import flatten
 from replastic.training import Protocol
-
-LONGEST = 150
-"""Characters in the name of a folder made from settings."""
 
 
 @dataclass(kw_only=True)
@@ -55,10 +52,7 @@ class Chosen:
     def protocol(self) -> Protocol:
         """The preset's protocol with the network that was asked for, and the recipe that goes with it."""
         protocol = self.preset.protocol
-        if not self.network:
-            return protocol
-        network = _network(self.network, protocol.network)
-        return replace(protocol, network=network, recipe=self.spec.recipe_for(network, protocol.recipe))
+        return protocol.with_network(_network(self.network, protocol.network)) if self.network else protocol
 
 
 def choose(args: Sequence[str], prog: str) -> Chosen:

@@ -15,7 +15,15 @@ import tyro
 from replastic import benchmarks
 from replastic.benchmarks import BenchmarkSpec, Plan
 from replastic.benchmarks._ray import ray_crew
-from replastic.benchmarks._sweep import Search, check_held_out, parse_values, search_spaces, search_values, searches
+from replastic.benchmarks._sweep import (
+    Search,
+    as_in,
+    check_held_out,
+    parse_values,
+    search_spaces,
+    search_values,
+    searches,
+)
 from replastic.cli._arguments import Parser, job_count, seed_list
 from replastic.cli._progress import Watch
 from replastic.cli._protocol import ProtocolOptions, choose, folder, presented, read
@@ -42,7 +50,8 @@ class Options(ProtocolOptions):
     """What to search, and where."""
 
     methods: tuple[str, ...] = ()
-    """Methods by name, or name:option=value to keep an option as it is; all that are searched by default are tried."""
+    """Methods by name, or name:option=value to keep an option as it is; all that are searched by default are tried.
+    A name alone keeps what the preset sets for that method and is not searched, such as targets."""
     set: tuple[str, ...] = ()
     """Values to try instead, as method.option=value,value; also for options that are not searched by default."""
     seeds: str = ""
@@ -75,7 +84,8 @@ def main(arguments: Sequence[str]) -> int:
     if not options.methods:
         raise UserError("--methods needs the names of the methods to search (see `replastic list methods`)")
     jobs = job_count(options.jobs, options.device)
-    spaces = search_spaces(options.methods, parse_values(options.set))
+    values = parse_values(options.set)
+    spaces = search_spaces([as_in(chosen.preset.methods, text, values) for text in options.methods], values)
     seeds = seed_list(options.seeds) if options.seeds else list(range(chosen.preset.seeds))
     require("ray.tune", "sweep", "a sweep")
     check_held_out(spec, protocol, seeds[0])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import zlib
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -90,6 +91,20 @@ class Splits:
     def to(self, device: str | torch.device) -> Splits:
         """The same splits on `device`."""
         return Splits(self.train.to(device), self.held_out.to(device), self.test.to(device))
+
+    def facts(self) -> dict[str, int | str]:
+        """What tells two data sets of one name apart: samples of each part, and a checksum of every byte."""
+        counts = {field.name: len(getattr(self, field.name)) for field in fields(self)}
+        return {**counts, "checksum": self.checksum()}
+
+    def checksum(self) -> str:
+        """CRC-32 of all inputs and targets and of the pixel rules, in hexadecimal."""
+        total = 0
+        for part in (self.train, self.held_out, self.test):
+            rule = () if part.pixels is None else (part.pixels.mean, part.pixels.std)
+            for tensor in (part.inputs, part.targets, *rule):
+                total = zlib.crc32(tensor.cpu().contiguous().numpy().reshape(-1).view("uint8").data, total)
+        return f"{total:08x}"
 
 
 def hold_out(targets: Tensor, every: int) -> tuple[Tensor, Tensor]:

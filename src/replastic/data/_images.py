@@ -143,6 +143,21 @@ class NamedImages(ImageSet):
     classes: ClassVar[int]
     side: ClassVar[int]
     """Height and width of its images, in pixels."""
+    published: ClassVar[tuple[int, int]]
+    """Training and test images of the whole set."""
+
+    def shortfall(self, splits: Splits) -> str:
+        """Fewer images than were published; where the spec asks for fewer, it says so itself."""
+        if self.train or self.test or self.first_classes:
+            return ""
+        there = (len(splits.train) + len(splits.held_out), len(splits.test))
+        if there == self.published:
+            return ""
+        words = [
+            f"{count:,} of {whole:,} {kind} images"
+            for count, whole, kind in zip(there, self.published, ("training", "test"), strict=True)
+        ]
+        return f"{self.name} is not the whole set here: {' and '.join(words)}"
 
     def check(self, where: str, classes: int, size: tuple[int, int]) -> None:
         """Another number of classes or another size is another set.

@@ -34,6 +34,10 @@ class Provider:
         """Where the data come from as things are now; two equal data sets from one place are the same data."""
         return ""
 
+    def shortfall(self, splits: Splits) -> str:
+        """What the splits lack of the set whose name they bear, in words; empty where they are what the name says."""
+        return ""
+
     def splits(self) -> Splits:
         """Read the data, onto the CPU.
 

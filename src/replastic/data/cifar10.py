@@ -17,3 +17,4 @@ class Cifar10(NamedImages):
     hub: ClassVar[str] = "uoft-cs/cifar10"
     classes: ClassVar[int] = 10
     side: ClassVar[int] = 32
+    published: ClassVar[tuple[int, int]] = (50_000, 10_000)

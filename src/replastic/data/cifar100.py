@@ -17,6 +17,7 @@ class Cifar100(NamedImages):
     hub: ClassVar[str] = "uoft-cs/cifar100"
     classes: ClassVar[int] = 100
     side: ClassVar[int] = 32
+    published: ClassVar[tuple[int, int]] = (50_000, 10_000)
 
     def layout(self) -> Layout:
         """The fine classes: the Hub calls them `fine_label`, other copies `label`."""

@@ -17,6 +17,7 @@ class Mnist(NamedImages):
     hub: ClassVar[str] = "ylecun/mnist"
     classes: ClassVar[int] = 10
     side: ClassVar[int] = 28
+    published: ClassVar[tuple[int, int]] = (60_000, 10_000)
 
     def layout(self) -> Layout:
         """One channel."""

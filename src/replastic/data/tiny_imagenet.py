@@ -20,3 +20,4 @@ class TinyImagenet(NamedImages):
     hub: ClassVar[str] = "zh-plus/tiny-imagenet"
     classes: ClassVar[int] = 200
     side: ClassVar[int] = 64
+    published: ClassVar[tuple[int, int]] = (100_000, 10_000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -13,6 +14,9 @@ from torch import nn
 @dataclass(frozen=True, kw_only=True)
 class Network(ABC):
     """An architecture. Subclasses are keyword-only dataclasses whose fields are its sizes."""
+
+    recipe: ClassVar[str] = ""
+    """Recipe made for this architecture; empty if there is none."""
 
     @classmethod
     def reduced(cls) -> Network:

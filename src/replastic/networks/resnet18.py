@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,6 +24,8 @@ class ResNet18(Network):
     The defaults are the network of the FIRE paper for CIFAR-10. Reference: He et al. (2016), section 4.2, with the
     projection shortcut (option B) where a block changes the shape.
     """
+
+    recipe: ClassVar[str] = "paper-cnn"
 
     width: int = 64
     """Channels of the stem and of the first stage."""

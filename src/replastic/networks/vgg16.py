@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -26,6 +27,8 @@ class Vgg16(Network):
     Differs from it by the smaller hidden layers, no dropout, and no bias in convolutions, which the normalisation after
     them would take away again.
     """
+
+    recipe: ClassVar[str] = "paper-cnn"
 
     width: int = 64
     """Channels of the first stage; they double from stage to stage up to eight times as many."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ class VitTiny(Network):
     The defaults are the network of the FIRE paper for CIFAR-100. Reference: Dosovitskiy et al. (2021), section 3.1,
     without dropout. As in the FIRE paper, queries, keys and values have a projection each, without bias.
     """
+
+    recipe: ClassVar[str] = "paper-vit"
 
     patch: int = 4
     """Side of a square patch, in pixels."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from replastic import data
@@ -52,8 +53,11 @@ class Trainer:
         if self.precision not in get_args(Precision):
             raise UserError(f"precision must be float32 or bfloat16, got {self.precision!r}")
         for name in ("clip_norm", "evaluate_every", "save_seconds"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+        endless = [f.name for f in fields(self) if getattr(self, f.name) == math.inf]
+        if endless:
+            raise UserError(f"{endless[0]} must be finite, got inf")
 
     @property
     def evaluation_chunk(self) -> int:
@@ -67,7 +71,8 @@ class Trainer:
         steps = phase.steps if phase.epochs is None else -(-phase.epochs * count // size)
         assert steps is not None
         every = self.evaluate_every
-        passes = range(every, steps * size // count + 1, every) if every else ()
+        last = steps * size // count if phase.epochs is None else phase.epochs - 1
+        passes = range(every, last + 1, every) if every else ()
         return steps, sorted({mark for p in passes if (mark := round(p * count / size)) < steps} | {steps})
 
 
@@ -89,6 +94,13 @@ class Protocol:
     """Measures taken right after every boundary, of what the method did among others."""
     probe_samples: int = 600
     """Samples on which measures of features and of the loss are taken: the first ones of the phase's training data."""
+
+    def with_network(self, network: Network) -> Protocol:
+        """The same with another network, and the recipe made for that where the one here was made for this."""
+        made_for_this = bool(self.network.recipe) and self.recipe == self.network.recipe
+        other = type(network) is not type(self.network)
+        recipe = network.recipe or ("default" if made_for_this else self.recipe)
+        return replace(self, network=network, recipe=recipe if other else self.recipe)
 
     def config(self) -> dict[str, Any]:
         """Every setting as it goes into run.json; what has no effect on numbers is left out."""

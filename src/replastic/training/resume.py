@@ -104,6 +104,11 @@ def save(session: Session, log: Log) -> None:
     log.saved(time.perf_counter() - began)
 
 
+def is_saved(directory: RunDirectory) -> bool:
+    """Whether there is a state to go on from."""
+    return (directory.path / "state" / NAME).is_file()
+
+
 def restore(session: Session, directory: RunDirectory, start: RunDirectory | None) -> Log:
     """Bring a new session to where `directory` was saved last, else to where `start` stopped, else leave it new.
 
@@ -111,7 +116,7 @@ def restore(session: Session, directory: RunDirectory, start: RunDirectory | Non
         UserError: The state is damaged or belongs to another network.
     """
     directory.path.mkdir(parents=True, exist_ok=True)
-    source = directory if (directory.path / "state" / NAME).is_file() else start
+    source = directory if is_saved(directory) else start
     if source is None:
         _records(directory)
         return Log(directory)
@@ -125,7 +130,7 @@ def restore(session: Session, directory: RunDirectory, start: RunDirectory | Non
     except UserError:
         raise
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"cannot resume from {file}: {error}; delete its run folder to begin that run anew") from error
+        raise UserError(f"cannot resume from {file}: {error}; delete {source.path} to train it anew") from error
     if source is directory:
         _records(directory, rest["records"])
     else:

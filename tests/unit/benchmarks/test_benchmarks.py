@@ -10,7 +10,7 @@ import torch
 from replastic import benchmarks, data, methods, networks
 from replastic.benchmarks import _cost
 from replastic.benchmarks._experiment import Plan
-from replastic.benchmarks._runs import Job, execute, folder_name
+from replastic.benchmarks._runs import Job, check_device, execute, folder_name
 from replastic.benchmarks._spec import every_method
 from replastic.benchmarks._speed import settle
 from replastic.errors import UnknownNameError, UserError
@@ -85,6 +85,13 @@ def test_a_methods_folder_is_one_plain_name(spec, folder):
     assert folder_name(spec) == folder
 
 
+def test_long_specs_have_short_folders_of_their_own():
+    specs = ["fire:targets=" + "|".join(["stem"] * 70 + [last]) for last in ("head", "tail")]
+    names = [folder_name(spec) for spec in specs]
+    assert names[0] != names[1]
+    assert all(len(name) < 200 and name.startswith("fire-targets=stem-stem") for name in names)
+
+
 def planned(tmp_path, chosen=("base", "fire"), seeds=(0, 1), **changes) -> Plan:
     spec = benchmarks.get("digits_warm_start")()
     protocol = replace(spec.presets["smoke"].protocol, **changes)
@@ -115,15 +122,17 @@ def test_the_cost_comes_from_finished_runs_with_the_shared_phase_once(tmp_path):
     for job, seconds in zip((plan.jobs[0], plan.jobs[2]), (30.0, 40.0), strict=True):
         finish(job, [(0, 4, 10.0), (1, 45, seconds)])
     plan = planned(tmp_path)
-    # One shared phase of 10 s is left, then two runs of (20 + 30) / 2 s, one after another or beside each other.
-    assert [plan.expected(workers).seconds for workers in (1, 2)] == [60.0, 35.0]
+    # One shared phase of 10 s is left, then base's run of 20 s and fire's of 30 s, one after another or side by side.
+    assert [plan.expected(workers).seconds for workers in (1, 2)] == [60.0, 40.0]
+    # Two runs of a method that has none take 25 s each, as the others do on average, and seed 0's shared phase 10 s.
+    assert planned(tmp_path, chosen=("base", "fire", "rescale")).expected(1).seconds == 60.0 + 2 * 25.0 + 10.0
     assert "finished" in plan.expected(1).by
     # 4 of the 5 updates of the shared phase and 11 of the run's own 41 are made.
     plan.shared[0].directory.path.mkdir(parents=True)
     plan.shared[0].directory.append({"phase": 0, "step": 4, "event": "evaluation", "seconds": 8.0})
     plan.todo[0].directory.create(plan.todo[0].info())
     plan.todo[0].directory.append({"phase": 1, "step": 5 + 11, "event": "evaluation", "seconds": 14.0})
-    assert plan.expected(1).seconds == pytest.approx(10.0 / 5 + 25.0 * 30 / 41 + 25.0)
+    assert plan.expected(1).seconds == pytest.approx(10.0 / 5 + 20.0 * 30 / 41 + 30.0)
     for job in plan.todo:
         finish(job, [(1, 45, 30.0)])
     assert planned(tmp_path).expected(1) is None
@@ -131,17 +140,21 @@ def test_the_cost_comes_from_finished_runs_with_the_shared_phase_once(tmp_path):
 
 def test_before_anything_is_finished_the_cost_is_timed_and_counts_updates_and_scores(tmp_path, monkeypatch):
     # Phases of 130 and 1302 images, 2 epochs each in batches of 64: 5 and 41 updates (4.06 and 40.7, rounded up).
-    # Scored on 355 + 140 images after each epoch and at the end: after updates 2, 4 and 5, and after 20 and 41.
+    # Scored on 355 + 140 images after each epoch (updates 2 and 5, 20 and 41), before and after the boundary, and at
+    # the end of each phase on its training images.
     plan = planned(tmp_path)
     threads = torch.get_num_threads()
     monkeypatch.setattr(_cost.Trial, "seconds", lambda self, updates: 0.5)
     monkeypatch.setattr(_cost.Trial, "evaluation_seconds", lambda self, data: 0.01)
-    shared, run = 5 * 0.5 + 3 * 495 * 0.01, 41 * 0.5 + 2 * 495 * 0.01
+    shared, run = 5 * 0.5 + (2 * 495 + 130) * 0.01, 41 * 0.5 + (4 * 495 + 1302) * 0.01
     assert plan.expected(1).seconds == pytest.approx(2 * shared + 4 * run)
     assert plan.expected(2).seconds == pytest.approx(shared + 2 * run)
     assert plan.expected(3).seconds == pytest.approx(shared + 2 * run)
     assert "timing" in plan.expected(1).by
     assert torch.get_num_threads() == threads
+    once = [0.0, 100.0]  # the first update also compiles, in each process: once for a shared phase, once for a run
+    monkeypatch.setattr(_cost.Trial, "seconds", lambda self, updates: 0.5 + once.pop() if once else 0.5)
+    assert plan.expected(1).seconds == pytest.approx(2 * (shared + 100) + 4 * (run + 100))
     monkeypatch.undo()
     assert 0 < plan.expected(1).seconds < 600
 
@@ -186,7 +199,57 @@ def test_a_run_notes_how_many_samples_there_were(tmp_path):
     execute(job, lambda phases: None)
     splits = data.load("digits")
     samples = {"train": len(splits.train), "held_out": len(splits.held_out), "test": len(splits.test)}
-    assert job.directory.info().environment["samples"] == samples
+    assert job.directory.info().environment["samples"] == {**samples, "checksum": splits.checksum()}
+
+
+def test_other_data_under_the_same_name_are_refused(tmp_path, monkeypatch):
+    job = planned(tmp_path).jobs[0]
+    splits = data.load("digits")
+    job.directory.create(replace(job.info(), environment={"samples": splits.facts()}))
+    planned(tmp_path)
+    fewer = replace(splits, train=splits.train.first(1300))
+    monkeypatch.setattr(data, "load", lambda *_: fewer)
+    words = r"begun with other settings .*samples.checksum: '\w{8}' and '\w{8}'; samples.train: 1302 and 1300"
+    with pytest.raises(UserError, match=words):
+        planned(tmp_path)
+    job.directory.create(job.info())  # a run of an older version, which did not note its data
+    planned(tmp_path)
+
+
+def test_a_shared_phase_that_left_no_state_is_trained_again(tmp_path):
+    shared = planned(tmp_path).shared[0]
+    shared.directory.path.mkdir(parents=True)
+    shared.directory.finish()
+    assert shared.seed in {job.seed for job in planned(tmp_path).shared}
+    (shared.directory.path / "state").mkdir()
+    (shared.directory.path / "state" / "state.safetensors").write_bytes(b"")
+    assert shared.seed not in {job.seed for job in planned(tmp_path).shared}
+
+
+def test_memory_that_runs_out_before_the_first_run_is_a_sentence(tmp_path, monkeypatch):
+    plan = planned(tmp_path)
+
+    def full(*_):
+        raise RuntimeError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr(_cost.Trial, "seconds", full)
+    with pytest.raises(UserError, match="out of memory on cpu with batches of 64 samples: try --batch-size 32"):
+        plan.expected(1)
+    with pytest.raises(UserError, match="try --batch-size 32"):
+        settle(plan.jobs[0].protocol, tmp_path, "cpu")
+    monkeypatch.setattr("replastic.benchmarks._experiment.Session", full)
+    with pytest.raises(UserError, match="try --batch-size 32"):
+        planned(tmp_path)
+
+
+def test_a_device_that_holds_no_numbers_is_refused():
+    with pytest.raises(UserError, match="'meta' cannot be used here"):
+        check_device("meta")
+
+
+def test_the_kind_of_device_is_a_setting_and_its_number_is_not(tmp_path):
+    job = planned(tmp_path).jobs[0]
+    assert replace(job, device="cuda:0").settings() == replace(job, device="cuda:1").settings() != job.settings()
 
 
 @pytest.mark.parametrize("name", ["run.json", "shared.json"])

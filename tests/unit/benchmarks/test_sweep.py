@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from replastic import benchmarks
-from replastic.benchmarks._sweep import check_held_out, parse_values, search_spaces, search_values, searches
+from replastic.benchmarks._sweep import as_in, check_held_out, parse_values, search_spaces, search_values, searches
 from replastic.cli import main
 from replastic.cli.sweep import _winner_command
 from replastic.errors import UserError
@@ -29,6 +29,14 @@ def test_what_a_spec_gives_stays_and_set_replaces_what_is_searched() -> None:
     assert spaces == {"dash:alpha=0.5": ("dash:alpha=0.5,min_shrink=0.2", "dash:alpha=0.5,min_shrink=0.4")}
     spaces = search_spaces(["fire"], parse_values(["fire.scale=modular,init"]))
     assert spaces == {"fire": ("fire:scale=modular", "fire:scale=init")}
+
+
+def test_a_bare_name_keeps_what_the_preset_sets_beside_the_searched_options() -> None:
+    preset = ("base", "parseval:strength=0.001,targets=all-linear", "nap")
+    assert as_in(preset, "parseval", {}) == "parseval:targets=all-linear"
+    assert as_in(preset, "parseval", {"parseval.targets": ("qkv",)}) == "parseval"
+    for text in ("parseval:strength=0.1", "nap", "ewc"):
+        assert as_in(preset, text, {}) == text
 
 
 def test_parts_of_a_combination_are_searched_together() -> None:

@@ -202,10 +202,14 @@ def test_data_brings_the_settings_of_its_pair_or_runs_with_the_first_ones(given,
 
 
 def test_another_network_brings_the_recipe_of_its_pair():
-    spec = benchmarks.get("vision_warm_start")()
-    assert spec.recipe_for(_vision.PAIRS["cifar100"].networks["smoke"], "default") == "paper-vit"
-    assert spec.recipe_for(_vision.PAIRS["tiny_imagenet"].networks["paper"], "default") == "paper-cnn"
-    assert spec.recipe_for(networks.get("mlp")(), "default") == "default"
+    protocol = benchmarks.get("vision_class_incremental")().presets["smoke"].protocol
+    assert protocol.recipe == "paper-vit"
+    own = {"vit_tiny": "paper-vit", "resnet18": "paper-cnn", "vgg16": "paper-cnn", "mlp": "default"}
+    assert {name: protocol.with_network(networks.get(name)()).recipe for name in own} == own
+    asked = replace(protocol, recipe="all")
+    assert asked.with_network(networks.get("mlp")()).recipe == "all"
+    assert asked.with_network(networks.get("vit_tiny")(depth=1)).recipe == "all"
+    assert asked.with_network(networks.get("resnet18")()).recipe == "paper-cnn"
 
 
 def test_every_network_of_a_preset_fits_the_images_of_its_pair():

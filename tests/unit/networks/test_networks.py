@@ -1,5 +1,7 @@
 """Networks: their size by hand, their draw from the seed alone, and images that do not fit."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 
@@ -64,6 +66,6 @@ def test_a_network_that_does_not_fit_the_image_says_so(network, shape, words):
 
 @pytest.mark.parametrize("kind", [Mlp, ConvNet])
 def test_empty_sizes_are_refused(kind):
-    (name,) = kind.__dataclass_fields__
+    (name,) = (field.name for field in fields(kind))
     with pytest.raises(UserError, match=name):
         kind(**{name: ()})

@@ -5,10 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from replastic import metrics
+from replastic.data import Dataset
 from replastic.errors import UserError
 from replastic.records import RunDirectory
+from replastic.streams import Phase
 from replastic.streams.warm_start import WarmStart
 from replastic.training import Trainer, train
 
@@ -53,6 +57,19 @@ def test_epochs_are_evaluated_on_the_test_split_and_the_held_out_one(protocol, s
             assert math.isclose(record[key] * 20, round(record[key] * 20), abs_tol=1e-9)
 
 
+@given(st.integers(1, 400), st.integers(1, 64), st.integers(1, 12), st.integers(1, 3))
+def test_a_phase_is_evaluated_once_an_epoch_with_its_end_the_last_time(count, size, epochs, every):
+    data = Dataset(torch.zeros(count, 1), torch.zeros(count, dtype=torch.int64), 2)
+    phase = Phase(0, data, {}, epochs=epochs)
+    trainer = Trainer(batch_size=size, evaluate_every=every)
+    steps, marks = trainer.schedule(phase)
+    assert steps == math.ceil(epochs * count / min(size, count)) == marks[-1]
+    wanted = {round(p * count / min(size, count)) for p in range(every, epochs, every)} | {steps}
+    assert marks == sorted(wanted)
+    if size <= count:
+        assert len(marks) == math.ceil(epochs / every)
+
+
 def greedy_draws(model, batches, loss_fn, *, generator):
     """Draws from the global generator and from its own."""
     torch.rand(7)
@@ -81,7 +98,16 @@ def test_training_leaves_the_callers_generator_alone(dropping, splits, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("learning_rate", 0.0), ("batch_size", 0), ("warmup", 1.5), ("clip_norm", -1.0)]
+    ("field", "value"),
+    [
+        ("learning_rate", 0.0),
+        ("learning_rate", math.inf),
+        ("batch_size", 0),
+        ("warmup", 1.5),
+        ("clip_norm", -1.0),
+        ("clip_norm", math.nan),
+        ("save_seconds", math.inf),
+    ],
 )
 def test_trainer_settings_are_checked(field, value):
     with pytest.raises(UserError, match=f"{field} must .* got {value}"):
