@@ -34,7 +34,7 @@ SOLVERS = ("fire:solver=exact", "fire:solver=fast")
 
 
 def protocol(data: str) -> Protocol:
-    """The paper's warm start on a data set, with methods on from the start."""
+    """The paper's warm start on a data set."""
     return benchmarks.get("vision_warm_start")().others[data]["paper"].protocol
 
 

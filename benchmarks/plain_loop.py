@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import torch
@@ -46,13 +47,18 @@ def encode(image: Tensor) -> bytes:
 
 
 class Plain:
-    """The usual way to train: float32, contiguous, Adam and a schedule as torch has them."""
+    """The usual way to train: float32, contiguous, Adam and a schedule as torch has them.
+
+    One DataLoader serves all its `updates`, so that its workers start once, as in a loop that keeps them.
+    """
 
     def __init__(
         self, protocol: Protocol, images: Dataset, files: Files, seed: int, updates: int, device: str, workers: int
     ) -> None:
-        self.trainer, self.images, self.files = protocol.trainer, images, files
-        self.seed, self.device, self.workers, self.done = seed, device, workers, 0
+        self.trainer, self.device = protocol.trainer, device
+        pinned = torch.device(device).type == "cuda"
+        order = list(batches(images, self.trainer.batch_size, updates, seed))
+        self.loader = iter(DataLoader(files, batch_sampler=order, num_workers=workers, pin_memory=pinned))
         network_seed = derive(seed, "network")
         self.model = networks.build(protocol.network, images.sample_shape, images.classes, network_seed).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.trainer.learning_rate)
@@ -62,12 +68,9 @@ class Plain:
 
     def advance(self, updates: int) -> Tensor:
         """Train on; the losses (updates,), on the CPU."""
-        order = list(self.order(updates))
-        pinned = torch.device(self.device).type == "cuda"
-        loader = DataLoader(self.files, batch_sampler=order, num_workers=self.workers, pin_memory=pinned)
         self.model.train()
         losses = []
-        for inputs, targets in loader:
+        for inputs, targets in islice(self.loader, updates):
             loss = nn.functional.cross_entropy(self.model(inputs.to(self.device)), targets.to(self.device))
             self.optimizer.zero_grad()
             loss.backward()
@@ -75,12 +78,11 @@ class Plain:
             self.optimizer.step()
             self.schedule.step()
             losses.append(loss.detach())
-        self.done += updates
         return torch.stack(losses).cpu()
 
-    def order(self, updates: int) -> Iterator[list[int]]:
-        """Sample numbers of the next batches: those of the library's loop with the same seed."""
-        numbers = Dataset(torch.arange(len(self.files)), torch.tensor(self.files.targets), self.images.classes)
-        size, first = self.trainer.batch_size, self.done
-        for chosen, _ in supervised.batches(numbers, size, first, first + updates, "batches", 0, seed=self.seed):
-            yield chosen.tolist()
+
+def batches(images: Dataset, size: int, updates: int, seed: int) -> Iterator[list[int]]:
+    """Sample numbers of each batch: those of the library's loop with the same seed."""
+    numbers = Dataset(torch.arange(len(images)), images.targets.cpu(), images.classes)
+    for chosen, _ in supervised.batches(numbers, size, 0, updates, "batches", 0, seed=seed):
+        yield chosen.tolist()
