@@ -28,6 +28,26 @@ def name_of(spec: str) -> str:
     return "+".join(piece.partition(":")[0].strip() for piece in pieces(spec))
 
 
+def split(spec: str) -> tuple[str, dict[str, str]]:
+    """The name in ``name:field=value,field=value``, and the texts of its fields in their order.
+
+    Raises:
+        UserError: A part is no ``field=value``, or a field is given twice.
+    """
+    name, colon, rest = spec.partition(":")
+    given: dict[str, str] = {}
+    for part in rest.split(",") if colon else ():
+        key, equals, text = (piece.strip() for piece in part.partition("="))
+        key = key.replace("-", "_")
+        if not equals or not key:
+            comma = "; a value cannot hold a comma (rename or link a folder whose path has one)" if given else ""
+            raise UserError(f"cannot read {part.strip()!r} in {spec!r}: write name:field=value,field=value{comma}")
+        if key in given:
+            raise UserError(f"{key} is given twice in {spec!r}")
+        given[key] = text
+    return name.strip(), given
+
+
 def option(default: Any, *, help: str, choices: Sequence[Any] = (), search: Sequence[Any] = ()) -> Any:
     """A dataclass field from which flags, specs and checks are made.
 
@@ -50,21 +70,11 @@ def read(spec: str, kind_of: Callable[[str], K]) -> tuple[K, dict[str, Any]]:
     Raises:
         UserError: No such field, a field given twice, or a text that cannot be read.
     """
-    name, colon, rest = spec.partition(":")
-    name = name.strip()
+    name, given = split(spec)
     kind = kind_of(name)
+    check_known(name, kind, given)
     hints = get_type_hints(kind)
-    given: dict[str, Any] = {}
-    for part in rest.split(",") if colon else ():
-        key, equals, text = (piece.strip() for piece in part.partition("="))
-        key = key.replace("-", "_")
-        if not equals or not key:
-            raise UserError(f"cannot read {part.strip()!r} in {spec!r}: write name:field=value,field=value")
-        check_known(name, kind, (key,))
-        if key in given:
-            raise UserError(f"{key} is given twice in {spec!r}")
-        given[key] = _parse(text, hints[key], f"{name}: {key}")
-    return kind, given
+    return kind, {key: _parse(text, hints[key], f"{name}: {key}") for key, text in given.items()}
 
 
 def check_known(name: str, kind: type, options: Iterable[str]) -> None:

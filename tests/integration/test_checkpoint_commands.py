@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -12,7 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from replastic import methods
 from replastic.cli import main
+from replastic.data import Dataset, Splits
+from replastic.networks.mlp import Mlp
+from replastic.records import RunDirectory
+from replastic.streams.random_labels import RandomLabels
+from replastic.training import Protocol, Trainer, train
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -141,6 +148,66 @@ def test_method_from_a_plugin(model: Path, tmp_path: Path) -> None:
     assert torch.equal(load_file(out)["0.weight"], 0.25 * load_file(model)["0.weight"])
 
 
+def test_a_skipped_weight_is_not_counted_as_written(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = load_file(model)
+    tensors["2.weight"].zero_()
+    save_file(tensors, model)
+    out = tmp_path / "new.safetensors"
+    assert run("rewrite", model, out, "--on-zero", "skip") == 0
+    text = capsys.readouterr().out
+    assert text.startswith("wrote 1 tensor by fire; left 3 alone")
+    assert "  2.weight: is all zero, and on_zero='skip' leaves it so" in text.splitlines()
+    assert torch.equal(load_file(out)["2.weight"], tensors["2.weight"])
+
+
+class Stop(Exception):
+    """As sudden as a kill."""
+
+
+def go_on(folder: Path, stop_at: float = 9.0) -> RunDirectory:
+    """Train a small network in two phases, stopped or not; a method that keeps weights of its own is on."""
+    draw = torch.Generator().manual_seed(0)
+    whole = Dataset(torch.randn(80, 1, 8, 8, generator=draw), torch.randint(10, (80,), generator=draw), 10)
+    splits = Splits(*(whole.take(torch.arange(a, b)) for a, b in ((0, 40), (40, 60), (60, 80))))
+    protocol = Protocol(
+        data="digits",
+        stream=RandomLabels(tasks=2, images=40, steps=4),
+        network=Mlp(hidden=(16, 16)),
+        trainer=Trainer(batch_size=20),
+        recipe="paper-cnn",
+    )
+    directory = RunDirectory(folder)
+
+    def progress(phases: float) -> None:
+        if phases >= stop_at:
+            raise Stop
+
+    with contextlib.suppress(Stop):
+        train(protocol, splits, methods.from_spec("hare_tortoise"), 0, directory, progress=progress)
+    return directory
+
+
+def test_the_state_of_a_run_is_read_as_its_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    go_on(tmp_path / "run", stop_at=1.0)
+    state = tmp_path / "run" / "state" / "state.safetensors"
+    old = load_file(state)
+    assert {name.partition("/")[0] for name in old} == {"model", "optimizer", "method"}
+    assert run("inspect", state, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    hidden = [n for n in old if n.startswith("model/") and n.endswith(".weight") and n != "model/head.weight"]
+    assert {f"model/{layer['weight']}" for layer in found["layers"]} == set(hidden)
+    assert "head.weight" in {s["weight"] for s in found["skipped"]}
+    assert "kept as it is: method, optimizer" in found["notes"]
+
+    assert run("rewrite", state, tmp_path / "new.safetensors") == 0
+    new = load_file(tmp_path / "new.safetensors")
+    assert {name for name, value in old.items() if not torch.equal(value, new[name])} == set(hidden)
+    os.replace(tmp_path / "new.safetensors", state)
+    assert go_on(tmp_path / "run").done, "a run goes on from its rewritten state"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -151,6 +218,19 @@ def test_method_from_a_plugin(model: Path, tmp_path: Path) -> None:
         (("rewrite", "{model}", "{model}"), "never altered"),
         (("rewrite", "{model}", "{tmp}/o.safetensors", "--method", "fier"), "did you mean 'fire'"),
         (("rewrite", "{model}", "{tmp}/o.safetensors", "--method", "fire:sovler=svd"), "did you mean 'solver'"),
+        (
+            ("rewrite", "{model}", "{tmp}/o.safetensors", "--method", "fire:solver=fast", "--solver", "svd"),
+            "solver is given twice, in 'fire:solver=fast' and as an option",
+        ),
+        (
+            ("rewrite", "{model}", "{tmp}/o.safetensors", "--method", "fire:num_iters=3", "--num-iters=5"),
+            "num_iters is given twice",
+        ),
+        (
+            ("rewrite", "{model}", "{tmp}/o.safetensors", "--method", "fire+rescale", "--solver", "fast"),
+            "fire[+]rescale is for training runs; here apply its parts",
+        ),
+        (("rewrite", "{model}", "{tmp}/o.safetensors", "--method", "fire+rescle"), "did you mean 'rescale'"),
         (("rewrite", "{model}", "{tmp}/o.safetensors", "--target-modules", "9"), "'9' matches no weight"),
         (("rewrite", "{model}", "{tmp}/o.safetensors", "--method", "full_reset"), "--init FILE"),
         (("rewrite", "{model}", "{tmp}/o.safetensors", "--method", "dash"), "dash needs"),

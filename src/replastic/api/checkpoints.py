@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from replastic import methods
-from replastic.api._shared import as_method, as_recipe, proposed, without_effect
+from replastic.api._shared import as_method, as_recipe, check_flags, proposed, without_effect
 from replastic.api.diagnosis import WeightReport, weight_report
 from replastic.errors import UserError
 from replastic.weights.checkpoint import CheckpointStore, LazyWeights
@@ -98,6 +98,7 @@ def rewrite(
         UserError: Wrong input, or a method that needs more than files can give (a live model, data, a loss).
     """
     chosen = as_method(method, options, rewrite)
+    check_flags(dry_run=dry_run, overwrite=overwrite)
     if not callable(progress):
         raise UserError(f"progress must be a function that wraps an iterable, such as tqdm, got {progress!r}")
     if destination is None and not dry_run:

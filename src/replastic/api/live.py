@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from replastic import methods
-from replastic.api._shared import as_method, as_model, as_recipe, proposed, without_effect
+from replastic.api._shared import as_method, as_model, as_recipe, check_flags, proposed, without_effect
 from replastic.errors import UserError
 from replastic.probes import check_loss_fn, loss_on, undisturbed
 from replastic.weights.module_store import ModuleStore
@@ -90,6 +90,7 @@ def apply_(
         UserError: Wrong input; the model is unchanged.
     """
     chosen = as_method(method, options, apply_)
+    check_flags(dry_run=dry_run)
     if fresh is not None and not callable(fresh):
         raise UserError(f"fresh must be a function from a seed to a state dict, got {type(fresh).__name__}")
     if loss_fn is not None:

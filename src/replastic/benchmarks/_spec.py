@@ -8,6 +8,7 @@ from typing import Any
 
 from replastic import methods
 from replastic.errors import UnknownNameError
+from replastic.options import split
 from replastic.training import Protocol
 
 
@@ -78,6 +79,6 @@ def _merged(preset: str, given: str) -> str:
     """The spec `given`, completed by the fields that `preset` has if it is of the same data set."""
     if _name(preset) != _name(given):
         return given
-    parts = [part for spec in (preset, given) for part in spec.partition(":")[2].split(",") if part.strip()]
-    fields = {part.partition("=")[0].strip(): part.strip() for part in parts}
-    return ":".join([_name(given), *([",".join(fields.values())] if fields else [])])
+    name, fields = split(given)
+    texts = [f"{key}={text}" for key, text in (split(preset)[1] | fields).items()]
+    return f"{name}:{','.join(texts)}" if texts else name

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import tyro
 
 from replastic import methods
+from replastic.api._shared import method_class
 from replastic.api.checkpoints import rewrite
 from replastic.cli._arguments import Parser, parse
 from replastic.cli._weights import Choice, watched
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     first, _ = _first_look().parse_known_args([a for a in arguments if a not in ("-h", "--help")])
     for plugin in first.plugin:
         load_plugin(plugin)
-    kind = methods.get(first.method.partition(":")[0].strip())
+    kind = method_class(first.method)
     options = parse(_with_options_of(kind), prog="replastic rewrite", description=DESCRIPTION, args=arguments)
     given = _given(arguments, kind)
     outcome = rewrite(

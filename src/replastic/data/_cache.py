@@ -62,10 +62,11 @@ def fingerprint(place: Place) -> Sequence[Any]:
 
 def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
     for path, _, names in os.walk(folder, followlinks=True):
+        inside = os.path.relpath(path, folder)
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 facts = os.stat(os.path.join(path, name))
-                yield os.path.relpath(os.path.join(path, name), folder), facts.st_size, facts.st_mtime_ns
+                yield os.path.normpath(os.path.join(inside, name)), facts.st_size, facts.st_mtime_ns
 
 
 def _folder() -> Path:

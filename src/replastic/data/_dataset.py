@@ -103,7 +103,7 @@ class Splits:
         for part in (self.train, self.held_out, self.test):
             rule = () if part.pixels is None else (part.pixels.mean, part.pixels.std)
             for tensor in (part.inputs, part.targets, *rule):
-                total = zlib.crc32(tensor.cpu().contiguous().numpy().reshape(-1).view("uint8").data, total)
+                total = zlib.crc32(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, total)
         return f"{total:08x}"
 
 

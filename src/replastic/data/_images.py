@@ -73,9 +73,8 @@ class ImageSet(Provider):
         """
 
     def place(self) -> str:
-        """The folder, or the Hub's name for the set."""
-        found = self._found()
-        return str(found.folder.resolve() if found.folder else found)
+        """The folder with the state of its files, or the Hub's name for the set."""
+        return repr(fingerprint(self._found()))
 
     def splits(self) -> Splits:
         """Bytes in three splits, with the pixel rule of the training images that are kept.
@@ -99,7 +98,7 @@ class ImageSet(Provider):
         source = self.source
         if not source and (root := os.environ.get(FOLDER)) and (Path(root) / self.name).is_dir():
             source = str(Path(root) / self.name)
-        return find(source or self.hub, self.name, self.layout().config)
+        return find(source, self.name, self.layout().config, hub=self.hub)
 
     def _used(self, classes: int, where: str) -> int:
         if self.first_classes > classes or self.first_classes == 1:
@@ -120,12 +119,11 @@ class ImageSet(Provider):
             size = image_size(train, 0)
             self.check(str(found), classes, size)
             classes = self._used(classes, str(found))
-            chosen = balanced(train, classes, self.train, f"{self.name}: train", every_class=True)
-            tested = balanced(test, classes, self.test, f"{self.name}: test", every_class=False)
+            chosen = balanced(train, classes, self.train, f"{self.name}: train", least=EVERY, every_class=True)
+            tested = balanced(test, classes, self.test, f"{self.name}: test", least=1, every_class=False)
             kept, held = hold_out(train.targets[chosen], EVERY)
             if not len(held):
-                limit = f" (with train={self.train})" if self.train else ""
-                raise UserError(f"{train.where}: no class has {EVERY} images to use{limit}, so none can be held out")
+                raise UserError(f"{train.where}: no class has {EVERY} images to use, so none can be held out")
             kept = kept[mixed(train.targets[chosen[kept]])]
             parts = [
                 Dataset(decode(split, rows, layout.channels, size), split.targets[rows], classes)

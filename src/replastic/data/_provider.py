@@ -31,7 +31,10 @@ class Provider:
         return f"{self.name}:{','.join(parts)}" if parts else self.name
 
     def place(self) -> str:
-        """Where the data come from as things are now; two equal data sets from one place are the same data."""
+        """Where the data come from and in which state; two equal data sets with one answer are the same data.
+
+        Asked at every `load`, so it must not read the data.
+        """
         return ""
 
     def shortfall(self, splits: Splits) -> str:

@@ -23,25 +23,29 @@ class Place:
     """Public name of the data set that is looked for there, for messages."""
     config: str = ""
     """Which of several configurations."""
+    asked_for: bool = True
+    """Whether somebody gave the name; else it is what the set has where nothing is given."""
 
     def __str__(self) -> str:
         return self.name
 
 
-def find(source: str, wanted_by: str, config: str = "") -> Place:
-    """The folder `source` if there is one, else the Hub's data set of that name.
+def find(source: str, wanted_by: str, config: str = "", *, hub: str = "") -> Place:
+    """The folder `source` if there is one, else the Hub's data set of that name; `hub` is the one without a `source`.
 
     Raises:
         UserError: It is a path, and not that of a folder.
     """
+    asked_for = bool(source)
+    source = source or hub
     folder = Path(source).expanduser()
     if folder.is_dir():
-        return Place(source, folder, wanted_by, config)
+        return Place(source, folder, wanted_by, config, asked_for)
     if folder.exists() or folder.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
         raise UserError(
             f"{wanted_by}: {source!r} is no folder; give a folder of Parquet files or images, or a Hub name"
         )
-    return Place(source, None, wanted_by, config)
+    return Place(source, None, wanted_by, config, asked_for)
 
 
 @contextmanager
@@ -88,9 +92,11 @@ def _cannot_open(place: Place, error: Exception) -> str:
     lines = str(error if place.folder is None else innermost).strip().splitlines()
     reason = lines[0] if lines else type(error).__name__
     if place.folder is None:
+        problem, otherwise = f"cannot get {place.name!r}", f", or $REPLASTIC_DATA/{place.wanted_by}"
+        if place.asked_for:
+            problem, otherwise = f"{place.name!r} is no folder here, and cannot be got", ""
         return (
-            f"{place.wanted_by}: cannot get {place.name!r} from the Hugging Face Hub: {reason}. Check the name and the "
-            f"network, or give a folder of Parquet files or images: {place.wanted_by}:source=FOLDER, or "
-            f"$REPLASTIC_DATA/{place.wanted_by}"
+            f"{place.wanted_by}: {problem} from the Hugging Face Hub: {reason}. Check the name and the network, or "
+            f"give a folder of Parquet files or images: {place.wanted_by}:source=FOLDER{otherwise}"
         )
     return f"{place.wanted_by}: cannot read {place.name!r} as a folder of Parquet files or images: {reason}"

@@ -109,7 +109,8 @@ def _column(rows: Any, where: str, names: Sequence[str]) -> str:
     for name in names:
         if name in rows.column_names:
             return name
-    hint = "" if len(rows.column_names) > 1 else "; in a folder of images each class has a folder: train/cat/1.png"
+    folders = "; in a folder of images each of at least two classes has a folder: train/cat/1.png, train/dog/1.png"
+    hint = "" if len(rows.column_names) > 1 else folders
     raise UserError(f"{where} has no column {_any_of(names, rows.column_names)}{hint}")
 
 

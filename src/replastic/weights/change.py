@@ -29,6 +29,16 @@ class LayerOutcome:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What the method itself reports: solver, residual (worst of the batch), alignment, iterations, scale, ..."""
 
+    @property
+    def label(self) -> str:
+        """Name for messages: the weight's, with the block in brackets."""
+        return f"{self.weight}[{self.block}]" if self.block else self.weight
+
+    @property
+    def passed_over(self) -> bool:
+        """Whether every matrix is all zero and, having no polar factor (residual 1), stayed so."""
+        return self.norm_before == self.norm_after == 0 and self.facts.get("residual") == 1
+
 
 @dataclass(frozen=True)
 class Skipped:

@@ -41,9 +41,17 @@ _ATTENTION = re.compile(r"att(n|ention)|^(sa|ca|mha)\d*$")
 _EXPERT_STACK = frozenset(("gate_up_proj", "gate_proj", "up_proj", "down_proj"))
 _WRAPPERS = frozenset(("model", "net", "network"))
 
+RUN_STATE = "model/"
+"""What stands before the names of the network's tensors in the state that a run saves."""
+
 
 def strip_prefixes(name: str) -> str:
-    """The name without what `torch.compile` (``_orig_mod.``) and data parallelism (``module.``) put into it."""
+    """The name without what wrappers put into it.
+
+    These are `torch.compile` (``_orig_mod.``), data parallelism (``module.``) and the saved state of a run
+    (``model/``).
+    """
+    name = name.removeprefix(RUN_STATE)
     name = re.sub(r"(^|\.)_orig_mod\.", r"\1", name)
     while name.startswith("module."):
         name = name.removeprefix("module.")

@@ -13,6 +13,7 @@ from torch import Tensor
 from replastic.errors import CheckpointError
 from replastic.weights.archive import Stored
 from replastic.weights.draft import sync, tree
+from replastic.weights.naming import RUN_STATE
 from replastic.weights.safetensors_file import SafetensorsFile, read_index
 
 _INDEX = ".safetensors.index.json"
@@ -29,7 +30,8 @@ _CHUNK = 1 << 20
 class SafetensorsArchive:
     """Safetensors files seen as one; implements `Archive`.
 
-    A folder needs ``model.safetensors.index.json``, ``model.safetensors``, or just one safetensors file.
+    A folder needs ``model.safetensors.index.json``, ``model.safetensors``, or just one safetensors file. Of the state
+    that a run saves, the tensors are those of the network; the rest is copied as it is.
 
     Raises:
         CheckpointError: A file is missing or damaged, or the index and the shards contradict each other.
@@ -44,18 +46,19 @@ class SafetensorsArchive:
         self._home = {name: shard for shard, file in self._files.items() for name in file.spans}
         if index is not None:
             self._check_index(index)
+        spans = {name: file.spans[name] for file in self._files.values() for name in file.spans}
+        surroundings = {name for file in self._files.values() for name in _surroundings(file)}
         self.tensors: Mapping[str, Stored] = {
-            name: Stored(file.spans[name].shape, file.spans[name].dtype)
-            for file in self._files.values()
-            for name in file.spans
+            name: Stored(span.shape, span.dtype) for name, span in spans.items() if name not in surroundings
         }
         left_out = _other_weights(path) if path.is_dir() else set()
         self.outputs = frozenset(_along(path) - left_out) if path.is_dir() else frozenset()
-        self.notes: tuple[str, ...] = (
-            (f"not copied, as they hold the old weights in another format: {', '.join(sorted(left_out))}",)
-            if left_out
-            else ()
-        )
+        kept = sorted({name.partition("/")[0] for name in surroundings})
+        notes = {
+            "kept as it is": kept,
+            "not copied, as they hold the old weights in another format": sorted(left_out),
+        }
+        self.notes: tuple[str, ...] = tuple(f"{what}: {', '.join(of)}" for what, of in notes.items() if of)
         sources = [path / name for name in self.outputs] or [path]
         self.size = sum(source.stat().st_size for source in sources if source.is_file())
 
@@ -173,6 +176,13 @@ def _shards(folder: Path) -> tuple[dict[str, str] | None, list[str]]:
     others = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
     hint = f"; give the file itself, such as {folder / others[0]}" if others else ""
     raise CheckpointError(f"{folder} holds no safetensors file{hint}")
+
+
+def _surroundings(file: SafetensorsFile) -> list[str]:
+    """Tensors beside those of the network, such as the optimizer's, if the file is the state that a run saves."""
+    if "replastic" not in file.metadata:
+        return []
+    return [name for name in file.spans if not name.startswith(RUN_STATE)]
 
 
 def _along(folder: Path) -> set[str]:

@@ -282,6 +282,7 @@ def _nothing(recipe: Recipe, target_modules: str | Sequence[str] | None, skipped
     way_out = (
         "train them (requires_grad=True)"
         if all(s.reason == _FROZEN for s in matrices)
-        else 'name the modules in target_modules, such as target_modules="all-linear", or use another recipe'
+        else 'name the modules, such as target_modules="all-linear" (--target-modules all-linear; in a run '
+        "METHOD:targets=all-linear), or use another recipe (--recipe)"
     )
     return f"{asked} chooses no weight of this model ({matrices[0].weight}: {matrices[0].reason}); {way_out}"

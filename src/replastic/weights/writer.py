@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from replastic.errors import UserError, did_you_mean
-from replastic.weights.change import Change, LayerOutcome, UnitReset
+from replastic.weights.change import Change, LayerOutcome, Skipped, UnitReset
 from replastic.weights.entries import LiveStore, Transaction, WeightEntry, WeightStore
 from replastic.weights.followers import Followers, FollowerSet, follow
 from replastic.weights.optimizer_state import Optimizers, OptimizerState, Policy, check_policy
 from replastic.weights.outcome import Outcome, Undo
 from replastic.weights.tables import all_finite
+
+_ALL_ZERO = "is all zero, and on_zero='skip' leaves it so"
 
 
 def write(
@@ -79,6 +81,7 @@ class _Write:
         self._units: dict[str, list[UnitReset]] = defaultdict(list)
         self._rewritten: set[str] = set()
         self._layers: dict[str, tuple[LayerOutcome, ...]] = {}
+        self._passed_over: list[Skipped] = []
         self._check_fit()
 
     def stage(self, transaction: Transaction | None) -> None:
@@ -89,9 +92,12 @@ class _Write:
             entry = self._entry(proposal.name)
             if entry.name in self._touched:
                 raise UserError(f"{entry.name} was given two new values")
-            self._rewritten.add(entry.name)
-            self._layers[entry.name] = proposal.layers
-            self._put(transaction, entry, proposal.value)
+            layers = tuple(layer for layer in proposal.layers if not layer.passed_over)
+            self._passed_over += [Skipped(layer.label, _ALL_ZERO) for layer in proposal.layers if layer.passed_over]
+            if layers or not proposal.layers:
+                self._rewritten.add(entry.name)
+                self._layers[entry.name] = layers
+                self._put(transaction, entry, proposal.value)
             del proposal  # or it would stay in memory while the next one is made
         for name in self._units:
             if name not in self._touched:
@@ -117,7 +123,7 @@ class _Write:
         ordered = [name for name, entry in self._entries.items() if name == entry.name and name in self._touched]
         return Outcome(
             layers=tuple(layer for name in ordered for layer in self._layers.get(name, ())),
-            skipped=self._change.skipped,
+            skipped=(*self._change.skipped, *self._passed_over),
             written=tuple(ordered),
             modules=tuple(self._change.modules),
             followers=self._followers.names if self._touched else (),

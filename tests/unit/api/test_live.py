@@ -100,8 +100,16 @@ def test_an_all_zero_matrix_is_an_error_unless_asked_otherwise(model: nn.Sequent
         model[2].weight.zero_()
     with pytest.raises(UserError, match=r"2\.weight.*zero"):
         replastic.fire_(model)
-    replastic.fire_(model, on_zero="skip")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for parameter in model.parameters():
+        optimizer.state[parameter]["momentum_buffer"] = torch.ones_like(parameter)
+    outcome = replastic.fire_(model, on_zero="skip", optimizer=optimizer)
     assert not model[2].weight.any()
+    assert "2.weight" not in outcome.written
+    assert "2.weight" not in {layer.weight for layer in outcome.layers}
+    assert {s.weight: s.reason for s in outcome.skipped}["2.weight"] == "is all zero, and on_zero='skip' leaves it so"
+    assert model[2].weight in optimizer.state, "the state of a weight that was left alone is kept"
+    assert model[0].weight not in optimizer.state
 
 
 def test_interpolation_by_name_with_options(model: nn.Sequential) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ def refused(call: Callable[[nn.Module], object], message: str) -> None:
         ({"probe": (BATCH, nn.CrossEntropyLoss())}, "CrossEntropyLoss is one of outputs and targets"),
         ({"seed": "1"}, "seed must be a whole number, got '1'"),
         ({"seed": None}, "seed must be a whole number, got None"),
+        ({"dry_run": "no"}, "dry_run must be True or False, got 'no'"),
+        ({"dry_run": 0}, "dry_run must be True or False, got 0"),
         ({"optimiser": None}, "there is no argument 'optimiser'; did you mean 'optimizer'"),
         ({"target_module": "0"}, "there is no argument 'target_module'; did you mean 'target_modules'"),
     ],
@@ -85,6 +88,35 @@ def test_an_option_given_twice() -> None:
     refused(
         lambda model: replastic.apply_("fire:solver=svd,solver=exact", model), "solver is given twice in 'fire:solver"
     )
+
+
+def test_an_option_given_in_the_spec_and_beside_it() -> None:
+    refused(
+        lambda model: replastic.apply_("fire:solver=fast", model, solver="svd"),
+        "solver is given twice, in 'fire:solver=fast' and as an option",
+    )
+
+
+def test_options_beside_other_ones_of_the_spec() -> None:
+    outcome = replastic.apply_("fire:solver=newton_schulz", network(), num_iters=3)
+    assert {layer.facts["iterations"] for layer in outcome.layers} == {3}
+
+
+@pytest.mark.parametrize("options", [{}, {"solver": "fast"}])
+def test_several_methods_at_once_with_and_without_options(options: dict[str, Any]) -> None:
+    refused(
+        lambda model: replastic.apply_("fire:scale=unit+bn_reestimate", model, **options),
+        "fire:scale=unit[+]bn_reestimate is for training runs; here apply its parts one after the other",
+    )
+
+
+@pytest.mark.parametrize("flag", ["dry_run", "overwrite"])
+def test_a_rewrite_takes_no_text_for_yes_or_no(flag: str, tmp_path: Path) -> None:
+    torch.save(network().state_dict(), tmp_path / "a.pt")
+    arguments: dict[str, Any] = {flag: "no"}
+    with pytest.raises(UserError, match=f"{flag} must be True or False, got 'no'"):
+        replastic.rewrite(tmp_path / "a.pt", tmp_path / "b.pt", **arguments)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +138,17 @@ def test_initial_weights_that_are_not_finite(method: str) -> None:
     init = {name: value.clone() for name, value in network().state_dict().items()}
     init["2.weight"][0, 0] = float("nan")
     refused(lambda model: replastic.apply_(method, model, init=init), "the initial value of 2.weight holds NaN")
+
+
+@pytest.mark.parametrize("method", ["full_reset", "fire:scale=init"])
+def test_initial_weights_from_before_a_lazy_layer_had_any(method: str) -> None:
+    model = nn.Sequential(nn.LazyLinear(6), nn.Linear(6, 6))
+    init = copy.deepcopy(model.state_dict())
+    model(torch.ones(2, 3))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(UserError, match=r"initial value of 0\.\w+ was not drawn yet .* after one forward pass"):
+        replastic.apply_(method, model, init=init)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -177,6 +220,17 @@ def test_a_probe_that_fails_after_the_write_takes_it_back() -> None:
 def test_diagnose_of_no_model(model: Any) -> None:
     with pytest.raises(UserError, match=r"model must be a torch\.nn\.Module"):
         replastic.diagnose(model)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript_has_no_parameters_to_rewrite() -> None:
+    script = torch.jit.script(network())
+    with pytest.raises(UserError, match="model is a TorchScript module: pass the module it was made from"):
+        replastic.fire_(script)
+    with pytest.raises(UserError, match="model is a TorchScript module"):
+        replastic.diagnose(script)
+    with pytest.raises(UserError, match="1 is a TorchScript module"):
+        replastic.fire_(nn.Sequential(nn.Linear(12, 12), script))
 
 
 @pytest.mark.parametrize(

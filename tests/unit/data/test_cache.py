@@ -12,6 +12,7 @@ import torch
 
 from replastic import data
 from replastic.data import _cache, _images, _registry
+from replastic.data._source import Place
 from replastic.errors import UserError
 from support.image_sets import encoded, picture, write_parquet, write_set
 
@@ -52,6 +53,37 @@ def test_a_loaded_set_is_remembered_within_the_process(tmp_path, decodings):
     first = data.load(f"images:source={tmp_path}")
     assert data.load(f"images: source={tmp_path}, train=0") is first, "what counts is the set, not how it is written"
     assert decodings == ["train", "train", "test"]
+
+
+@pytest.mark.parametrize("change", ["written over", "taken away", "put beside"])
+def test_a_folder_that_changes_is_read_again_within_the_process(tmp_path, change):
+    for split in ("train", "test"):
+        for i in range(20):
+            file = tmp_path / split / ("cat", "dog")[i % 2] / f"{i:02}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(encoded(picture(i)))
+    spec = f"images:source={tmp_path}"
+    before = data.load(spec)
+    last, pixels = tmp_path / "test" / "dog" / "19.png", picture(77)
+    if change == "taken away":
+        last.unlink()
+    else:
+        (last if change == "written over" else last.with_name("21.png")).write_bytes(encoded(pixels))
+    after = data.load(spec).test.inputs
+    if change == "taken away":
+        assert torch.equal(after, before.test.inputs[:-1])
+    else:
+        assert torch.equal(after[-1], torch.from_numpy(pixels).permute(2, 0, 1))
+        assert len(after) == (20 if change == "written over" else 21)
+
+
+def test_a_file_is_known_by_its_path_within_the_folder_its_size_and_its_time(tmp_path):
+    for name in ("a.png", "train/cat/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"four")
+        os.utime(tmp_path / name, ns=(5, 7))
+    place = Place("here", tmp_path, "images")
+    assert _cache.fingerprint(place) == [str(tmp_path), "", ("a.png", 4, 7), ("train/cat/b.png", 4, 7)]
 
 
 def test_only_the_last_sets_are_remembered(tmp_path):

@@ -1,12 +1,15 @@
 """Data sets: what a split holds, that it depends on nothing but the data, and what is refused."""
 
+import zlib
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replastic import data
-from replastic.data import Dataset, Splits, hold_out
+from replastic.data import Dataset, Pixels, Splits, hold_out
 from replastic.errors import UserError
 from replastic.seeds import derive, generator
 
@@ -60,6 +63,63 @@ def test_digits_labels_belong_to_their_images():
 def test_dataset_refuses_unequal_lengths():
     with pytest.raises(UserError, match="3 and 2"):
         Dataset(torch.zeros(3, 1), torch.zeros(2, dtype=torch.int64), 2)
+
+
+RULE = Pixels(torch.tensor([0.5]), torch.tensor([0.25]))
+
+
+def three_parts(dtype=torch.uint8, counts=(6, 2, 3)):
+    """Parts of `counts` samples, all bytes different from each other's."""
+    inputs = torch.arange(sum(counts) * 4).view(-1, 1, 2, 2).to(dtype).split(counts)
+    return Splits(*(Dataset(part, torch.arange(len(part)) % 2, 2, RULE) for part in inputs))
+
+
+def test_facts_are_the_sizes_and_the_checksum_of_every_byte():
+    splits = three_parts()
+    content = b""
+    for part in (splits.train, splits.held_out, splits.test):
+        for tensor in (part.inputs, part.targets, RULE.mean, RULE.std):
+            content += bytes(tensor.numpy().tobytes())
+    assert splits.facts() == {"train": 6, "held_out": 2, "test": 3, "checksum": f"{zlib.crc32(content):08x}"}
+
+
+@pytest.mark.parametrize("part", ["train", "held_out", "test"])
+@pytest.mark.parametrize("tensor", ["inputs", "targets"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64, torch.bfloat16])
+def test_one_byte_or_one_label_makes_another_checksum(part, tensor, dtype):
+    splits = three_parts(dtype)
+    before = splits.checksum()
+    getattr(getattr(splits, part), tensor)[-1] += 1
+    assert splits.checksum() != before
+    assert three_parts(dtype).checksum() == before
+
+
+def test_the_checksum_knows_the_pixel_rule():
+    splits = three_parts()
+    plain = Splits(*(replace(part, pixels=None) for part in (splits.train, splits.held_out, splits.test)))
+    other = replace(splits, test=replace(splits.test, pixels=Pixels(RULE.mean, RULE.std * 2)))
+    assert len({splits.checksum(), plain.checksum(), other.checksum()}) == 3
+
+
+def test_the_checksum_does_not_depend_on_the_layout_in_memory():
+    splits = three_parts()
+    turned = splits.train.inputs.transpose(2, 3).contiguous().transpose(2, 3)
+    assert not turned.is_contiguous()
+    assert replace(splits, train=replace(splits.train, inputs=turned)).checksum() == splits.checksum()
+
+
+def test_an_empty_part_has_facts():
+    splits = three_parts(counts=(6, 0, 3))
+    facts = splits.facts()
+    assert facts["held_out"] == 0
+    assert facts["checksum"] == three_parts(counts=(6, 0, 3)).checksum() != three_parts().checksum()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_checksum_is_the_same_on_a_gpu():
+    splits = three_parts(torch.float32)
+    assert splits.to("cuda").checksum() == splits.checksum()
 
 
 def test_seeds_depend_on_the_purpose_and_nothing_else():

@@ -89,11 +89,25 @@ def test_a_folder_of_the_name_goes_before_the_hub(hub, tmp_path, monkeypatch):
     assert asked == [(str(tmp_path / "cifar10"), None), ("uoft-cs/cifar100", None)]
 
 
-def test_without_the_hub_a_folder_is_asked_for(monkeypatch):
+@pytest.fixture
+def offline(monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+@pytest.mark.parametrize("name", ["images", "cifar10"])
+def test_a_source_that_is_neither_folder_nor_on_the_hub(offline, name):
+    with pytest.raises(UserError) as caught:
+        data.load(f"{name}:source=photosmissing")
+    message = str(caught.value)
+    expected = f"{name}: 'photosmissing' is no folder here, and cannot be got from the Hugging Face Hub: "
+    assert message.startswith(expected)
+    assert message.endswith(f"or give a folder of Parquet files or images: {name}:source=FOLDER")
+
+
+def test_without_the_hub_a_folder_is_asked_for(offline):
     with pytest.raises(UserError) as caught:
         data.load("cifar10")
     message = str(caught.value)

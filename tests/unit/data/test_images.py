@@ -246,3 +246,43 @@ def test_a_labelled_test_split_goes_before_the_validation_split(tmp_path):
     write_parquet(tmp_path / "validation-00000-of-00001.parquet", [encoded(picture(0))] * 3, [0, 1, 0])
     assert len(data.load(f"images:source={tmp_path}").test) == 6
     assert len(data.load(f"images:source={tmp_path},test_split=validation").test) == 3
+
+
+def empty_images(train, held_out, test):
+    """Splits of so many images that hold nothing."""
+    parts = (data.Dataset(torch.empty(n, 0), torch.zeros(n, dtype=torch.int64), 100) for n in (train, held_out, test))
+    return data.Splits(*parts)
+
+
+@pytest.mark.slow
+def test_a_part_of_a_published_set_is_said_to_be_one(shared_data, monkeypatch):
+    monkeypatch.setenv("REPLASTIC_DATA", str(shared_data))
+    train, test = (len(rows_of(shared_data / "cifar100", split)) for split in ("train", "test"))
+    assert train < 50_000
+    said = data.from_spec("cifar100").shortfall(data.load("cifar100"))
+    assert said == (
+        f"cifar100 is not the whole set here: {train:,} of 50,000 training images and {test:,} of 10,000 test images"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "test"),
+    [
+        ("cifar10", (45_000, 5_000), 10_000),
+        ("cifar100", (45_000, 5_000), 10_000),
+        ("mnist", (54_000, 6_000), 10_000),
+        ("tiny_imagenet", (90_000, 10_000), 10_000),
+    ],
+)
+def test_a_whole_set_lacks_nothing_but_the_images_it_lacks(name, train, test):
+    asked = data.from_spec(name)
+    assert asked.shortfall(empty_images(*train, test)) == ""
+    whole = f"{sum(train):,} of {sum(train):,} training images and {test - 1:,} of {test:,} test images"
+    assert asked.shortfall(empty_images(*train, test - 1)) == f"{name} is not the whole set here: {whole}"
+
+
+@pytest.mark.parametrize(
+    "asked", ["cifar100:train=2000", "cifar100:test=200", "cifar100:first_classes=5", "images:source=x"]
+)
+def test_a_set_that_was_asked_to_be_smaller_lacks_nothing(asked):
+    assert data.from_spec(asked).shortfall(empty_images(1800, 200, 200)) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -55,15 +56,38 @@ def test_what_the_spec_says(spec, message):
         (",label=labels", "split train has no column 'labels'; there are: image, label; did you mean 'label'?"),
         (",image=label", "split train: column 'label' holds no images but Value('int64')"),
         (",label=image", "split train: column 'image' holds struct<bytes: binary, path: string>; labels must be whole"),
-        (",train=15", "images: train=15 is no multiple of the 2 classes: try 14 or 16"),
-        (",train=1", "images: train=1 is no multiple of the 2 classes: try 2"),
-        (",train=18", "split train: no class has 10 images to use (with train=18), so none can be held out"),
+        (",train=21", "images: train=21 is no multiple of the 2 classes: try 20"),
+        (",train=15", "images: train=15 asks for fewer than 10 of each of the 2 classes: try 20"),
+        (",train=18", "images: train=18 asks for fewer than 10 of each of the 2 classes: try 20"),
+        (",test=1", "images: test=1 asks for fewer than 1 of each of the 2 classes: try 2"),
+        (",test=3", "images: test=3 is no multiple of the 2 classes: try 2 or 4"),
         (",train=30", "images: train=30 asks for 15 images of each class, but class 0 of "),
         (",test=6", "split test has 2: the most is 4"),
     ],
 )
 def test_what_a_set_lacks(tmp_path, options, message):
     assert message in refusal(set_of(tmp_path) + options)
+
+
+@pytest.mark.parametrize("count", [1, 7, 20, 21, 23, 25, 40])
+def test_the_numbers_that_are_advised_work(tmp_path, count):
+    pictures = [encoded(picture(i)) for i in range(24)]
+    spec = set_of(tmp_path, train=pictures, labels=[0, 1] * 12)
+    if count == 20:
+        advised = [count]
+    else:
+        advised = [int(n) for n in re.findall(r"\d+", re.split("try|the most is", refusal(f"{spec},train={count}"))[1])]
+    for number in advised:
+        splits = data.load(f"{spec},train={number}")
+        assert len(splits.train) + len(splits.held_out) == number
+
+
+def test_no_number_is_advised_where_none_works(tmp_path):
+    spec = set_of(tmp_path, train=GOOD[:17], labels=LABELS[:17])
+    where = f"{tmp_path}, split train"
+    expected = f"images: train=16 cannot be had: each class needs 10 or more, but class 1 of {where} has 8"
+    assert refusal(f"{spec},train=16") == expected
+    assert refusal(spec) == f"{where}: no class has 10 images to use, so none can be held out"
 
 
 def test_a_set_with_one_split_lacks_the_other(tmp_path):
@@ -104,6 +128,23 @@ def test_a_class_without_training_image(tmp_path):
     assert refusal(spec).endswith("split train: class 1 has no image")
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_labels_that_are_identifiers(tmp_path, split):
+    labels = {"train": LABELS[:], "test": [0, 1, 0, 1]}
+    labels[split][3] = 10**12
+    spec = set_of(tmp_path, labels=labels["train"], test_labels=labels["test"])
+    assert refusal(spec) == (
+        f"{tmp_path}, split train has 20 images for 1000000000001 classes, one for each number from 0 to the largest "
+        "label of any split: if the labels are identifiers, number the classes 0, 1, 2 and so on instead"
+    )
+
+
+def test_classes_that_are_not_used_are_not_counted(tmp_path):
+    spec = set_of(tmp_path, train=[*GOOD, GOOD[0]], labels=[*LABELS, 10**12])
+    splits = data.load(f"{spec},first_classes=2")
+    assert (len(splits.train), len(splits.held_out), len(splits.test)) == (18, 2, 4)
+
+
 def test_a_class_of_a_folder_is_named(tmp_path):
     for split, name, count in (("train", "cat", 10), ("train", "dog", 2), ("test", "cat", 1), ("test", "emu", 1)):
         (tmp_path / split / name).mkdir(parents=True)
@@ -133,14 +174,14 @@ def test_a_test_image_of_another_size_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["{split}/cat", "{split}/{name}/images"])
-def test_a_folder_without_a_folder_for_each_class(tmp_path, folder):
+def test_a_folder_of_one_class_or_without_a_folder_for_each(tmp_path, folder):
     for split in ("train", "test"):
         for i in range(20):
             file = tmp_path / folder.format(split=split, name=("cat", "dog")[i % 2]) / f"{i}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(GOOD[i])
-    expected = "there are: image; in a folder of images each class has a folder: train/cat/1.png"
-    assert refusal(f"images:source={tmp_path}").endswith(expected)
+    hint = "in a folder of images each of at least two classes has a folder: train/cat/1.png, train/dog/1.png"
+    assert refusal(f"images:source={tmp_path}").endswith(f"there are: image; {hint}")
 
 
 def test_a_corrupt_file_of_a_folder_is_named(tmp_path):

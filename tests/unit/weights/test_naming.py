@@ -64,7 +64,7 @@ KNOWN = [
 
 
 @pytest.mark.parametrize(("name", "shape", "role"), KNOWN)
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model/", "model/_orig_mod."])
 def test_role_of_known_names(prefix: str, name: str, shape: tuple[int, ...], role: str) -> None:
     assert role_of(prefix + name, shape) == role
 
@@ -88,6 +88,9 @@ def test_strip_prefixes_leaves_ordinary_names() -> None:
     assert strip_prefixes("encoder._orig_mod.a.weight") == "encoder.a.weight"
     assert strip_prefixes("encoder.module.a.weight") == "encoder.module.a.weight"
     assert strip_prefixes("modules.a") == "modules.a"
+    assert strip_prefixes("model/a.weight") == "a.weight"
+    assert strip_prefixes("model.a.weight") == "model.a.weight"
+    assert strip_prefixes("encoder/model/a.weight") == "encoder/model/a.weight"
 
 
 def test_in_head_takes_biases_too() -> None:

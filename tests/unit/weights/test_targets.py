@@ -173,8 +173,10 @@ def test_wrong_arguments(net: Net, arguments: dict[str, object], words: str) -> 
 
 
 def test_no_target_at_all_is_an_error_with_the_way_out(net: Net) -> None:
-    with pytest.raises(UserError, match=r"recipe 'none' chooses no weight.*target_modules=\"all-linear\""):
+    with pytest.raises(UserError, match=r"recipe 'none' chooses no weight.*target_modules=\"all-linear\"") as caught:
         select(entries_of(net), Recipe("none", (Rule(("*",), "leave"),)))
+    for way in ("--target-modules all-linear", "METHOD:targets=all-linear", "--recipe"):
+        assert way in str(caught.value)
 
 
 def test_include_of_a_role_nobody_has() -> None:

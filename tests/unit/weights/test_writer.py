@@ -6,6 +6,7 @@ import copy
 import warnings
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from replastic.weights.module_store import ModuleStore, ModuleTransaction
 from replastic.weights.outcome import Outcome
 from replastic.weights.staging import DiskStage, MemoryStage
 from replastic.weights.writer import write
-from support.writing import STAGINGS, TOUCHED, Net, assert_same, doubled, moments, state_of, train
+from support.writing import STAGINGS, TOUCHED, Net, assert_same, doubled, moments, outcome_of, state_of, train
 
 # what is written, and how
 
@@ -38,6 +39,27 @@ def test_the_outcome_follows_the_store_in_whatever_order_methods_propose(net: Ne
     outcome = write(ModuleStore(net), doubled(net, tuple(reversed(TOUCHED))), dry_run=True)
     assert outcome.written == TOUCHED
     assert [layer.weight for layer in outcome.layers] == list(TOUCHED)
+
+
+def test_matrices_passed_over_are_left_alone_and_the_rest_of_their_weight_is_written(net: Net) -> None:
+    done = replace(outcome_of("mid.weight"), block="q")
+    zero = replace(done, block="k", sfe=0.0, norm_before=0.0, norm_after=0.0, facts={"residual": 1.0})
+    whole = replace(zero, weight="conv.weight", block="")
+    change = Change(
+        [Proposal("conv.weight", net.conv.weight, (whole,)), Proposal("mid.weight", net.mid.weight, (done, zero))]
+    )
+    outcome = write(ModuleStore(net), change, dry_run=True)
+    assert outcome.written == ("mid.weight",)
+    assert outcome.layers == (done,)
+    reason = "is all zero, and on_zero='skip' leaves it so"
+    assert outcome.skipped == (Skipped("conv.weight", reason), Skipped("mid.weight[k]", reason))
+
+
+def test_a_zero_that_a_method_wrote_counts_as_written(net: Net) -> None:
+    zero = replace(outcome_of("mid.weight"), sfe=0.0, norm_before=0.0, norm_after=0.0, facts={})
+    outcome = write(ModuleStore(net), Change([Proposal("mid.weight", net.mid.weight, (zero,))]), dry_run=True)
+    assert outcome.written == ("mid.weight",)
+    assert outcome.layers == (zero,)
 
 
 @pytest.mark.parametrize("staging", STAGINGS)
