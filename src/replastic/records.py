@@ -34,6 +34,8 @@ Keys: ``phase`` (int, from 0), ``step`` (optimizer updates since the run began),
 ``"boundary"``, ``"evaluation"`` or ``"phase_end"``), ``seconds`` (processor time since the run began, not reproducible)
 and measures ``metric/<name>`` or ``metric/<name>/<layer>`` with a float each.
 """
+REQUIRED = {"phase": int, "step": int, "event": str}
+"""What every record must have."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,11 @@ class RunDirectory:
         try:
             info = RunInfo(**content)
         except TypeError as error:
-            raise UserError(f"{file} is damaged: {str(error).removeprefix('RunInfo.__init__() ')}") from None
+            raise _damaged(file, str(error).removeprefix("RunInfo.__init__() ")) from None
         kinds = {"benchmark": str, "method": str, "seed": int, "config": dict, "summary": dict, "environment": dict}
         for name, kind in kinds.items():
             if not isinstance(getattr(info, name), kind):
-                raise UserError(f"{file} is damaged: {name} must be {kind.__name__}, got {getattr(info, name)!r}")
+                raise _damaged(file, f"{name} must be {kind.__name__}, got {getattr(info, name)!r}")
         return info
 
     def append(self, *records: Record) -> None:
@@ -115,16 +117,20 @@ class RunDirectory:
         """Every complete record; a last line cut short by a kill is left out.
 
         Raises:
-            UserError: A line in the middle is not a record.
+            UserError: A complete line is not a record, or the run has finished and there is none.
         """
-        file = self.path / "metrics.jsonl"
-        if not file.is_file():
-            return []
-        lines = file.read_bytes().split(b"\n")
+        file, done = self.path / "metrics.jsonl", self.done
+        lines = file.read_bytes().split(b"\n")[:-1] if file.is_file() else []
         try:
-            return [json.loads(line) for line in lines[:-1] if line]
+            records = [json.loads(line) for line in lines if line]
         except ValueError as error:
-            raise UserError(f"{file} is damaged: {error}") from None
+            raise _damaged(file, str(error)) from None
+        for record in records:
+            if problem := _problem(record):
+                raise _damaged(file, problem)
+        if done and not records:
+            raise _damaged(file, "it has no records, though the run has finished")
+        return records
 
     def keep_records(self, count: int) -> None:
         """Drop every record after the first `count`: what a resumed run will write again."""
@@ -151,15 +157,14 @@ def read_object(file: Path) -> dict[str, Any]:
     Raises:
         UserError: It holds anything else.
     """
-    away = f"move {file.parent} away to go on without it"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise UserError(f"{file} is damaged: {error}; {away}") from None
+        raise _damaged(file, str(error)) from None
     except UnicodeDecodeError:
-        raise UserError(f"{file} is damaged: it is not UTF-8 text; {away}") from None
+        raise _damaged(file, "it is not UTF-8 text") from None
     if not isinstance(content, dict):
-        raise UserError(f"{file} is damaged: it holds {type(content).__name__}, not an object; {away}")
+        raise _damaged(file, f"it holds {type(content).__name__}, not an object")
     return content
 
 
@@ -198,6 +203,20 @@ def write_bytes(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _damaged(file: Path, problem: str) -> UserError:
+    return UserError(f"{file} is damaged: {problem}; move {file.parent} away to go on without it")
+
+
+def _problem(record: Any) -> str:
+    """What keeps a line of metrics.jsonl from being a record; empty if nothing does."""
+    if not isinstance(record, dict) or not all(isinstance(record.get(k), kind) for k, kind in REQUIRED.items()):
+        return "a line lacks its phase, step or event"
+    numbers = {"seconds": record.get("seconds", 0.0)}
+    numbers |= {key: value for key, value in record.items() if key.startswith("metric/") and value is not None}
+    wrong = [key for key, value in numbers.items() if not isinstance(value, int | float)]
+    return f"{wrong[0]} is no number in one of its lines" if wrong else ""
 
 
 def _versions(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:

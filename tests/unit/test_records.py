@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from replastic.errors import UserError
-from replastic.records import RunDirectory, RunInfo, environment, find_runs, write_text
+from replastic.records import Record, RunDirectory, RunInfo, environment, find_runs, write_text
 
 INFO = RunInfo(benchmark="digits_random_labels", method="fire", seed=3, config={"tasks": 2})
+
+
+def record(phase: int, **more: Any) -> Record:
+    return {"phase": phase, "step": 10 * phase, "event": "phase_end", "seconds": 1.0, **more}
 
 
 @pytest.fixture
@@ -23,22 +29,53 @@ def run(tmp_path: Path) -> RunDirectory:
 
 def test_what_is_written_is_read(run: RunDirectory) -> None:
     assert run.info() == INFO
-    run.append({"phase": 0, "metric/accuracy": 0.25})
-    run.append({"phase": 1, "metric/accuracy": 0.5}, {"phase": 2, "metric/accuracy": 1.0})
-    assert [r["metric/accuracy"] for r in run.records()] == [0.25, 0.5, 1.0]
+    written = [record(phase, **{"metric/accuracy": value}) for phase, value in enumerate((0.25, None, 1))]
+    run.append(written[0])
+    run.append(*written[1:])
+    assert run.records() == written
     assert not run.done
     run.finish()
     assert run.done
 
 
 def test_a_line_cut_short_by_a_kill_is_left_out_and_overwritten(run: RunDirectory) -> None:
-    run.append({"phase": 0}, {"phase": 1})
+    run.append(record(0), record(1))
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write('{"phase": 2, "metric/acc')
     assert [r["phase"] for r in run.records()] == [0, 1]
     run.keep_records(1)
-    run.append({"phase": 7})
+    run.append(record(7))
     assert [r["phase"] for r in run.records()] == [0, 7]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("{", "Expecting property name"),
+        ("\x00", "Expecting value"),
+        ("3", "a line lacks its phase, step or event"),
+        ("[]", "a line lacks its phase, step or event"),
+        ('{"step": 3}', "a line lacks its phase, step or event"),
+        (json.dumps(record(0, event=None)), "a line lacks its phase, step or event"),
+        (json.dumps(record(0, seconds="long")), "seconds is no number"),
+        (json.dumps(record(0, **{"metric/accuracy": "high"})), "metric/accuracy is no number"),
+    ],
+)
+def test_a_line_that_is_no_record_is_named_with_what_to_do(run: RunDirectory, line: str, problem: str) -> None:
+    file = run.path / "metrics.jsonl"
+    file.write_text(f"{line}\n{json.dumps(record(1))}\n")
+    with pytest.raises(UserError, match=f"{re.escape(str(file))} is damaged: {problem}.*; move .*seed-3 away to go on"):
+        run.records()
+
+
+def test_a_finished_run_without_records_is_damaged(run: RunDirectory) -> None:
+    assert run.records() == []
+    run.finish()
+    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged: it has no records.*; move .*seed-3 away"):
+        run.records()
+    (run.path / "metrics.jsonl").write_text('{"phase": 0, "st')
+    with pytest.raises(UserError, match="it has no records, though the run has finished"):
+        run.records()
 
 
 def test_runs_are_found_by_their_run_json(run: RunDirectory, tmp_path: Path) -> None:

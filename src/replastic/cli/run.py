@@ -137,23 +137,25 @@ def _run(planned: Plan, jobs: int, options: Options, spec: BenchmarkSpec) -> dic
 
 
 def _finish(planned: Plan, options: Options, out: str, failures: dict[str, str]) -> int:
-    """Report what came out; the exit code is 1 if a run failed."""
+    """Report what came out; the exit code is 1 if a run or the report failed."""
     for name, problem in failures.items():
         print(f"replastic: {name} failed: {problem}", file=sys.stderr)
     done = [job for job in planned.jobs if job.directory.done]
-    page = None
+    page, report_error = None, None
     if options.report and done:
         try:
-            page = report.build(out)
+            table = report.final_table(report.load(out))
+            page = report.write(table, out)
             if not options.json:
-                print(f"\n{report.text_table(out)}\n\nlook at it: {page}")
+                print(f"\n{report.text_table(table)}\n\nlook at it: {page}")
         except ReplasticError as error:
-            print(f"replastic: the runs are done, the report is not: {error}", file=sys.stderr)
-            return 1
+            report_error = str(error)
+            print(f"replastic: the runs are done, the report is not: {report_error}", file=sys.stderr)
     if options.json:
         runs = [{"method": j.method, "seed": j.seed, "path": str(j.directory.path)} for j in done]
-        print(json.dumps({"out": out, "finished": runs, "failed": failures, "report": page and str(page)}, indent=2))
-    return 1 if failures else 0
+        answer = {"out": out, "finished": runs, "failed": failures, "report": page and str(page)}
+        print(json.dumps({**answer, "report_error": report_error}, indent=2))
+    return 1 if failures or report_error is not None else 0
 
 
 def _overview() -> str:

@@ -9,20 +9,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from replastic.records import Record
-from replastic.report.experiment import Experiment, RunData
+from replastic.report.experiment import Experiment, RunData, points
 
 NEAR = 0.95
 """Share of its final score that a phase is asked to reach."""
-Points = Sequence[tuple[int, float]]
-"""Updates since the run began, and the score there."""
+CURVE = ("boundary", "evaluation", "phase_end")
+"""Events of the scores within a phase: just after its boundary, inside it, at its end."""
 
 
 @dataclass(frozen=True)
 class Boundaries:
     """What happens around the boundaries of one run, each averaged over the phases whose boundary its method crossed.
 
-    Evaluations are counted from the boundary on, the first one after it being 1; where there is one after every pass
-    over the data they are epochs. The fields are explained by `explained`.
+    Evaluations are counted from the boundary on: 0 is the state just after it, 1 the first one inside the phase. Where
+    there is one after every pass over the data they are epochs. The fields are explained by `explained`.
     """
 
     area: float
@@ -38,14 +38,19 @@ def explained(experiment: Experiment) -> Mapping[str, tuple[str, str]]:
     shown = experiment.shown
     label, unit = shown.phase_label, units.removesuffix("s")
     goal = f"{NEAR:.0%} of" if shown.higher_is_better else f"1/{NEAR:g} of"
-    first = "" if experiment.first else ", the first one included"
+    first = "" if experiment.first else f" (in the first {label}, from its first evaluation)"
     return {
-        "area": ("area", f"mean score over the updates of a {label}{first}: trapezoids between its evaluations"),
+        "area": (
+            "area",
+            f"mean score over the updates of a {label}, from just after the boundary{first}: trapezoids between the "
+            "scores",
+        ),
         "drop": ("drop", "score just before a boundary minus the first one after it; positive is a loss"),
         "recovery": (
             f"{units} to recover",
-            f"{units} until the score is back at its value before the boundary; a {label} in which it never comes back "
-            f"counts as one {unit} more than it has, so the mean is then too low",
+            f"{units} until the score is back at its value before the boundary, 0 where it has lost nothing just after "
+            f"it; a {label} in which it never comes back counts as one {unit} more than it has, so the mean is then "
+            "too low",
         ),
         "recovered": ("recovered", f"share of {label}s in which the score came back"),
         "near": (
@@ -75,23 +80,22 @@ def boundaries(
     for record in run.records:
         if key in record and record["phase"] < phases:
             by_phase[record["phase"]].append(record)
-    inside = [_points(records, key, "evaluation", "phase_end") for records in by_phase]
+    inside = [[*points(records, key, "evaluation", "phase_end").values()] for records in by_phase]
     if not any(r["event"] == "evaluation" for records in by_phase for r in records) or not all(inside):
         return None
     sign = 1.0 if higher_is_better else -1.0
     drops, recoveries, near = [], [], []
     for phase in range(max(1, first), phases):
-        before_points = _points(by_phase[phase], key, "before_boundary") or inside[phase - 1]
-        after_points = _points(by_phase[phase], key, "boundary") or inside[phase]
-        before = before_points[-1][1]
-        drops.append(sign * (before - after_points[0][1]))
-        values = [value for _, value in inside[phase]]
-        recoveries.append(_reached(values, before, sign))
+        values = inside[phase]
+        before = [*inside[phase - 1], *points(by_phase[phase], key, "before_boundary").values()][-1]
+        after = [*points(by_phase[phase], key, "boundary").values(), *values]
+        drops.append(sign * (before - after[0]))
+        recoveries.append(_reached(after, before, sign, start=1 + len(values) - len(after)))
         near.append(_reached(values, values[-1] * (NEAR if higher_is_better else 1 / NEAR), sign))
     back = [where is not None for where in recoveries]
     late = [len(inside[phase]) + 1 for phase in range(max(1, first), phases)]
     return Boundaries(
-        area=_mean([_area(points) for points in inside[first:]]),
+        area=_mean([_area(points(records, key, *CURVE)) for records in by_phase[first:]]),
         drop=_mean(drops),
         recovery=_mean([end if where is None else where for where, end in zip(recoveries, late, strict=True)]),
         recovered=_mean(back),
@@ -99,19 +103,13 @@ def boundaries(
     )
 
 
-def _reached(values: Sequence[float], goal: float, sign: float) -> int | None:
-    """Number of the first value, counted from 1, that is as good as the goal."""
-    return next((i for i, value in enumerate(values, start=1) if sign * value >= sign * goal), None)
+def _reached(values: Sequence[float], goal: float, sign: float, start: int = 1) -> int | None:
+    """Number of the first value, counted from `start`, that is as good as the goal."""
+    return next((i for i, value in enumerate(values, start) if sign * value >= sign * goal), None)
 
 
-def _points(records: Sequence[Record], key: str, *events: str) -> Points:
-    """(step, score) at the given events, in order; one point per step."""
-    found = {r["step"]: math.nan if r[key] is None else float(r[key]) for r in records if r["event"] in events}
-    return sorted(found.items())
-
-
-def _area(points: Points) -> float:
-    steps, values = (np.array(column, dtype=np.float64) for column in zip(*points, strict=True))
+def _area(curve: Mapping[int, float]) -> float:
+    steps, values = (np.array([*column], dtype=np.float64) for column in (curve, curve.values()))
     span = steps[-1] - steps[0]
     return float(((values[1:] + values[:-1]) / 2 * np.diff(steps)).sum() / span) if span > 0 else float(values[-1])
 

@@ -21,8 +21,8 @@ Array = NDArray[np.float64]
 
 PER_RUN_SETTINGS = frozenset({"method", "seed"})
 """Keys of `RunInfo.config` in which the runs of one experiment may differ."""
-REQUIRED = {"phase": int, "step": int, "event": str}
-"""What every record must have."""
+MEANING = ("score", "event", "higher_is_better")
+"""What the runs of one experiment must present alike; labels and curves are those of the first."""
 HELD_OUT = "_held_out"
 """Ending of the key of a score on held-out data, which searches use and no table shows."""
 
@@ -92,7 +92,7 @@ class Experiment:
     unfinished: tuple[RunData, ...]
     """Runs without a DONE mark, those left out of `runs` included."""
     left_out: tuple[RunData, ...]
-    """Runs that have not completed their first phase."""
+    """Runs that have not completed the first phase in which their method is on; if none has, those without any."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -107,8 +107,7 @@ class Experiment:
     @property
     def first(self) -> int:
         """The phase in which methods are turned on."""
-        known = self.settings.get("methods_from")
-        return known if isinstance(known, int) else 0
+        return _methods_from(self.settings)
 
     @property
     def epochs(self) -> bool:
@@ -162,6 +161,9 @@ class Experiment:
 def load(paths: Paths) -> Experiment:
     """Read every run at or below `paths` as one experiment.
 
+    Before its method is on, a run is like every other; one that has come no further would cut the rest down to what
+    all share, so it is left out if others have.
+
     Raises:
         UserError: No runs, a damaged file, two runs of one method and seed, no completed phase, or runs whose
             benchmark or settings differ; the message says where.
@@ -172,25 +174,35 @@ def load(paths: Paths) -> Experiment:
     for run in runs[1:]:
         _check_comparable(first, run)
     _check_methods(runs)
-    started = [run for run in runs if _completed(run, shown)]
-    if not started:
+    settings = _shared(first)
+    reached = [_completed(run, shown) for run in runs]
+    if not any(reached):
         raise UserError(
             f"none of the {len(runs)} runs has completed its first {shown.phase_label} with {shown.score!r} recorded; "
             "start them again with `replastic run` to go on, then report"
         )
+    own = _methods_from(settings) + 1
+    least = own if max(reached) >= own else 1
+    kept = [run for run, phases in zip(runs, reached, strict=True) if phases >= least]
     by_method: dict[str, dict[int, RunData]] = {}
-    for run in sorted(started, key=lambda r: r.info.seed):
+    for run in sorted(kept, key=lambda r: r.info.seed):
         by_method.setdefault(run.info.method, {})[run.info.seed] = run
-    order = list(dict.fromkeys(run.info.method for run in started))
+    order = list(dict.fromkeys(run.info.method for run in kept))
     return Experiment(
         benchmark=first.info.benchmark,
         shown=shown,
-        settings={k: v for k, v in first.info.config.items() if k not in PER_RUN_SETTINGS},
+        settings=settings,
         runs={method: by_method[method] for method in order},
-        phases=min(_completed(run, shown) for run in started),
+        phases=min(phases for phases in reached if phases >= least),
         unfinished=tuple(run for run in runs if not run.finished),
-        left_out=tuple(run for run in runs if not _completed(run, shown)),
+        left_out=tuple(run for run, phases in zip(runs, reached, strict=True) if phases < least),
     )
+
+
+def points(records: Iterable[Record], key: str, *events: str) -> dict[int, float]:
+    """A measure at the given events by update, in order: one value per update, NaN for a null."""
+    found = {r["step"]: r[key] for r in records if r["event"] in events and key in r}
+    return {step: math.nan if value is None else float(value) for step, value in sorted(found.items())}
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -225,16 +237,7 @@ def _directories(paths: Paths) -> list[RunDirectory]:
 
 
 def _read(directory: RunDirectory) -> RunData:
-    records = directory.records()
-    for record in records:
-        if not isinstance(record, dict) or not all(isinstance(record.get(k), t) for k, t in REQUIRED.items()):
-            raise UserError(f"{directory.path / 'metrics.jsonl'} is damaged: a line lacks its phase, step or event")
-        wrong = [k for k, v in record.items() if k.startswith("metric/") and not isinstance(v, int | float | None)]
-        if wrong:
-            raise UserError(
-                f"{directory.path / 'metrics.jsonl'} is damaged: {wrong[0]} is no number in one of its lines"
-            )
-    return RunData(directory.path, directory.info(), tuple(records), directory.done)
+    return RunData(directory.path, directory.info(), tuple(directory.records()), directory.done)
 
 
 def _completed(run: RunData, shown: Presentation) -> int:
@@ -243,8 +246,18 @@ def _completed(run: RunData, shown: Presentation) -> int:
     return next(phase for phase in range(len(scored) + 1) if phase not in scored)
 
 
+def _methods_from(settings: Mapping[str, Any]) -> int:
+    known = settings.get("methods_from")
+    return known if isinstance(known, int) else 0
+
+
 def _shared(run: RunData) -> dict[str, Any]:
     return {key: value for key, value in run.info.config.items() if key not in PER_RUN_SETTINGS}
+
+
+def _meaning(run: RunData) -> dict[str, Any]:
+    shown = Presentation.of(run.info)
+    return {name: getattr(shown, name) for name in MEANING}
 
 
 def _check_comparable(first: RunData, run: RunData) -> None:
@@ -254,7 +267,7 @@ def _check_comparable(first: RunData, run: RunData) -> None:
             f"two benchmarks in one report: {first.path} is {first.info.benchmark!r}, "
             f"{run.path} is {run.info.benchmark!r}; report them one by one"
         )
-    found = differences(_shared(first), _shared(run)) or differences(first.info.summary, run.info.summary)
+    found = differences(_shared(first), _shared(run)) or differences(_meaning(first), _meaning(run))
     if found:
         raise UserError(
             f"{first.path} and {run.path} differ in their settings ({'; '.join(found)}), so their scores cannot stand "

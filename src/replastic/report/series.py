@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from replastic.records import Record
-from replastic.report.experiment import Array, Experiment
+from replastic.report.experiment import Array, Experiment, points
 from replastic.report.statistics import mean_interval
 
 EVENTS = ("before_boundary", "boundary", "evaluation", "phase_end")
@@ -40,29 +38,30 @@ class Series:
 
 def over_phases(experiment: Experiment, key: str, event: str | None = None) -> list[Series]:
     """One series per method over the phases, counted from 1; phases without the measure are left out."""
-    found = []
+    found: list[Series] = []
     for method in experiment.methods:
         values = experiment.over_phases(method, key, event)
-        there = ~np.isnan(values).all(axis=0)
-        if there.any():
-            found.append(_series(method, (np.flatnonzero(there) + 1).astype(np.float64), values[:, there]))
+        found += _known(method, np.arange(1.0, experiment.phases + 1), values)
     return found
 
 
 def over_updates(experiment: Experiment, key: str) -> list[Series]:
     """One series per method over optimizer updates, from the evaluations inside the phases; empty without any.
 
-    Only updates at which every seed of the method was evaluated are kept.
+    Only updates at which every seed of the method was evaluated, and one has a value, are kept.
     """
     if key not in experiment.keys("evaluation"):
         return []
-    found = []
+    found: list[Series] = []
     for method in experiment.methods:
-        runs = [_points(run.records, key, experiment.phases) for run in experiment.runs[method].values()]
-        common = sorted(set.intersection(*(set(points) for points in runs)))
-        if common:
-            values = np.array([[points[step] for step in common] for points in runs], dtype=np.float64)
-            found.append(_series(method, np.array(common, dtype=np.float64), values))
+        taken = [
+            [record for record in run.records if record["phase"] < experiment.phases]
+            for run in experiment.runs[method].values()
+        ]
+        runs = [points(records, key, "evaluation", "phase_end") for records in taken]
+        common = sorted(set.intersection(*(set(run) for run in runs)))
+        values = np.array([[run[step] for step in common] for run in runs], dtype=np.float64)
+        found += _known(method, np.array(common, dtype=np.float64), values)
     return found
 
 
@@ -73,9 +72,10 @@ def events_of(experiment: Experiment, key: str) -> list[str]:
     return [event for event in events if key in experiment.keys(event)]
 
 
-def _points(records: Sequence[Record], key: str, phases: int) -> dict[int, float]:
-    events = ("evaluation", "phase_end")
-    return {r["step"]: float(r[key]) for r in records if r["event"] in events and key in r and r["phase"] < phases}
+def _known(method: str, x: Array, values: Array) -> list[Series]:
+    """The series of the points at which a seed has a value; none without such a point."""
+    there = ~np.isnan(values).all(axis=0)
+    return [_series(method, x[there], values[:, there])] if there.any() else []
 
 
 def _series(method: str, x: Array, values: Array) -> Series:

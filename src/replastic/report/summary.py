@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from replastic.report import words
-from replastic.report.experiment import Experiment
+from replastic.report.experiment import Experiment, RunData
 from replastic.report.measures import final_scores
 from replastic.report.statistics import Estimate, Standing, paired_difference
 from replastic.report.tables import REFERENCE, Row, Table
@@ -175,9 +176,17 @@ def _cautions(table: Table) -> list[str]:
             "a single one that barely excludes zero is weak evidence."
         )
     if experiment.unfinished:
-        left = f" {len(experiment.left_out)} of them have no score yet and are left out." if experiment.left_out else ""
+        who = "all others" if experiment.left_out else "all"
         found.append(
             f"Unfinished: {words.count(len(experiment.unfinished), 'run')} still to be completed, so everything here "
-            f"is taken up to {experiment.shown.phase_label} {experiment.phases}, the last that all have reached.{left}"
+            f"is taken up to {experiment.shown.phase_label} {experiment.phases}, the last that {who} have reached."
         )
+    if experiment.left_out:
+        found.append(f"Without a score of their own, so left out: {_names(experiment.left_out)}.")
     return found
+
+
+def _names(runs: Sequence[RunData]) -> str:
+    if len(runs) >= CROWD:
+        return words.count(len(runs), "run")
+    return "; ".join(f"{run.info.method}, seed {run.info.seed}" for run in runs)

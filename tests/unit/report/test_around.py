@@ -39,8 +39,8 @@ def read(run: RunDirectory) -> RunData:
 def test_by_hand(evaluated: RunDirectory) -> None:
     found = around.boundaries(read(evaluated), KEY, phases=2)
     assert found is not None
-    # Phase 0: (0.2 + 0.6) / 2 over its one stretch. Phase 1: (0.4 * 100 + 0.6 * 100) / 200.
-    assert found.area == pytest.approx((0.4 + 0.5) / 2)
+    # Phase 0: (0.2 + 0.6) / 2 over its one stretch. Phase 1, from the boundary: (0.2 + 0.4 + 0.6) * 100 / 300.
+    assert found.area == pytest.approx((0.4 + 0.4) / 2)
     assert found.drop == pytest.approx(0.6 - 0.1)
     assert found.recovery == 3
     assert found.recovered == 1.0
@@ -50,8 +50,38 @@ def test_by_hand(evaluated: RunDirectory) -> None:
 def test_phases_before_the_method_is_on_are_left_out(evaluated: RunDirectory) -> None:
     found = around.boundaries(read(evaluated), KEY, phases=2, first=1)
     assert found is not None
-    assert found.area == pytest.approx(0.5)
+    assert found.area == pytest.approx(0.4)
     assert found.drop == pytest.approx(0.5)
+
+
+def test_without_a_score_at_the_boundary_everything_begins_at_the_first_evaluation(evaluated: RunDirectory) -> None:
+    run = read(evaluated)
+    for record in run.records:
+        if record["event"] == "boundary":
+            del record[KEY]
+    found = around.boundaries(run, KEY, phases=2, first=1)
+    assert found is not None
+    assert found.area == pytest.approx((0.4 + 0.6) / 2)
+    assert found.drop == pytest.approx(0.6 - 0.3)
+    assert found.recovery == 3
+
+
+@pytest.mark.parametrize(("after", "recovery"), [(0.59, 3), (0.6, 0), (0.65, 0)])
+def test_what_is_not_lost_needs_no_recovery(evaluated: RunDirectory, after: float, recovery: int) -> None:
+    run = read(evaluated)
+    next(r for r in run.records if r["event"] == "boundary")[KEY] = after
+    found = around.boundaries(run, KEY, phases=2)
+    assert found is not None
+    assert (found.recovery, found.recovered) == (recovery, 1.0)
+
+
+def test_a_null_is_no_number_and_not_an_error(evaluated: RunDirectory) -> None:
+    run = read(evaluated)
+    next(r for r in run.records if r["step"] == 400)[KEY] = None
+    found = around.boundaries(run, KEY, phases=2)
+    assert found is not None
+    assert math.isnan(found.area)
+    assert found.recovery == 3
 
 
 def test_a_phase_that_never_recovers_counts_one_more(evaluated: RunDirectory) -> None:
@@ -76,7 +106,7 @@ def test_lower_is_better_turns_everything_around(evaluated: RunDirectory) -> Non
     found = around.boundaries(run, KEY, phases=2, higher_is_better=False)
     assert found is not None
     assert found.drop == pytest.approx(0.1 - 0.6)
-    assert found.recovery == 1
+    assert found.recovery == 0
     run.records[-2][KEY] = 0.3 / 0.95 + 1e-6
     run.records[-3][KEY] = 0.4
     run.records[-1][KEY] = 0.3
@@ -109,3 +139,10 @@ def test_epochs_are_counted_where_every_pass_is_evaluated(tmp_path: Path, write_
         folder = tmp_path / str(every)
         write_run(folder, "base", 0, [0.9, 0.8], config={"trainer": {"evaluate_every": every}})
         assert around.explained(load(folder))["recovery"][0] == words
+
+
+def test_the_first_phase_is_explained_only_where_it_counts(tmp_path: Path, write_run) -> None:
+    for start, said in ((0, "boundary (in the first task, from its first evaluation): "), (1, "boundary: ")):
+        folder = tmp_path / str(start)
+        write_run(folder, "base", 0, [0.9, 0.8], config={"methods_from": start})
+        assert f"updates of a task, from just after the {said}" in around.explained(load(folder))["area"][1]

@@ -74,6 +74,16 @@ def test_learning_curves_join_evaluations_and_phase_ends(tmp_path: Path, write_r
     assert "learning" in [p.name for p in curves.draw(report.final_table(experiment))]
 
 
+def test_a_score_that_is_null_is_a_gap(tmp_path: Path, write_run) -> None:
+    for seed, values in enumerate(((0.2, None), (None, None))):
+        run = write_run(tmp_path, "base", seed, [0.5, 0.6])
+        for step, value in zip((400, 500), values, strict=True):
+            run.append({"phase": 1, "step": step, "event": "evaluation", "seconds": 1.0, "metric/accuracy": value})
+    (one,) = series.over_updates(load(tmp_path), "metric/accuracy")
+    np.testing.assert_array_equal(one.x, [300, 400, 600])
+    np.testing.assert_allclose(one.mean, [0.5, 0.2, 0.6])
+
+
 def test_runs_without_evaluations_have_no_learning_curve(drawn) -> None:
     assert series.over_updates(drawn[0].experiment, "metric/accuracy") == []
 
