@@ -66,7 +66,7 @@ class RunDirectory:
 
     def create(self, info: RunInfo) -> None:
         """Write run.json, making the folder if need be; an existing run.json is left to the caller to compare."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         write_text(self.path / "run.json", json.dumps(asdict(info), indent=2, default=str) + "\n")
 
     @property
@@ -93,6 +93,8 @@ class RunDirectory:
         if not self.exists:
             raise UserError(f"{self.path} is not a run: it has no run.json")
         content = read_object(file)
+        if not isinstance(content.get("format", 0), int):
+            raise _damaged(file, f"format must be int, got {content['format']!r}")
         if content.get("format", 0) > FORMAT:
             raise UserError(f"{file} was written by a newer version of replastic; upgrade to read it")
         try:
@@ -106,12 +108,20 @@ class RunDirectory:
         return info
 
     def append(self, *records: Record) -> None:
-        """Append records to metrics.jsonl and flush them to disk."""
+        """Append records to metrics.jsonl and flush them to disk.
+
+        Raises:
+            UserError: The disk is full or the folder cannot be written.
+        """
         text = "".join(json.dumps(r) + "\n" for r in records)
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        path = self.path / "metrics.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise _not_written(path, error) from error
 
     def records(self) -> list[Record]:
         """Every complete record; a last line cut short by a kill is left out.
@@ -202,7 +212,23 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise _not_written(path, error) from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless it is there.
+
+    Raises:
+        UserError: Something else stands in its place, or it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write {path}: {error.strerror or error}")
 
 
 def _damaged(file: Path, problem: str) -> UserError:

@@ -91,12 +91,27 @@ def test_damage_and_newer_formats_are_named(run: RunDirectory) -> None:
     file.write_text(json.dumps(content | {"format": 99}))
     with pytest.raises(UserError, match="newer version"):
         run.info()
+    for wrong in ("1", None):
+        file.write_text(json.dumps(content | {"format": wrong}))
+        with pytest.raises(UserError, match="damaged: format must be int"):
+            run.info()
     file.write_text(file.read_text()[:-20])
     with pytest.raises(UserError, match="damaged"):
         run.info()
     file.unlink()
     with pytest.raises(UserError, match=r"has no run\.json"):
         run.info()
+
+
+def test_what_stands_in_the_way_of_a_run_is_named(run: RunDirectory, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "seed-0"):
+        with pytest.raises(UserError, match=r"cannot write .*(File exists|Not a directory)"):
+            RunDirectory(path).create(run.info())
+    (run.path / "metrics.jsonl").unlink(missing_ok=True)
+    (run.path / "metrics.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl: Is a directory"):
+        run.append({"phase": 0, "step": 0, "event": "phase_end"})
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from replastic import data, methods
 from replastic.errors import UserError
-from replastic.records import RunDirectory, RunInfo, environment, read_object, write_text
+from replastic.records import RunDirectory, RunInfo, environment, make_folder, read_object, write_text
 from replastic.training import Protocol, distributed, resume, train
 
 LONGEST = 150
@@ -123,7 +123,7 @@ def execute(job: Job, report: Callable[[float], None]) -> None:
             }
             directory.create(replace(job.info(), environment=around))
         else:
-            directory.path.mkdir(parents=True, exist_ok=True)
+            make_folder(directory.path)
             write_text(directory.path / SHARED, json.dumps(job.settings(), indent=2) + "\n")
     train(
         job.protocol,

@@ -14,7 +14,7 @@ from replastic import data, methods
 from replastic.benchmarks._experiment import Plan
 from replastic.benchmarks._spec import BenchmarkSpec
 from replastic.errors import UnknownNameError, UserError
-from replastic.report.experiment import HELD_OUT
+from replastic.report.experiment import HELD_OUT, points
 from replastic.text import json_ready
 from replastic.training import Protocol
 
@@ -149,8 +149,9 @@ def searches(planned: Plan, spaces: Mapping[str, Sequence[str]]) -> list[Search]
     seeds = {job.seed for job in planned.jobs}
     for job in planned.jobs:
         if job.directory.done:
-            record = next(r for r in reversed(job.directory.records()) if r["event"] == summary["event"])
-            scores.setdefault(job.method, {})[job.seed] = float(record[summary["score"] + HELD_OUT])
+            known = points(job.directory.records(), summary["score"] + HELD_OUT, summary["event"])
+            if known:
+                scores.setdefault(job.method, {})[job.seed] = [*known.values()][-1]
     sign = -1.0 if summary["higher_is_better"] else 1.0
     found = []
     for method, specs in spaces.items():

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from replastic.errors import UserError
-from replastic.records import Record, RunDirectory
+from replastic.records import Record, RunDirectory, make_folder
 from replastic.training import boundary, distributed
 from replastic.training.session import Position, Session
 
@@ -115,7 +115,7 @@ def restore(session: Session, directory: RunDirectory, start: RunDirectory | Non
     Raises:
         UserError: The state is damaged or belongs to another network.
     """
-    directory.path.mkdir(parents=True, exist_ok=True)
+    make_folder(directory.path)
     source = directory if is_saved(directory) else start
     if source is None:
         _records(directory)
@@ -131,10 +131,15 @@ def restore(session: Session, directory: RunDirectory, start: RunDirectory | Non
         raise
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"cannot resume from {file}: {error}; delete {source.path} to train it anew") from error
+    known = source.records()
+    if len(known) < rest["records"]:
+        raise UserError(
+            f"{source.path} has fewer records than its saved state goes on from; delete {source.path} to train it anew"
+        )
     if source is directory:
         _records(directory, rest["records"])
     else:
-        _records(directory, 0, source.records()[: rest["records"]])
+        _records(directory, 0, known[: rest["records"]])
     return Log(directory, rest["records"], rest["seconds"])
 
 

@@ -122,6 +122,18 @@ def test_a_candidate_that_lacks_a_seed_or_diverged_cannot_win(tmp_path: Path) ->
     assert "NaN" not in json.dumps(found.to_dict())
 
 
+def test_a_run_without_a_held_out_score_counts_as_missing(tmp_path: Path) -> None:
+    space = ["l2_init:strength=0.1", "l2_init:strength=0.2"]
+    planned = plan(tmp_path, space, 1)
+    finish(planned, dict(zip(space, [[0.9], [0.1]], strict=True)))
+    lost = planned.jobs[0].directory
+    lost.keep_records(0)
+    lost.append({"phase": 1, "step": 2, "event": "phase_end", "metric/accuracy": 0.9})
+    (found,) = searches(planned, {"l2_init": space})
+    assert found.best is not None
+    assert found.best.spec == space[1]
+
+
 def test_nothing_finished_means_no_winner(tmp_path: Path) -> None:
     space = ["l2_init:strength=0.1"]
     (found,) = searches(plan(tmp_path, space, 1), {"l2_init": space})

@@ -158,3 +158,13 @@ def test_a_resumed_run_has_the_data_before_the_method_is_set_up(dropping, splits
     for stop in (1.3, 3.0):
         run(protocol, splits, tmp_path / str(stop), stop_at=stop, method=Asking())
         assert content(run(protocol, splits, tmp_path / str(stop), method=Asking())) == whole
+
+
+def test_a_state_whose_records_are_lost_is_refused(protocol, splits, tmp_path):
+    first = RunDirectory(tmp_path / "first")
+    train(protocol, splits, Method(), 0, first, until=1)
+    (tmp_path / "first" / "DONE").unlink()
+    first.keep_records(0)
+    for directory in (first, RunDirectory(tmp_path / "second")):
+        with pytest.raises(UserError, match=r"fewer records than its saved state .*; delete .*first to train it anew"):
+            train(protocol, splits, Method(), 0, directory, start=first)
