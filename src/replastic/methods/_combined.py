@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from replastic.errors import UserError
 from replastic.methods._interface import Method, Need, Run
+from replastic.methods._penalties import total
+from replastic.weights.change import UnitReset
 
 
 @dataclass(kw_only=True)
@@ -36,8 +38,13 @@ class Combined(Method):
         """In the order in which they act."""
         return self.combined
 
+    @property
+    def draws(self) -> bool:
+        """Whether any of them does."""
+        return any(part.draws for part in self.parts)
+
     def validate(self) -> None:
-        """No method comes twice, at most one makes the optimizer, and none watches modules that another replaces."""
+        """No method comes twice, at most one makes the optimizer, and none watches units that another makes differ."""
         names = [part.name for part in self.parts]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
@@ -51,6 +58,12 @@ class Combined(Method):
             raise UserError(
                 f"{changers[0]} and {watchers[0]} cannot be combined: the one replaces modules that the other watches"
             )
+        mixers = [part.name for part in self.parts if part.changes_forward]
+        if mixers and watchers:
+            raise UserError(
+                f"{mixers[0]} and {watchers[0]} cannot be combined: what the one adds to the network makes units "
+                "depend on each other, which the other resets one by one"
+            )
 
     def required(self) -> frozenset[Need]:
         """What any of them needs."""
@@ -62,8 +75,8 @@ class Combined(Method):
             part.check(run)
 
     def setup(self, run: Run) -> None:
-        """Set up the parts in order."""
-        for part in self.parts:
+        """Set up the parts in order, but first those that change what the network computes."""
+        for part in sorted(self.parts, key=lambda part: not part.changes_forward):
             part.setup(run)
 
     def make_optimizer(
@@ -75,7 +88,12 @@ class Combined(Method):
 
     def penalty(self, run: Run) -> Tensor | None:
         """The sum of the penalties."""
-        return _sum([term for part in self.parts if (term := part.penalty(run)) is not None])
+        return total([term for part in self.parts if (term := part.penalty(run)) is not None])
+
+    def after_write(self, run: Run, names: Collection[str], units: Sequence[UnitReset]) -> None:
+        """Tell every part."""
+        for part in self.parts:
+            part.after_write(run, names, units)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Every part's state, under its name."""
@@ -92,7 +110,3 @@ class Combined(Method):
         with ExitStack() as stack:
             for part in self.parts:
                 stack.callback(part.close)
-
-
-def _sum(terms: Sequence[Tensor]) -> Tensor | None:
-    return sum(terms[1:], start=terms[0]) if terms else None

@@ -1,19 +1,28 @@
-"""Seeds and random matrices of the methods that draw."""
+"""New draws of the network, and random matrices, for the methods that draw."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from replastic.methods._interface import Run
 from replastic.seeds import derive
+from replastic.weights.tables import check_table
 
 
-def draw_seed(run: Run) -> int:
-    """The seed of a new draw of the whole network at this boundary: 32 bits, as much as every library takes."""
-    return derive(run.seed, run.phase, "fresh") % 2**32
+def drawn(run: Run, *purpose: str | int) -> Mapping[str, Tensor]:
+    """A new draw of every tensor of the network, by name: for a purpose of its own, or else the one of this boundary.
+
+    Its seed has 32 bits, as much as every library takes.
+
+    Raises:
+        UserError: What `Run.fresh` returns is no table of tensors.
+    """
+    assert run.fresh is not None
+    seed = derive(run.seed, *(purpose or (run.phase, "fresh"))) % 2**32
+    return check_table(run.fresh(seed), "what fresh(seed) returns")
 
 
 def haar(shape: Sequence[int], generator: torch.Generator, like: Tensor) -> Tensor:

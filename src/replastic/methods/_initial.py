@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from replastic.errors import UserError
 from replastic.weights.entries import WeightEntry
@@ -23,12 +24,18 @@ class Initial:
         """The value for a stored tensor, under its name or an alias; None if there is none.
 
         Raises:
-            UserError: Its shape is another.
+            UserError: Its shape is another, or it has no numbers that could be used.
         """
         name = next((self._names[n] for n in (entry.name, *entry.aliases) if n in self._names), None)
         if name is None:
             return None
-        w0 = check_tensor(self._values[name], f"the initial value of {name}").detach()
+        w0 = check_tensor(self._values[name], f"the initial value of {name}")
+        if is_lazy(w0):
+            raise UserError(
+                f"the initial value of {entry.name} was not drawn yet when the state dict was taken: take it, as a "
+                "copy, after one forward pass and before training"
+            )
+        w0 = w0.detach()
         if tuple(w0.shape) != tuple(entry.shape):
             raise UserError(f"{entry.name} has shape {entry.shape}, but {tuple(w0.shape)} among the initial weights")
         if not all_finite(w0):

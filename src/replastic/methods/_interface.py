@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from replastic.options import option as option  # what a method's file needs, it finds here
-from replastic.weights.change import Change
+from replastic.weights.change import Change, UnitReset
 from replastic.weights.entries import MatrixInfo, WeightStore
 from replastic.weights.recipe import Recipe
 
@@ -66,8 +66,9 @@ class Run:
     pass_steps: int = 0
     """Updates that make one pass over the data of the phase, rounded; 0 where nobody said."""
     average: Callable[[Tensor], Tensor] = field(default=_as_it_is)
-    """Mean of a statistic over the processes of a data-parallel run: what a method learns from the batches of its own
-    process goes through here, so that all processes decide alike. Returns a new tensor or, alone, the same."""
+    """Mean of a statistic over the processes of a data-parallel run, which all have to decide alike. Of what each saw
+    of its portion of the training batches it makes that of the whole batches; what each took from all of the same data,
+    as `batches` gives it, stays what it was but for rounding. Returns a new tensor or, alone, the same."""
 
 
 class Solution(NamedTuple):
@@ -86,7 +87,7 @@ class Method:
 
     Everything has a default that does nothing, so a subclass says only what it does. Over a run the calls are:
     `check` (before anything starts), `setup`, `make_optimizer`, then for every step `penalty` and `after_step`, between
-    two phases `on_boundary`, and `close` in the end.
+    two phases `on_boundary`, after either `after_write` where weights were replaced, and `close` in the end.
     """
 
     name: ClassVar[str] = ""
@@ -95,8 +96,13 @@ class Method:
     """What must be in the run; checked before `setup`, with a message that says how to give it. See `required`."""
     changes_structure: ClassVar[bool] = False
     """Whether it adds or replaces modules; see `rebuild`."""
-    draws: ClassVar[bool] = False
-    """Whether the run's seed decides what it does."""
+    changes_forward: ClassVar[bool] = False
+    """Whether `setup` changes what the network computes, by hooks: other parts of a combination are set up after it."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether the run's seed decides what it does, with these hyperparameters."""
+        return "fresh" in self.required()
 
     @property
     def parts(self) -> tuple[Method, ...]:
@@ -140,7 +146,9 @@ class Method:
     def setup(self, run: Run) -> None:
         """Called once, before the first phase in which the method is on; in a resumed process once more.
 
-        What it looks up, such as hooks and parameters, goes into attributes; `close` lets go of it.
+        What it looks up, such as hooks and parameters, goes into attributes; `close` lets go of it. In a resumed
+        process the network is still as it was at initialisation, its saved weights are loaded later: what begins at
+        the weights as they are, such as a copy of them, must be in `state_dict`.
         """
 
     def make_optimizer(
@@ -161,6 +169,18 @@ class Method:
     def after_step(self, run: Run) -> Change | None:
         """Called after every optimizer update; what it proposes is written before the next."""
         return None
+
+    def after_write(self, run: Run, names: Collection[str], units: Sequence[UnitReset]) -> None:
+        """Called when weights were replaced, by any part of the run's method, so that copies of them can follow.
+
+        That is after every change between two phases, and after a change that resets units. Other changes after an
+        update, such as a projection, are a part of that update.
+
+        Args:
+            run: The run; its store has the new values.
+            names: Tensors with a new value.
+            units: Rows and columns with new values in tensors that are otherwise what they were.
+        """
 
     def on_boundary(self, run: Run) -> Change | None:
         """Called between two phases, before the new phase's first step.
@@ -211,13 +231,21 @@ class WeightMethod(Method):
         """The run with the choice of weights that the method makes itself, if it makes one."""
         return run
 
+    def reference(self, run: Run) -> Mapping[str, Tensor] | None:
+        """What `solve` gets as `w0`, by the weights' names, such as a new draw or a gradient; None for `Run.init`.
+
+        Asked once at every boundary, of the method itself and of every method that a recipe's rule names.
+        """
+        return None
+
     def solve(self, w: Tensor, info: MatrixInfo, w0: Tensor | None, generator: torch.Generator) -> Tensor | Solution:
         """New matrices for old ones.
 
         Args:
             w: (batch, d_out, d_in), float32 or wider, read only; with the other scopes the tensor in its own shape.
             info: What they are.
-            w0: The same matrices at initialisation, or None when the run has no `init`.
+            w0: The same matrices in what `reference` gives, which is at initialisation unless it is overridden; None
+                where that lacks the weight, or when the run has no `init`.
             generator: On the device of `w`, seeded from the run's seed, its phase, the weight's name and the block, so
                 that a draw depends neither on the order of the weights nor on where they are stored.
 
@@ -234,7 +262,7 @@ class WeightMethod(Method):
         from replastic.methods._needs import require  # here and below: these files need the classes above
         from replastic.methods._plan import plan
 
-        for method in {id(job.method): job.method for job in plan(self, run).jobs}.values():
+        for method in plan(self, run).methods:
             require(method, run)
 
     def on_boundary(self, run: Run) -> Change | None:

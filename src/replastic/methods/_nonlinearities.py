@@ -12,7 +12,7 @@ from replastic.errors import UserError
 from replastic.probes import undisturbed
 from replastic.probes.activations import ACTIVATIONS, Watcher
 
-_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 _SUMS = frozenset(("add", "add_", "__add__", "__radd__", "__iadd__"))
 
 
@@ -64,6 +64,8 @@ class _Tracer(Watcher):
         given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         if func in ACTIVATIONS and given:
             self._note(given[0])
+            self._makers.pop(id(output), None)  # in place, the output is what went in
+            self._normalised.discard(id(output))
         elif getattr(func, "__name__", "") in _SUMS and any(id(value) in self._normalised for value in given):
             self._keep(output)
             self._normalised.add(id(output))
@@ -74,7 +76,7 @@ class _Tracer(Watcher):
         for tensor in _tensors(output):
             self._keep(tensor)
             self._makers.setdefault(id(tensor), name)
-            if isinstance(module, _NORMS):
+            if isinstance(module, NORMS):
                 self._normalised.add(id(tensor))
 
     def _note(self, given: Tensor) -> None:

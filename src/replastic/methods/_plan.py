@@ -40,6 +40,11 @@ class Plan:
     jobs: tuple[Job, ...]
     skipped: tuple[Skipped, ...]
 
+    @property
+    def methods(self) -> tuple[WeightMethod, ...]:
+        """The methods of the jobs, each object once."""
+        return tuple({id(job.method): job.method for job in self.jobs}.values())
+
 
 def plan(method: WeightMethod, run: Run) -> Plan:
     """Choose weights, methods and options for a run; reads names and shapes, no weights.
@@ -105,6 +110,15 @@ def aimed(name: str, targets: str, run: Run) -> Run:
     return replace(run, target_modules=_split(targets))
 
 
+def aimed_matrices(name: str, targets: str, run: Run) -> tuple[Target, ...]:
+    """The weights that a method's option `targets` chooses, or else the recipe, seen as matrices.
+
+    Raises:
+        UserError: As `aimed` and `choose`.
+    """
+    return choose("matrices", aimed(name, targets, run))[0]
+
+
 def _split(targets: str) -> tuple[str, ...]:
     return tuple(pattern.strip() for pattern in targets.split("|"))
 
@@ -148,14 +162,15 @@ def _job(target: Target, method: WeightMethod) -> Job:
         entry = replace(entry, view=view_with(entry.view, entry.shape, rule.layout, name=entry.name))
     assert entry.view is not None
     infos = entry.view.infos(entry.name, entry.shape)
-    return Job(entry, method, infos, tuple(i for i, n in enumerate(infos) if n in (target.infos or infos)))
+    touched = tuple(i for i, n in enumerate(infos) if n in (target.infos or infos))
+    return Job(entry, method, tuple(replace(n, role=entry.role) for n in infos), touched)
 
 
 def whole_tensor(entry: WeightEntry) -> MatrixInfo:
     """A stored tensor described as if it were one matrix, rows first."""
     kind = entry.view.kind if entry.view is not None else "vector"
     d_out = entry.shape[0] if entry.shape else 1
-    return MatrixInfo(entry.name, kind, 1, d_out, math.prod(entry.shape[1:]))
+    return MatrixInfo(entry.name, kind, 1, d_out, math.prod(entry.shape[1:]), role=entry.role)
 
 
 def _refuse_idle(name: str, used: list[WeightMethod], by_hand: frozenset[str]) -> None:

@@ -24,25 +24,28 @@ _Piece = list[tuple[Part, int, int]]
 """Matrices solved in one call: (part, first matrix, end) of parts of equal shape."""
 
 
-def propose(method: WeightMethod, run: Run, *, reference: Mapping[str, Tensor] | None = None) -> Change:
+def propose(method: WeightMethod, run: Run) -> Change:
     """The change a method of the weights proposes for every weight it is meant to touch.
 
-    Which weights is settled here; reading and solving happen when the proposals are read, once.
+    Which weights is settled here, and what each method compares them with (`WeightMethod.reference`); reading and
+    solving happen when the proposals are read, once.
 
     Args:
         method: Asked for every weight whose rule names no other.
         run: Weights, rules and initial values.
-        reference: What `method` gets as `w0`, by name, in place of the initial values; other methods still get those.
 
     Raises:
-        UserError: Now, as `plan`; while the proposals are read, for a weight that has no answer (NaN, Inf, all zero),
-            named with its layer.
+        UserError: Now, as `plan` and `reference`; while the proposals are read, for a weight that has no answer (NaN,
+            Inf, all zero), named with its layer.
     """
     planned = plan(method, run)
-    initial = Initial(run.init)
-    own = initial if reference is None else Initial(reference)
-    sources = {id(j.method): own if type(j.method) is type(method) else initial for j in planned.jobs}
+    sources = {id(m): _source(m, run) for m in planned.methods}
     return Change(proposals=_proposals(planned.jobs, run, sources), skipped=planned.skipped)
+
+
+def _source(method: WeightMethod, run: Run) -> Initial:
+    reference = method.reference(run)
+    return Initial(run.init if reference is None else reference)
 
 
 def _proposals(jobs: Sequence[Job], run: Run, sources: Mapping[int, Initial]) -> Iterator[Proposal]:

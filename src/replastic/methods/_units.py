@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from replastic.errors import UserError
+from replastic.methods._draws import drawn
 from replastic.methods._interface import Run
 from replastic.methods._plan import choose
 from replastic.probes.units import UnitGroup, UnitSlice, unit_groups
-from replastic.seeds import derive
 from replastic.weights.change import Change, Proposal, UnitReset
 from replastic.weights.entries import LiveStore
 from replastic.weights.naming import strip_prefixes
-from replastic.weights.tables import check_table
 
 _DRAWS_KEPT = 2
 """Draws of the network held in memory: layers that use up their rows at different speeds need different ones."""
@@ -125,7 +124,12 @@ class Units:
         return [flat[span] for span in self.spans]
 
     def magnitudes(self, run: Run) -> tuple[Tensor, Tensor]:
-        """Sums of absolute weights that feed each unit and that read it, both (units,)."""
+        """Sums of absolute weights that feed each unit, and that read it.
+
+        Returns:
+            Both (units,), in the flat order and the dtype of statistics; weights of every tap and slot count, biases
+            do not.
+        """
         fed = [_magnitude(run, group.incoming[0]) for group in self.groups]
         read = [sum((_magnitude(run, p) for p in g.outgoing[1:]), _magnitude(run, g.outgoing[0])) for g in self.groups]
         return torch.cat(fed).to(self.dtype), torch.cat(read).to(self.dtype)
@@ -145,9 +149,7 @@ class Units:
     def _draw(self, run: Run, draw: int) -> dict[str, Tensor]:
         values = self._draws.pop(draw, None)
         if values is None:
-            assert run.fresh is not None
-            table = check_table(run.fresh(derive(run.seed, self._method, draw) % 2**32), "what fresh(seed) returns")
-            stored = {strip_prefixes(name): value for name, value in table.items()}
+            stored = {strip_prefixes(name): value for name, value in drawn(run, self._method, draw).items()}
             needed = {part.tensor for group in self.groups for part in group.incoming}
             if missing := needed - stored.keys():
                 raise UserError(f"what fresh(seed) returns lacks {min(missing)}")

@@ -54,8 +54,8 @@ class BnReestimate(Method):
             why = "the network has no running statistics that may be touched: nothing to re-estimate"
             return Change(skipped=(*skipped, Skipped("batch normalisation", why)))
         momenta = [m.momentum for m in layers]
-        with undisturbed(run.model, training=None), torch.no_grad():
-            torch.manual_seed(derive(run.seed, "bn_reestimate", run.phase))
+        seed = derive(run.seed, "bn_reestimate", run.phase)
+        with undisturbed(run.model, training=None, seed=seed), torch.no_grad():
             try:
                 update_bn(_inputs(run.batches()), run.model)
             finally:

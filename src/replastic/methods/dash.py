@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,12 +11,10 @@ from torch import Tensor
 
 from replastic.errors import UserError
 from replastic.methods._interface import Need, Run, Scope, Solution, WeightMethod, option
-from replastic.methods._propose import propose
 from replastic.methods._registry import register
 from replastic.probes import gradients
-from replastic.weights.change import Change
+from replastic.seeds import derive
 from replastic.weights.entries import MatrixInfo
-from replastic.weights.naming import role_of
 
 
 @register("dash", reference="https://arxiv.org/abs/2410.23495")
@@ -25,8 +24,9 @@ class Dash(WeightMethod):
 
     G <- (1 - alpha) G + alpha (-g) over one pass of the coming phase's data, from G = 0. The w are the rows of a
     Linear, the single channels W[o, i, :, :] of a convolution's filters, and every bias as one vector. Parameters of
-    normalisation layers and tensors that are neither are kept. The gradients are taken in training mode, with batch
-    statistics; the running statistics are as before afterwards.
+    normalisation layers, tables of embeddings (also where one is tied to the head) and tensors that are none of these
+    are kept. The gradients are taken in training mode, with batch statistics; the running statistics are as before
+    afterwards. Dropout is drawn from the run's seed.
 
     Reference: Shin et al. (2024), Algorithm 1; alpha .1 or .3, lower bound .05 to .3 in FIRE (Han et al., 2026).
     """
@@ -46,12 +46,8 @@ class Dash(WeightMethod):
         if not 0.0 <= self.min_shrink <= 1.0:
             raise UserError(f"{self.name}: min_shrink must lie in [0, 1], got {self.min_shrink}")
 
-    def on_boundary(self, run: Run) -> Change:
-        """Pass over the data once, then propose the shrunk weights."""
-        return propose(self, run, reference=self.descent(run))
-
-    def descent(self, run: Run) -> dict[str, Tensor]:
-        """G by parameter name.
+    def reference(self, run: Run) -> Mapping[str, Tensor]:
+        """G, after one pass over the data; the mean over the processes of a data-parallel run.
 
         Raises:
             UserError: There is no batch.
@@ -60,20 +56,21 @@ class Dash(WeightMethod):
         assert run.batches is not None
         assert run.loss_fn is not None
         mean: dict[str, Tensor] = {}
-        for found in gradients(run.model, run.batches(), run.loss_fn, training=True):
+        seed = derive(run.seed, "dash", run.phase)
+        for found in gradients(run.model, run.batches(), run.loss_fn, training=True, seed=seed):
             for name, g in found.items():
                 old = mean.setdefault(name, torch.zeros_like(g))
                 old.mul_(1 - self.alpha).sub_(g, alpha=self.alpha)
         if not mean:
             raise UserError(f"{self.name} needs data of the coming phase, but batches gave none")
-        return mean
+        return {name: run.average(value) for name, value in mean.items()}
 
     def solve(self, w: Tensor, info: MatrixInfo, w0: Tensor | None, generator: torch.Generator) -> Tensor | Solution:
         """The shrunk weights; `w0` is G."""
+        if info.role == "embedding" or (info.kind == "vector" and info.role != "bias"):
+            return w
         assert w0 is not None
         if info.kind == "vector":
-            if role_of(info.weight, w.shape) != "bias":
-                return w
             factor = self._factor(w.flatten(), w0.flatten(), 0)
             return Solution(w * factor, {"factor": factor})
         if info.kind.startswith("conv"):

@@ -11,6 +11,7 @@ from torch import Tensor
 from replastic.errors import UserError
 from replastic.methods._fisher import squared_gradients
 from replastic.methods._interface import Method, Need, Run, option
+from replastic.methods._penalties import total
 from replastic.methods._plan import choose
 from replastic.methods._registry import register
 from replastic.weights.change import Change
@@ -44,6 +45,11 @@ class Ewc(Method):
         choices=("empirical", "true"),
     )
     samples: int = option(16, help="samples of each batch of the past data that are used; 0 uses all")
+
+    @property
+    def draws(self) -> bool:
+        """Labels are drawn for the true Fisher information."""
+        return self.fisher == "true"
 
     def validate(self) -> None:
         """`strength` and `samples` are not negative, `decay` is a share."""
@@ -84,7 +90,7 @@ class Ewc(Method):
             (fisher * (self._parameters[name] - self._anchor[name]).square()).sum()
             for name, fisher in self._fisher.items()
         ]
-        return 0.5 * self.strength * sum(terms[1:], start=terms[0]) if terms else None
+        return total(terms, 0.5 * self.strength)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Fisher information and anchors."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from replastic.methods._draws import draw_seed
+from replastic.methods._draws import drawn
 from replastic.methods._interface import Need, Run, Scope, WeightMethod
-from replastic.methods._propose import propose
 from replastic.methods._registry import register
-from replastic.weights.change import Change
 from replastic.weights.entries import MatrixInfo
-from replastic.weights.tables import check_table
 
 
 @register("fresh")
@@ -29,13 +27,11 @@ class Fresh(WeightMethod):
     draws: ClassVar[bool] = True
     scope: ClassVar[Scope] = "state"
 
-    def on_boundary(self, run: Run) -> Change:
-        """Propose the new draw."""
-        assert run.fresh is not None
-        drawn = check_table(run.fresh(draw_seed(run)), "what fresh(seed) returns")
-        return propose(self, run, reference=drawn)
+    def reference(self, run: Run) -> Mapping[str, Tensor]:
+        """The new draw."""
+        return drawn(run)
 
     def solve(self, w: Tensor, info: MatrixInfo, w0: Tensor | None, generator: torch.Generator) -> Tensor:
-        """The new value, which `on_boundary` hands in as the initial one."""
+        """The new value."""
         assert w0 is not None
         return w0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from replastic.errors import UserError
 from replastic.methods._interface import Method, Need, Run, option
 from replastic.methods._plan import choose
 from replastic.methods._registry import register
-from replastic.weights.change import Change, Proposal
+from replastic.weights.change import Change, Proposal, UnitReset
 from replastic.weights.entries import LiveStore
 
 
@@ -24,7 +24,8 @@ class HareTortoise(Method):
 
     Every `every` updates the hare is put where the tortoise is. The average covers trainable parameters and the
     running statistics that belong to them, begins at the weights of the moment when the method is turned on, and goes
-    on over boundaries. The optimizer keeps its moments.
+    on over boundaries. Where another part of a combination puts new weights in place of the old, at a boundary or for
+    units that are reset, it begins anew at these. The optimizer keeps its moments.
 
     What is evaluated is the network that trains, the hare, as for every other method: it equals the tortoise right
     after a reset only.
@@ -53,8 +54,9 @@ class HareTortoise(Method):
         """Begin the average at the weights as they are."""
         assert isinstance(run.store, LiveStore)
         store = run.store
-        names = [t.entry.name for t in choose("state", run)[0] if t.entry.dtype.is_floating_point]
-        self._hare = {name: store.tensor(name) for name in names}
+        entries = [t.entry for t in choose("state", run)[0] if t.entry.dtype.is_floating_point]
+        self._known = {name: e.name for e in entries for name in (e.name, *e.aliases)}
+        self._hare = {e.name: store.tensor(e.name) for e in entries}
         self._buffers = frozenset(name for name, tensor in self._hare.items() if not tensor.requires_grad)
         self._tortoise = {name: tensor.detach().to(_wide(tensor), copy=True) for name, tensor in self._hare.items()}
 
@@ -67,6 +69,16 @@ class HareTortoise(Method):
         if run.step % self.every:
             return None
         return Change(proposals=[Proposal(name, slow) for name, slow in self._tortoise.items()])
+
+    @torch.no_grad()
+    def after_write(self, run: Run, names: Collection[str], units: Sequence[UnitReset]) -> None:
+        """Begin anew at what was written."""
+        for name in (self._known[n] for n in names if n in self._known):
+            self._tortoise[name].copy_(self._hare[name])
+        for unit in (u for u in units if u.name in self._known):
+            slow, fast = (tensors[self._known[unit.name]] for tensors in (self._tortoise, self._hare))
+            index = unit.index.to(slow.device)
+            slow.index_copy_(unit.dim, index, fast.index_select(unit.dim, index).to(slow.dtype))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The tortoise."""

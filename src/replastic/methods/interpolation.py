@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,11 +10,9 @@ import torch
 from torch import Tensor
 
 from replastic.errors import UserError
-from replastic.methods._draws import draw_seed
+from replastic.methods._draws import drawn
 from replastic.methods._interface import Need, Run, Scope, WeightMethod, option
-from replastic.methods._propose import propose
 from replastic.methods._registry import register
-from replastic.weights.change import Change
 from replastic.weights.entries import MatrixInfo
 
 
@@ -45,14 +44,11 @@ class Interpolation(WeightMethod):
         """What is pulled toward."""
         return frozenset({"init"} if self.toward == "init" else {"fresh"})
 
-    def on_boundary(self, run: Run) -> Change:
-        """Propose the mixture."""
-        if self.toward == "init":
-            return propose(self, run)
-        assert run.fresh is not None
-        return propose(self, run, reference=run.fresh(draw_seed(run)))
+    def reference(self, run: Run) -> Mapping[str, Tensor] | None:
+        """The new draw, if it is that which is pulled toward."""
+        return drawn(run) if self.toward == "fresh" else None
 
     def solve(self, w: Tensor, info: MatrixInfo, w0: Tensor | None, generator: torch.Generator) -> Tensor:
-        """The mixture of old and initial value."""
+        """The mixture of the old value and the one it is pulled toward."""
         assert w0 is not None
         return torch.lerp(w, w0, self.strength)

@@ -10,6 +10,7 @@ from torch import Tensor
 from replastic.errors import UserError
 from replastic.methods._initial import Initial
 from replastic.methods._interface import Method, Need, Run, option
+from replastic.methods._penalties import total
 from replastic.methods._plan import choose
 from replastic.methods._registry import register
 from replastic.weights.entries import LiveStore
@@ -43,7 +44,7 @@ class L2Init(Method):
     def penalty(self, run: Run) -> Tensor | None:
         """Half the squared distance to the initial weights, times `strength`."""
         terms = [(p - w0).square().sum() for p, w0 in self._anchors]
-        return 0.5 * self.strength * sum(terms[1:], start=terms[0]) if terms else None
+        return total(terms, 0.5 * self.strength)
 
     def close(self) -> None:
         """Let go of the parameters."""

@@ -13,8 +13,8 @@ from torch.nn import functional
 from replastic.errors import UserError
 from replastic.methods._initial import Initial
 from replastic.methods._interface import Method, Need, Run, option
-from replastic.methods._nonlinearities import Place, unnormalised
-from replastic.methods._plan import TARGETS_HELP, aimed, check_targets, choose
+from replastic.methods._nonlinearities import NORMS, Place, unnormalised
+from replastic.methods._plan import TARGETS_HELP, aimed_matrices, check_targets
 from replastic.methods._registry import register
 from replastic.weights.change import Change, Proposal
 from replastic.weights.entries import LiveStore
@@ -30,13 +30,14 @@ class Nap(Method):
     turned on until the run ends. Turned on in a trained network it changes what the network computes. Features are
     normalised over channels, of images over channels and positions. Nothing is added where a normalisation layer (of
     any kind) comes right before, or where one ends a branch of a residual sum. The weights are the matrices that the
-    recipe chooses, each as a whole; their lengths are those of the initial weights.
+    recipe chooses, each as a whole, for whichever method; their lengths are those of the initial weights.
 
     Reference: Lyle et al. (2024), section 4. Differs from it: they learn gain and offset and keep these from drifting
     by a projection of their own; `every` is ours.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "init", "batches"})
+    changes_forward: ClassVar[bool] = True
 
     every: int = option(10, help="updates between two projections of the weights", search=(1, 10, 100))
     targets: str = option("", help=TARGETS_HELP)
@@ -49,8 +50,13 @@ class Nap(Method):
 
     def check(self, run: Run) -> None:
         """See that every chosen weight has an initial value and every nonlinearity a place for its normalisation."""
+        assert run.model is not None
         self._lengths_of(run)
-        self._places(run)
+        if not self._places(run) and not any(isinstance(module, NORMS) for module in run.model.modules()):
+            raise UserError(
+                f"{self.name} normalises what goes into activation functions, but this network has neither one that "
+                "it knows nor a normalisation layer"
+            )
 
     def setup(self, run: Run) -> None:
         """Add the normalisation and look up the lengths."""
@@ -89,7 +95,8 @@ class Nap(Method):
 
     def _lengths_of(self, run: Run) -> dict[str, Tensor]:
         initial = Initial(run.init)
-        entries = [target.entry for target in choose("matrices", aimed(self.name, self.targets, run))[0]]
+        targets = aimed_matrices(self.name, self.targets, run)
+        entries = [target.entry for target in targets if target.infos]  # a rule may choose biases for another method
         return {e.name: torch.linalg.vector_norm(initial.need(e, self.name), dtype=torch.float64) for e in entries}
 
     def _places(self, run: Run) -> list[Place]:

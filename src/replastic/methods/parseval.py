@@ -11,7 +11,8 @@ from torch import Tensor
 from replastic.errors import UserError
 from replastic.methods._interface import Method, Need, Run, option
 from replastic.methods._kernels import joined_taps
-from replastic.methods._plan import TARGETS_HELP, aimed, check_targets, choose
+from replastic.methods._penalties import total
+from replastic.methods._plan import TARGETS_HELP, aimed_matrices, check_targets, choose
 from replastic.methods._registry import register
 from replastic.weights.entries import LiveStore
 from replastic.weights.recipe import Target
@@ -46,14 +47,13 @@ class Parseval(Method):
 
     def check(self, run: Run) -> None:
         """See that the patterns match."""
-        choose("matrices", aimed(self.name, self.targets, run))
+        aimed_matrices(self.name, self.targets, run)
 
     def setup(self, run: Run) -> None:
         """Look up the weights."""
         assert isinstance(run.store, LiveStore)
-        self._matrices = [
-            (run.store.tensor(t.entry.name), t) for t in choose("matrices", aimed(self.name, self.targets, run))[0]
-        ]
+        targets = aimed_matrices(self.name, self.targets, run)
+        self._matrices = [(run.store.tensor(t.entry.name), t) for t in targets]
         self._gains = []
         if self.norms:
             names = [t.entry.name for t in choose("parameters", run)[0] if t.entry.role == "norm"]
@@ -63,16 +63,16 @@ class Parseval(Method):
         """The sum over all matrices and norm weights, times `strength`."""
         terms = [self._of_matrix(weight, target) for weight, target in self._matrices]
         terms += [(gain.square() - self.s).square().sum() for gain in self._gains]
-        return self.strength * sum(terms[1:], start=terms[0]) if terms else None
+        return total(terms, self.strength)
 
     def close(self) -> None:
         """Let go of the parameters."""
         self._matrices, self._gains = [], []
 
     def _of_matrix(self, weight: Tensor, target: Target) -> Tensor:
-        total = weight.new_zeros(())
+        value = weight.new_zeros(())
         for info, part in target.matrices(weight):
             rows = joined_taps(part, info)
             identity = torch.eye(info.d_out, dtype=rows.dtype, device=rows.device)
-            total = total + (rows @ rows.mT - self.s * identity).square().sum()
-        return total
+            value = value + (rows @ rows.mT - self.s * identity).square().sum()
+        return value

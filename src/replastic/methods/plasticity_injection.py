@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from replastic.errors import UserError
-from replastic.methods._draws import draw_seed
+from replastic.methods._draws import drawn
 from replastic.methods._injected import Classifier, find_classifier
 from replastic.methods._interface import Method, Need, Run, option
 from replastic.methods._plan import choose
 from replastic.methods._registry import register
 from replastic.weights.change import Change, Proposal
-from replastic.weights.tables import check_table
 
 
 @register("plasticity_injection", reference="https://arxiv.org/abs/2305.15555")
@@ -63,10 +62,8 @@ class PlasticityInjection(Method):
 
     def on_boundary(self, run: Run) -> Change:
         """A frozen pair more, and fresh weights for what is trained."""
-        assert run.fresh is not None
-        drawn = check_table(run.fresh(draw_seed(run)), "what fresh(seed) returns")
-        classifier = self._classifier
-        fresh = {name: self._drawn(name, drawn).to(value) for name, value in classifier.state().items()}
+        draw, classifier = drawn(run), self._classifier
+        fresh = {name: self._of(draw, name).to(value) for name, value in classifier.state().items()}
         pair = (classifier.copy(classifier.state()), classifier.copy(fresh))
         return Change(
             proposals=[Proposal(name, value) for name, value in fresh.items()],
@@ -98,7 +95,7 @@ class PlasticityInjection(Method):
             raise UserError(f"{self.name} needs a network that ends with an nn.Linear, but this one has none")
         return found
 
-    def _drawn(self, name: str, drawn: Mapping[str, Tensor]) -> Tensor:
-        if name not in drawn:
+    def _of(self, draw: Mapping[str, Tensor], name: str) -> Tensor:
+        if name not in draw:
             raise UserError(f"{self.name} needs a new draw of {name}, which fresh(seed) does not give")
-        return drawn[name]
+        return draw[name]

@@ -12,7 +12,8 @@ from torch import Tensor
 from replastic.errors import UserError
 from replastic.methods._interface import Method, Need, Run, option
 from replastic.methods._kernels import joined_taps
-from replastic.methods._plan import TARGETS_HELP, aimed, check_targets, choose
+from replastic.methods._penalties import total
+from replastic.methods._plan import TARGETS_HELP, aimed_matrices, check_targets, choose
 from replastic.methods._registry import register
 from replastic.seeds import generator
 from replastic.weights.entries import LiveStore
@@ -56,21 +57,19 @@ class Spectral(Method):
 
     def check(self, run: Run) -> None:
         """See that the patterns match."""
-        choose("matrices", aimed(self.name, self.targets, run))
+        aimed_matrices(self.name, self.targets, run)
 
     def setup(self, run: Run) -> None:
-        """Look up the weights and begin the power iteration."""
+        """Look up the weights and begin the power iteration, if there is one."""
         assert isinstance(run.store, LiveStore)
         store = run.store
-        self._matrices = [
-            (store.tensor(t.entry.name), t) for t in choose("matrices", aimed(self.name, self.targets, run))[0]
-        ]
+        self._matrices = [(store.tensor(t.entry.name), t) for t in aimed_matrices(self.name, self.targets, run)]
         rest = [t.entry for t in choose("parameters", run)[0]] if self.others else []
         self._biases = [store.tensor(e.name) for e in rest if e.name.endswith("bias")]
         self._gains = [store.tensor(e.name) for e in rest if e.role == "norm" and e.name.endswith("weight")]
         self._vectors: dict[str, Tensor] = {}
         with torch.no_grad():
-            for label, rows in self._labelled():
+            for label, rows in self._labelled() if self.iterations else ():
                 shape = (*rows.shape[:-1], 1)
                 start = torch.randn(shape, generator=generator(run.seed, "spectral", label)).to(rows)
                 self._vectors[label] = _iterated(rows, start, WARM_UP)[0]
@@ -80,15 +79,15 @@ class Spectral(Method):
         terms = [self._term(self._sigma(label, rows)) for label, rows in self._labelled()]
         terms += [self._term(gain.abs().amax()) for gain in self._gains]
         terms += [bias.square().sum() ** self.power for bias in self._biases]
-        return self.strength * sum(terms[1:], start=terms[0]) if terms else None
+        return total(terms, self.strength)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The left vectors of the power iteration."""
+        """The left vectors of the power iteration; none where singular values are exact."""
         return dict(self._vectors)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore them, on the devices of the weights."""
-        self._vectors = {label: value.to(self._vectors[label]) for label, value in state.items()}
+        self._vectors = {label: state[label].to(value) for label, value in self._vectors.items()}
 
     def close(self) -> None:
         """Let go of the parameters."""

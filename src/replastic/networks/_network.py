@@ -39,5 +39,5 @@ class Network(ABC):
 def build(network: Network, sample_shape: Sequence[int], classes: int, seed: int) -> nn.Module:
     """The module on the CPU with weights drawn from `seed`; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return network.module(sample_shape, classes)

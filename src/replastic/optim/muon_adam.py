@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Muon, Optimizer
 
+from replastic.errors import UserError
+
 _MUON = "muon"
 """Key of a parameter group: whether it is Muon's."""
 
@@ -17,8 +19,9 @@ class MuonAdam(Optimizer):
     """`torch.optim.Muon` and `torch.optim.Adam` as one: groups of both, each with its own ``lr``, and one state.
 
     Muon takes matrices alone: tensors of more axes go in as (first axis, the rest), as views that share memory. State
-    is kept by the parameters themselves and in their shapes, so that whoever drops, saves or clears it need not know.
-    There is no weight decay.
+    is kept by the parameters themselves and in their shapes, so that whoever drops, saves or clears it need not know:
+    ``momentum_buffer`` for Muon's, ``step``, ``exp_avg`` and ``exp_avg_sq`` for Adam's. The key ``muon`` of a
+    parameter group says whose it is. There is no weight decay.
 
     Args:
         matrices: Parameters of two axes or more, for Muon.
@@ -28,6 +31,10 @@ class MuonAdam(Optimizer):
         momentum: Muon's momentum, in Nesterov's form.
         adam_lr: Adam's learning rate.
         betas: Adam's.
+
+    Raises:
+        ValueError: A rate or another number is out of its range, no parameter is given, or one is given twice.
+        UserError: Muon is given a parameter of fewer than two axes.
     """
 
     def __init__(
@@ -40,18 +47,48 @@ class MuonAdam(Optimizer):
         adam_lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.95),
     ) -> None:
-        self._muon = Muon([torch.zeros(1, 1)], lr=lr, momentum=momentum, weight_decay=0.0, nesterov=True)
-        self._adam = Adam([torch.zeros(1)], lr=adam_lr, betas=betas, fused=True)
-        groups: list[dict[str, Any]] = [
-            {**inner.param_groups[0], "params": list(parameters), _MUON: inner is self._muon}
-            for inner, parameters in ((self._adam, others), (self._muon, matrices))
-            if parameters
-        ]
-        super().__init__(groups, {})
+        self._options: dict[str, Any] = {"lr": lr, "momentum": momentum, "adam_lr": adam_lr, "betas": betas}
+        self._make_inner()
+        groups = [{"params": list(others), _MUON: False}, {"params": list(matrices), _MUON: True}]
+        super().__init__([group for group in groups if group["params"]], {})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_options": self._options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._make_inner()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters; settings that the group does not name are those the optimizer was made with.
+
+        Args:
+            param_group: ``params``, and ``muon=True`` for parameters that are Muon's: without it they are Adam's.
+
+        Raises:
+            ValueError: The optimizer has one of the parameters already.
+            UserError: Muon is given a parameter of fewer than two axes; nothing was added.
+        """
+        is_muon = param_group.get(_MUON, False)
+        super().add_param_group({**(self._muon if is_muon else self._adam).defaults, _MUON: is_muon, **param_group})
+        flat = [tuple(p.shape) for p in self.param_groups[-1]["params"] if is_muon and p.dim() < 2]
+        if flat:
+            self.param_groups.pop()
+            raise UserError(f"Muon takes parameters of two axes or more, got one of shape {flat[0]}; give it to Adam")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update of every parameter that has a gradient."""
+        """One update of every parameter that has a gradient.
+
+        Args:
+            closure: Computes the loss and its gradients anew, as for any optimizer of torch.
+
+        Returns:
+            What the closure returned, from before the update; None without one.
+
+        Raises:
+            RuntimeError: A gradient is sparse, or a parameter of Muon's is complex.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -63,6 +100,18 @@ class MuonAdam(Optimizer):
         self._adam.param_groups = [g for g in self.param_groups if not g[_MUON]]
         self._adam.step()
         return loss
+
+    def _make_inner(self) -> None:
+        """The two that do the work; they hold nothing from update to update but their defaults."""
+        made_with = self._options
+        self._muon = Muon(
+            [torch.zeros(1, 1)],
+            lr=made_with["lr"],
+            momentum=made_with["momentum"],
+            weight_decay=0.0,
+            nesterov=True,
+        )
+        self._adam = Adam([torch.zeros(1)], lr=made_with["adam_lr"], betas=made_with["betas"], fused=True)
 
     def _as_matrices(self, group: dict[str, Any]) -> dict[str, Any]:
         """The group with views for parameters; gradients and momenta are views, too."""

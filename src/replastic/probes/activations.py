@@ -17,8 +17,9 @@ Visitor = Callable[[str, Tensor], None]
 RawVisitor = Callable[[str, Tensor, int], None]
 
 _FUNCTIONS = (
-    "relu relu_ leaky_relu leaky_relu_ elu elu_ selu selu_ celu celu_ gelu silu mish relu6 hardtanh hardswish "
-    "hardsigmoid softplus tanh sigmoid"
+    "relu relu_ leaky_relu leaky_relu_ prelu rrelu rrelu_ elu elu_ selu selu_ celu celu_ gelu silu mish relu6 hardtanh "
+    "hardswish hardsigmoid softplus tanh sigmoid logsigmoid softsign hardshrink softshrink tanhshrink threshold "
+    "threshold_"
 )
 ACTIVATIONS = frozenset(
     found

@@ -18,6 +18,7 @@ def gradients(
     loss_fn: Callable[[nn.Module, Any], Tensor],
     *,
     training: bool = True,
+    seed: int | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """The gradient on each batch, by parameter name; zero where the loss does not depend on a parameter.
 
@@ -28,9 +29,10 @@ def gradients(
         batches: What `loss_fn` takes.
         loss_fn: Mean loss of the model on a batch.
         training: Mode of the model: batch statistics and dropout as in training, or neither.
+        seed: What dropout, and a loader that shuffles, are drawn from; None for the state of the global generators.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    with undisturbed(model, training=training):
+    with undisturbed(model, training=training, seed=seed):
         for batch in batches:
             with torch.enable_grad():
                 loss = loss_on(model, batch, loss_fn, differentiable=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -19,7 +19,7 @@ def is_probed(model: nn.Module) -> bool:
 
 
 @contextmanager
-def undisturbed(model: nn.Module, *, training: bool | None = False) -> Iterator[None]:
+def undisturbed(model: nn.Module, *, training: bool | None = False, seed: int | None = None) -> Iterator[None]:
     """Run forward and backward passes inside and leave no trace.
 
     Restored on the way out, by an error too: the training flag of every module, every buffer (such as the running
@@ -30,6 +30,7 @@ def undisturbed(model: nn.Module, *, training: bool | None = False) -> Iterator[
         model: The module to look into.
         training: Mode to switch to: ``False`` means running statistics and no dropout, ``True`` batch statistics and
             dropout, ``None`` as it is.
+        seed: Of those generators inside the block; ``None`` leaves them where they are.
     """
     flags = [(module, module.training) for module in model.modules()]
     buffers = [
@@ -37,7 +38,10 @@ def undisturbed(model: nn.Module, *, training: bool | None = False) -> Iterator[
         for module in model.modules()
         for name, value in module._buffers.items()
     ]
-    with torch.random.fork_rng(devices=_cuda_devices(model)):
+    devices = cuda_devices(model)
+    with torch.random.fork_rng(devices=devices):
+        if seed is not None:
+            seed_global(seed, devices)
         token = _PROBED.set(_PROBED.get() | {id(model)})
         try:
             if training is not None:
@@ -54,5 +58,16 @@ def undisturbed(model: nn.Module, *, training: bool | None = False) -> Iterator[
                         value.copy_(content)
 
 
-def _cuda_devices(model: nn.Module) -> list[int]:
+def seed_global(seed: int, devices: Iterable[int]) -> None:
+    """Seed the global generators of the CPU and of some CUDA devices.
+
+    As `torch.manual_seed`, which would seed the generators of all other devices, too.
+    """
+    torch.default_generator.manual_seed(seed)
+    for device in devices:
+        torch.cuda.default_generators[device].manual_seed(seed)
+
+
+def cuda_devices(model: nn.Module) -> list[int]:
+    """Indices of the CUDA devices that hold parameters of a model, ascending; of them, and no others, it draws."""
     return sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})

@@ -37,7 +37,7 @@ def intervene(session: Session) -> None:
     for part in session.method.parts if session.method_is_on else ():
         change = part.on_boundary(session.run)
         if change is not None:
-            session.apply(change, session.protocol.trainer.optimizer_policy)
+            session.apply(change, session.protocol.trainer.optimizer_policy, between_phases=True)
 
 
 def begin(session: Session, phase: Phase) -> None:

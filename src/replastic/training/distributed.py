@@ -131,8 +131,15 @@ def averager(samples: int) -> Callable[[Tensor], Tensor]:
 def sum_gradients(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
     """Replace the gradient of each parameter by its sum over the processes, in one exchange.
 
+    Args:
+        parameters: The same on every process; those without a gradient are left out, and must lack it on all.
+        loss: A scalar, this process's part of the loss.
+
     Returns:
-        The sum of `loss`, a number, over the processes; detached.
+        The sum of `loss` over the processes, a scalar; detached.
+
+    Raises:
+        LostProcessError: Another process has gone.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     flat = total(torch.cat([loss.detach().reshape(1), *(g.reshape(-1) for g in gradients)]))

@@ -17,7 +17,14 @@ TRAIN_SAMPLES = 5000
 
 @torch.no_grad()
 def accuracy(forward: Forward, data: Dataset) -> float:
-    """Share of samples whose largest output is the target's; several processes share the work."""
+    """Share of samples whose largest output is the target's; several processes share the work.
+
+    Returns:
+        A number in [0, 1], the same on every process.
+
+    Raises:
+        LostProcessError: Another process has gone.
+    """
     correct = torch.zeros((), dtype=torch.int64, device=data.targets.device)
     mine = one_pass(data, forward.chunk, distributed.rank(), distributed.world_size())
     with undisturbed(forward.model):

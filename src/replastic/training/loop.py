@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from replastic.data import Splits
+from replastic.errors import UserError
 from replastic.methods import Method
+from replastic.probes.quiet import cuda_devices, seed_global
 from replastic.records import RunDirectory
 from replastic.seeds import derive
 from replastic.streams import Phase
@@ -117,25 +119,39 @@ def _segment(session: Session, phase: Phase, last: int, steps: int, log: resume.
         phase.train, trainer.batch_size, first, last, "batches", phase.index, seed=session.seed
     )
     found: list[Tensor] = []
-    with torch.random.fork_rng():
+    refused: UserError | None = None
+    devices = cuda_devices(session.model)
+    with torch.random.fork_rng(devices=devices):
         # Processes that share a batch draw for different samples, so each has a seed of its own.
-        torch.manual_seed(derive(session.seed, "training", phase.index, first, distributed.rank()))
+        seed_global(derive(session.seed, "training", phase.index, first, distributed.rank()), devices)
         session.model.train()
         for step, batch in zip(range(first, last), batches, strict=True):
-            found.append(update(session, batch, warm_up(step, steps, trainer.warmup)))
+            try:
+                found.append(update(session, batch, warm_up(step, steps, trainer.warmup)))
+            except UserError as error:
+                if not _has_diverged(session, batch):
+                    raise
+                refused = error
+                break
             if len(found) % LOOK_EVERY == 0 and not found[-1].isfinite():
                 break
-    losses = torch.stack(found)
+    losses = torch.stack(found) if found else torch.empty(0)
     finite = losses.isfinite()
-    if finite.all() and _weights_are_finite(session):
+    if refused is None and finite.all() and _weights_are_finite(session):
         return float(losses.mean())
     bad = torch.nonzero(~finite).flatten().tolist()
-    where = bad[0] if bad else len(found) - 1
+    where = bad[0] if bad else position.step - began - 1
     what = f"the loss became {float(losses[where])}" if bad else "the weights became NaN or infinite"
     raise DivergedError(
         f"{what} at update {began + where} (phase {phase.index}, update {first + where} of {steps}); a smaller "
         f"--learning-rate may help. Earlier records are kept{resume.where_saved(log.directory)}"
-    )
+    ) from refused
+
+
+@torch.no_grad()
+def _has_diverged(session: Session, batch: supervised.Batch) -> bool:
+    """Whether what a method proposed could not be written because training broke, rather than the method."""
+    return not (_weights_are_finite(session) and supervised.loss(session.forward, batch).isfinite())
 
 
 def _weights_are_finite(session: Session) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from replastic.streams import Phase
 from replastic.training import supervised
 from replastic.training.forward import Forward
 from replastic.training.protocol import Protocol
-from replastic.weights.change import Change
+from replastic.weights.change import Change, Proposal
 from replastic.weights.module_store import ModuleStore
 from replastic.weights.optimizer_state import Policy
 from replastic.weights.writer import write
@@ -89,13 +89,37 @@ class Session:
         if self.method.makes_optimizer:
             self.renew_optimizer()
 
-    def apply(self, change: Change, policy: Policy) -> None:
-        """Write what a method proposes.
+    def apply(self, change: Change, policy: Policy, *, between_phases: bool = False) -> None:
+        """Write what a method proposes, and tell the method where weights were replaced (`Method.after_write`).
 
-        Where it replaced modules there is a new optimizer for the parameters that are there now; of those that were
+        Where modules were replaced there is a new optimizer for the parameters that are there now; of those that were
         there before it knows what the policy left.
+
+        Args:
+            change: What is to be written.
+            policy: What becomes of the optimizer's state.
+            between_phases: Whether every new value stands in place of the old one. After an update only a change that
+                resets units does that.
+
+        Raises:
+            UserError: What was proposed cannot be written; nothing was.
         """
-        write(self.run.store, change, optimizer=self.optimizer, policy=policy)
+        names: list[str] = []
+
+        def noted(proposal: Proposal) -> Proposal:
+            names.append(proposal.name)
+            return proposal
+
+        units = tuple(change.units)
+        proposals = map(noted, change.proposals)
+        write(
+            self.run.store,
+            replace(change, proposals=proposals, units=units),
+            optimizer=self.optimizer,
+            policy=policy,
+        )
+        if units or between_phases:
+            self.method.after_write(self.run, names, units)
         if change.modules:
             state = self.optimizer.state
             self.renew_optimizer()

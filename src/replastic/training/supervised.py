@@ -16,7 +16,15 @@ Batch = tuple[Tensor, Tensor]
 
 
 def loss(model: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
-    """Mean cross-entropy of the model on a batch."""
+    """Mean cross-entropy of the model on a batch, in nats.
+
+    Args:
+        model: Inputs (B, *sample) to outputs (B, classes).
+        batch: Inputs, and targets (B,), int64 in [0, classes).
+
+    Returns:
+        A scalar, differentiable in the parameters.
+    """
     inputs, targets = batch
     return functional.cross_entropy(model(inputs), targets)
 

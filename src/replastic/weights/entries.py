@@ -30,6 +30,8 @@ class MatrixInfo:
     """Spatial positions of the kernel (kh * kw), 1 unless a convolution."""
     block: str = ""
     """Which part of a fused weight: ``q``, ``k``, ``v``, ``gate``, ``up``; empty when the weight is one part."""
+    role: str = ""
+    """`WeightEntry.role`, in what a method is asked to solve; a view by itself does not know it."""
 
     @property
     def label(self) -> str:

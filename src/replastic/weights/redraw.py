@@ -28,7 +28,9 @@ def redraw(model: nn.Module, seed: int) -> dict[str, Tensor]:
     duplicate = copy.deepcopy(model)
     devices = sorted({p.device.index or 0 for p in duplicate.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(seed)
         for name, module in _inside_out("", duplicate, set()):
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
             if callable(reset):

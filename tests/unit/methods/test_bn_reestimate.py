@@ -113,6 +113,14 @@ def test_no_data(run_on: RunOn) -> None:
         methods.from_spec("bn_reestimate").on_boundary(run)
 
 
+def test_generators_of_devices_that_are_not_used_are_left_alone(run_on: RunOn, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_on(network(), batches=batches)
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    methods.from_spec("bn_reestimate").on_boundary(run)
+    assert seeded == []
+
+
 def test_dropout_is_drawn_from_the_runs_seed(run_on: RunOn) -> None:
     found = []
     for seed in (1, 1, 2):

@@ -101,6 +101,8 @@ def test_order_matters_and_spaces_do_not() -> None:
         ("fire+l2_init+fire:scale=unit", "fire is given twice in fire+l2_init+fire"),
         ("maker+fire+builder", "maker and builder cannot be combined: each makes the optimizer"),
         ("redo+plasticity_injection", "plasticity_injection and redo cannot be combined: the one replaces modules"),
+        ("redo+nap", "nap and redo cannot be combined: what the one adds to the network makes units depend on each"),
+        ("nap+cbp", "nap and cbp cannot be combined: what the one adds to the network"),
         ("fire+", "unknown method 'fire+'"),
     ],
 )
@@ -156,6 +158,29 @@ def test_states_lie_side_by_side(run_on: RunOn) -> None:
     }
     again.load_state_dict(state)
     assert again.parts[1].count.tolist() == [3.0, 4.0]
+
+
+def test_parts_that_change_the_forward_pass_are_set_up_first(
+    calls: list[tuple[str, str]], run_on: RunOn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Other, "changes_forward", True)
+    method = methods.from_spec("noting+other")
+    method.setup(run_on(nn.Linear(2, 2)))
+    assert calls == [("other", "setup"), ("noting", "setup")]
+    assert [part.name for part in method.parts] == ["noting", "other"], "they act in the order of the spec"
+
+
+def test_a_combination_draws_if_a_part_does() -> None:
+    for spec, draws in {
+        "fire": False,
+        "interpolation": False,
+        "interpolation:toward=fresh": True,
+        "fire+interpolation": False,
+        "fire+interpolation:toward=fresh": True,
+        "redo+fire": True,
+        "shrink_perturb": True,
+    }.items():
+        assert methods.from_spec(spec).draws is draws, spec
 
 
 def test_every_part_is_closed_even_if_one_fails(calls: list[tuple[str, str]]) -> None:

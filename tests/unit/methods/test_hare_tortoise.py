@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from replastic import methods
+from replastic.weights.change import UnitReset
 from replastic.weights.writer import write
 
 RunOn = Callable[..., methods.Run]
@@ -90,6 +91,37 @@ def test_statistics_go_through_the_mean_over_processes_and_weights_do_not(run_on
     assert len(seen) == 2
     torch.testing.assert_close(method.state_dict()["1.running_mean"], old + 0.5)
     torch.testing.assert_close(method.state_dict()["0.weight"], model[0].weight.detach())
+
+
+def test_it_begins_anew_where_weights_were_replaced_and_only_there(run_on: RunOn) -> None:
+    model = network()
+    run = run_on(model)
+    method = methods.from_spec("hare_tortoise")
+    method.setup(run)
+    wanted = {name: value.clone() for name, value in method.state_dict().items()}
+    moved(model, 1)
+    row, column = torch.tensor([1]), torch.tensor([0, 2])
+    units = [
+        UnitReset("0.weight", 0, row, model[0].weight.detach()[row]),
+        UnitReset("2.weight", 1, column, model[2].weight.detach()[:, column]),
+        UnitReset("elsewhere.weight", 0, row, torch.zeros(1)),
+    ]
+    method.after_write(run, ["2.bias", "1.running_var", "1.num_batches_tracked"], units)
+    wanted |= {"2.bias": model[2].bias.detach(), "1.running_var": model[1].running_var}
+    wanted["0.weight"][1] = model[0].weight.detach()[1]
+    wanted["2.weight"][:, column] = model[2].weight.detach()[:, column]
+    for name, value in method.state_dict().items():
+        assert torch.equal(value, wanted[name]), name
+
+
+def test_tied_weights_are_known_by_every_name(run_on: RunOn) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    method, run = methods.from_spec("hare_tortoise"), run_on(model)
+    method.setup(run)
+    nn.init.zeros_(model[0].weight)
+    method.after_write(run, [], [UnitReset("1.weight", 0, torch.tensor([2]), torch.zeros(1, 3))])
+    assert method.state_dict()["0.weight"].any(1).tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("wrong", ["momentum=1.0", "every=0"])

@@ -163,6 +163,41 @@ def test_a_weight_of_zeros_stays(run_on: RunOn) -> None:
     assert not model.get_parameter("hidden1.linear.weight").any()
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_an_activation_in_place_is_seen_like_any_other(inplace: bool) -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(4)
+            self.act = nn.ReLU(inplace)
+            self.fc = nn.Linear(4, 4)
+            self.last = nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.act(self.norm(x))
+            return self.last(h + self.fc(h))
+
+    class Twice(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Linear(4, 4), nn.ReLU(inplace), nn.Tanh())
+
+    assert unnormalised(Residual(), torch.randn(2, 4)) == [Place("last", False, False)]
+    assert unnormalised(Twice(), torch.randn(2, 4)) == [Place("0", True, False), Place("1", True, False)]
+
+
+def test_biases_that_a_rule_gives_to_another_method_have_no_length(run_on: RunOn) -> None:
+    model = networks.build(Mlp(hidden=(8, 8)), (5,), 3, 0)
+    method, _ = ready(model, torch.randn(2, 5), run_on, recipe="paper-dqn")
+    assert set(method._lengths) == {"hidden1.linear.weight", "hidden2.linear.weight", "head.weight"}
+
+
+def test_a_network_with_nothing_to_normalise_is_refused(run_on: RunOn) -> None:
+    with pytest.raises(UserError, match="nap normalises what goes into activation functions, but this network has"):
+        ready(nn.Sequential(nn.Linear(4, 3)), torch.randn(2, 4), run_on, target_modules="all-linear")
+    normed = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU())
+    assert ready(normed, torch.randn(2, 4), run_on, target_modules="all-linear")[0]._hooks is not None
+
+
 def test_no_data(run_on: RunOn) -> None:
     model = networks.build(Mlp(hidden=(4,)), (5,), 3, 0)
     run = run_on(model, init=model.state_dict(), batches=list)

@@ -71,6 +71,15 @@ def test_interpolation_toward_a_fresh_draw(net: Net, run_on: RunOn, proposed: Pr
         methods.check_needs(methods.from_spec("interpolation"), run)
 
 
+@pytest.mark.parametrize("spec", ["fresh", "interpolation:toward=fresh", "plasticity_injection"])
+def test_a_draw_that_is_no_table_is_refused(spec: str, net: Net, run_on: RunOn) -> None:
+    run = run_on(net, fresh=lambda seed: None)
+    method = methods.from_spec(spec)
+    method.setup(run)
+    with pytest.raises(UserError, match=r"what fresh\(seed\) returns must be a state dict"):
+        method.on_boundary(run)
+
+
 def test_full_reset_and_fresh_restore_buffers_too(
     net: Net, init: dict[str, Tensor], run_on: RunOn, proposed: Proposed
 ) -> None:
@@ -185,57 +194,6 @@ def test_l2_init_value_and_gradient_by_hand(net: Net, init: dict[str, Tensor], r
             assert torch.allclose(parameter.grad, 0.2 * (parameter - init[name]).detach(), rtol=1e-10), name
         else:
             assert parameter.grad is None, name
-
-
-def slow_dash(net: Net, batches: list[Any], alpha: float, least: float) -> dict[str, Tensor]:
-    """DASH written out: one gradient after the other, one row, channel or bias at a time."""
-    mean = {n: torch.zeros_like(p) for n, p in net.named_parameters()}
-    for x, y in batches:
-        net.zero_grad()
-        nn.functional.cross_entropy(net(x), y).backward()
-        for n, p in net.named_parameters():
-            mean[n] = (1 - alpha) * mean[n] + alpha * -p.grad
-
-    def shrunk(w: Tensor, g: Tensor) -> Tensor:
-        length = w.norm() * g.norm()
-        cosine = float((w * g).sum() / length) if length > 0 else 0.0
-        return w * min(max(cosine, least), 1.0)
-
-    new = {n: p.detach().clone() for n, p in net.named_parameters()}
-    for name, g in mean.items():
-        w = new[name]
-        if name.startswith("bn"):
-            continue
-        if w.dim() == 4:
-            for o in range(w.shape[0]):
-                for i in range(w.shape[1]):
-                    w[o, i] = shrunk(w[o, i], g[o, i])
-        elif w.dim() == 2:
-            for o in range(w.shape[0]):
-                w[o] = shrunk(w[o], g[o])
-        else:
-            w.copy_(shrunk(w, g))
-    return new
-
-
-@pytest.mark.parametrize("groups", [1, 2])
-def test_dash_against_the_slow_loop(groups: int, run_on: RunOn, proposed: Proposed) -> None:
-    torch.manual_seed(0)
-    net = Net(groups).double().train()
-    batches = [(torch.randn(7, 4, 5, 5).double(), torch.randint(0, 3, (7,))) for _ in range(3)]
-    state = {n: v.clone() for n, v in net.state_dict().items()}
-    run = run_on(net, batches=lambda: iter(batches), loss_fn=lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1]))
-    new, _ = proposed(methods.from_spec("dash", alpha=0.4, min_shrink=0.05), run)
-    assert all(torch.equal(v, state[n]) for n, v in net.state_dict().items()), "running statistics were disturbed"
-    assert all(p.grad is None for p in net.parameters())
-    for name, wanted in slow_dash(net, batches, 0.4, 0.05).items():
-        assert torch.allclose(new[name], wanted, rtol=1e-9, atol=1e-14), name
-
-
-def test_dash_without_batches(net: Net, run_on: RunOn) -> None:
-    run = run_on(net, batches=lambda: iter(()), loss_fn=lambda m, b: m(b).sum())
-    with pytest.raises(UserError, match="batches gave none"):
-        methods.from_spec("dash").on_boundary(run)
 
 
 def test_base_is_a_boundary_without_a_change(net: Net, run_on: RunOn, proposed: Proposed) -> None:

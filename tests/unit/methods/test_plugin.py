@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from torch import nn
 
 from replastic import cli, methods
 from replastic.errors import UserError
-from replastic.methods._registry import REGISTRY
 from replastic.registry import load_plugin
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -23,15 +21,9 @@ FILE = ROOT / "examples" / "my_method.py"
 
 
 @pytest.fixture(autouse=True)
-def _loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Load the plug-in for one test and forget it afterwards."""
-    monkeypatch.setattr(REGISTRY, "_entries", dict(REGISTRY._entries))
-    before = set(sys.modules)
+def _loaded(only_what_is_built_in: None) -> None:
+    """Load the plug-in for one test; it is forgotten afterwards."""
     load_plugin(FILE)
-    yield
-    for name in set(sys.modules) - before:
-        if name.startswith("replastic_plugin_"):
-            del sys.modules[name]
 
 
 def test_the_page_shows_the_file() -> None:

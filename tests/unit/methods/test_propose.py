@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from replastic import methods
 from replastic.errors import UserError
-from replastic.methods import Run, WeightMethod, _propose, option
+from replastic.methods import Run, Scope, WeightMethod, _propose, option
 from replastic.weights.entries import MatrixInfo
 from replastic.weights.recipe import Recipe, Rule
+from replastic.weights.redraw import redraw
 
 RunOn = Callable[..., Run]
 Proposed = Callable[..., Any]
@@ -215,6 +216,114 @@ def test_a_rule_that_needs_more_is_refused_before_training(run_on: RunOn) -> Non
     model = nn.Sequential(nn.Conv2d(3, 3, 2), nn.Linear(4, 4))
     with pytest.raises(UserError, match="full_reset needs the initial weights"):
         methods.check_needs(methods.from_spec("fire"), run_on(model, recipe="paper-dqn"))
+
+
+@pytest.mark.parametrize(
+    ("action", "options", "message"),
+    [
+        ("fresh", {}, "fresh needs a way to draw new weights"),
+        ("interpolation", {"toward": "fresh"}, "interpolation needs a way to draw new weights"),
+        ("interpolation", {}, "interpolation needs the initial weights"),
+        ("dash", {}, "dash needs data of the coming phase"),
+    ],
+)
+def test_a_rule_asks_for_what_its_method_needs(
+    action: str, options: dict[str, Any], message: str, run_on: RunOn
+) -> None:
+    run = with_rules(run_on(nn.Sequential(nn.Linear(4, 4))), Rule(("0.weight",), action, options))
+    with pytest.raises(UserError, match=message):
+        methods.check_needs(methods.from_spec("fire"), run)
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["with initial weights", "without"])
+@pytest.mark.parametrize(("action", "options"), [("fresh", {}), ("interpolation", {"toward": "fresh"})])
+@pytest.mark.parametrize("outer", ["fire", "fresh", "interpolation:toward=fresh,strength=0.5"])
+def test_a_rule_may_ask_for_a_new_draw(
+    outer: str, action: str, options: dict[str, Any], given: bool, run_on: RunOn, proposed: Proposed
+) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    init = {n: torch.zeros_like(v) for n, v in model.state_dict().items()} if given else None
+    run = run_on(model, init=init, fresh=lambda seed: redraw(model, seed))
+    whole, _ = proposed(methods.from_spec("fresh"), run)
+    new, layers = proposed(methods.from_spec(outer), with_rules(run, Rule(("1",), action, options), Rule(("*",))))
+    strength = 1.0 if action == "fresh" else 0.8
+    for name in ("1.weight", "1.bias"):
+        assert layers[name].method == action
+        assert torch.equal(new[name], torch.lerp(model.get_parameter(name).detach(), whole[name], strength))
+
+
+def test_every_method_object_goes_by_its_own_reference(run_on: RunOn, proposed: Proposed) -> None:
+    """Also where two of one class go by different ones."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    init = {n: torch.full_like(v, 2.0) for n, v in model.state_dict().items()}
+    run = run_on(model, init=init, fresh=lambda seed: {n: torch.full_like(v, 3.0) for n, v in init.items()})
+    rule = Rule(("1",), "interpolation", {"strength": 1.0})
+    new, _ = proposed(methods.from_spec("interpolation:toward=fresh,strength=1"), with_rules(run, rule, Rule(("*",))))
+    assert {n: v.unique().tolist() for n, v in new.items()} == {
+        "0.weight": [3.0],
+        "0.bias": [3.0],
+        "1.weight": [2.0],
+        "1.bias": [2.0],
+    }
+
+
+def test_a_reference_is_asked_for_once_and_before_anything_is_solved(run_on: RunOn) -> None:
+    asked = []
+
+    @dataclass(kw_only=True)
+    class Toward(WeightMethod):
+        name: ClassVar[str] = "toward"
+        factor: float = option(1.0, help="factor")
+
+        def reference(self, run: Run) -> dict[str, Tensor]:
+            asked.append(self.factor)
+            return {n: torch.full_like(p, 5.0) for n, p in model.named_parameters()}
+
+        def solve(self, w: Tensor, info: MatrixInfo, w0: Tensor | None, generator: torch.Generator) -> Tensor:
+            assert w0 is not None
+            return self.factor * w0
+
+    model = nn.Sequential(*[nn.Linear(4, 4) for _ in range(4)])
+    rules = (
+        Rule(
+            ("0.weight", "1.weight"),
+        ),
+        Rule(("*.weight",), options={"factor": 2.0}),
+    )
+    change = Toward().on_boundary(with_rules(run_on(model), *rules))
+    assert sorted(asked) == [1.0, 2.0]
+    assert change is not None
+    found = {p.name: p.value.unique().tolist() for p in change.proposals}
+    assert found == {"0.weight": [5.0], "1.weight": [5.0], "2.weight": [10.0], "3.weight": [10.0]}
+    assert len(asked) == 2
+
+
+def test_solve_is_told_the_role_that_the_store_knows(run_on: RunOn) -> None:
+    """Which the name does not tell."""
+    told = {}
+
+    @dataclass(kw_only=True)
+    class Asker(WeightMethod):
+        name: ClassVar[str] = "asker"
+        scope: ClassVar[Scope] = "layers"
+
+        def solve(self, w: Tensor, info: MatrixInfo, w0: Tensor | None, generator: torch.Generator) -> Tensor:
+            told[info.weight] = info.role
+            return w
+
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.LayerNorm(4), nn.Conv1d(4, 4, 1))
+    change = Asker().on_boundary(run_on(model))
+    assert change is not None
+    assert len(list(change.proposals)) == len(told)
+    assert told == {
+        "0.weight": "embedding",
+        "1.weight": "matrix",
+        "1.bias": "bias",
+        "2.weight": "norm",
+        "2.bias": "norm",
+        "3.weight": "matrix",
+        "3.bias": "bias",
+    }
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,18 @@ def test_state_is_needed_and_enough_to_go_on(run_on: RunOn) -> None:
     assert float(fresh) != wanted[0]
 
 
+def test_exact_singular_values_need_no_state(run_on: RunOn) -> None:
+    run = run_on(network(), recipe="all")
+    method, iterated = methods.from_spec("spectral:iterations=0"), methods.from_spec("spectral")
+    for each in (method, iterated):
+        each.setup(run)
+    assert method.state_dict() == {}
+    wanted = method.penalty(run)
+    method.load_state_dict(iterated.state_dict())  # runs begun by earlier versions have saved vectors
+    assert method.state_dict() == {}
+    assert wanted == method.penalty(run)
+
+
 def test_a_weight_of_zeros_has_a_finite_gradient(run_on: RunOn) -> None:
     model = nn.Sequential(nn.Linear(4, 3))
     nn.init.zeros_(model[0].weight)

@@ -9,6 +9,7 @@ from replastic import networks
 from replastic.errors import UserError
 from replastic.networks.convnet import ConvNet
 from replastic.networks.mlp import Mlp
+from replastic.weights.redraw import redraw
 
 
 def count(module):
@@ -50,6 +51,15 @@ def test_every_network_is_drawn_from_its_seed_alone(name):
     networks.build(network, shape, 10, seed=3)
     assert torch.equal(state, torch.get_rng_state())
     assert first(torch.zeros(2, *shape)).shape == (2, 10)
+
+
+def test_building_a_network_leaves_the_generators_of_gpus_alone(monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    model = networks.build(Mlp(), (1, 8, 8), 10, seed=3)
+    again = redraw(model, seed=3)
+    assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
+    assert seeded == []
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import io
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from replastic.errors import UserError
 from replastic.optim import MuonAdam
 from replastic.weights.optimizer_state import OptimizerState
 
@@ -42,17 +45,17 @@ def test_it_steps_as_torchs_two_do_on_plain_matrices(layout: torch.memory_format
         gradients = [drawn(*p.shape, seed=10 * number + i) for i, p in enumerate((*matrices, *others))]
         for parameter, gradient in zip((*matrices, *others), gradients, strict=True):
             parameter.grad = gradient.clone()
-        for copy, gradient in zip((*plain, *beside), gradients, strict=True):
-            copy.grad = gradient.reshape(copy.shape).clone()
+        for twin, gradient in zip((*plain, *beside), gradients, strict=True):
+            twin.grad = gradient.reshape(twin.shape).clone()
         joint.step()
         muon.step()
         adam.step()
-    for parameter, copy in zip(matrices, plain, strict=True):
+    for parameter, twin in zip(matrices, plain, strict=True):
         # torch orthogonalises in bfloat16; the order of a kernel's columns in memory changes its rounding.
         close = {"rtol": 0.0, "atol": 0.0 if parameter.is_contiguous() else 2e-3}
-        torch.testing.assert_close(parameter.detach().flatten(1), copy.detach(), **close)
-    for parameter, copy in zip(others, beside, strict=True):
-        torch.testing.assert_close(parameter.detach(), copy.detach(), rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(parameter.detach().flatten(1), twin.detach(), **close)
+    for parameter, twin in zip(others, beside, strict=True):
+        torch.testing.assert_close(parameter.detach(), twin.detach(), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -106,6 +109,54 @@ def test_state_dict_and_state_by_parameter_take_over() -> None:
         assert all(torch.equal(a, b) for a, b in zip(whole, parted, strict=True))
     whole, parted = interrupted(lambda old, new: None)
     assert not torch.equal(whole[0], parted[0])
+
+
+def saved_and_loaded(optimizer: MuonAdam) -> MuonAdam:
+    file = io.BytesIO()
+    torch.save(optimizer, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, saved_and_loaded])
+def test_a_copy_goes_on_by_itself(copied: Callable[[MuonAdam], MuonAdam]) -> None:
+    matrices, others = parameters(torch.contiguous_format)
+    joint = MuonAdam(matrices, others, momentum=0.8, adam_lr=2e-3)
+    step(joint, [*matrices, *others], 0)
+    again = copied(joint)
+    twins = [p for group in reversed(again.param_groups) for p in group["params"]]
+    before = [p.detach().clone() for p in twins]
+    step(joint, [*matrices, *others], 1)
+    assert all(torch.equal(a, b) for a, b in zip(twins, before, strict=True))
+    step(again, twins, 1)
+    assert all(torch.equal(a, b) for a, b in zip(twins, [*matrices, *others], strict=True))
+
+
+@pytest.mark.parametrize("copied", [lambda optimizer: optimizer, copy.deepcopy])
+def test_added_parameters_are_adams_unless_the_group_says_otherwise(copied: Callable[[MuonAdam], MuonAdam]) -> None:
+    kernel, bias, added = (nn.Parameter(drawn(*shape)) for shape in ((4, 4), (4,), (3, 2)))
+    whole = [nn.Parameter(p.detach().clone()) for p in (kernel, bias, added)]
+    joint = copied(MuonAdam([kernel], [], lr=0.02, momentum=0.8, adam_lr=2e-3, betas=(0.8, 0.9)))
+    (kernel,) = joint.param_groups[0]["params"]
+    joint.add_param_group({"params": [bias]})
+    joint.add_param_group({"params": iter([added]), "muon": True, "lr": 0.5})
+    oracle = MuonAdam([whole[0], whole[2]], [whole[1]], lr=0.02, momentum=0.8, adam_lr=2e-3, betas=(0.8, 0.9))
+    assert [group["lr"] for group in joint.param_groups] == [0.02, 2e-3, 0.5]
+    joint.param_groups[2]["lr"] = 0.02
+    for number in range(2):
+        step(joint, [kernel, bias, added], number)
+        step(oracle, whole, number)
+    for parameter, wanted in zip((kernel, bias, added), whole, strict=True):
+        assert torch.equal(parameter, wanted)
+
+
+def test_what_cannot_be_added_is_refused() -> None:
+    joint = MuonAdam([nn.Parameter(drawn(3, 3))], [])
+    with pytest.raises(UserError, match=r"two axes or more, got one of shape \(5,\)"):
+        joint.add_param_group({"params": nn.Parameter(drawn(5)), "muon": True})
+    assert len(joint.param_groups) == 1
+    with pytest.raises(ValueError, match="some parameters appear in more than one parameter group"):
+        joint.add_param_group({"params": joint.param_groups[0]["params"]})
 
 
 def test_the_writer_drops_and_clears_its_state() -> None:

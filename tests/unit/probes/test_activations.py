@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -72,6 +74,22 @@ def test_units_are_found_by_the_layer_before(layer: nn.Module, shape: tuple[int,
     (features,) = seen(model, torch.randn(shape)).values()
     assert features.shape[1] == units
     assert features.numel() == model(torch.randn(shape)).numel()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.ReLU6),
+        *(nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softplus, nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.Softsign),
+        *(nn.Hardshrink, nn.Softshrink, nn.Tanhshrink, lambda: nn.Threshold(0.1, 0.0)),
+    ],
+)
+def test_every_activation_function_of_torch_counts(kind: Callable[[], nn.Module]) -> None:
+    model, x = nn.Sequential(nn.Linear(2, 3), kind()), torch.randn(4, 2)
+    found = seen(model, x)
+    assert list(found) == ["1"]
+    model.eval()
+    assert torch.equal(found["1"], model(x).detach())
 
 
 def test_names_start_afresh_in_every_pass() -> None:

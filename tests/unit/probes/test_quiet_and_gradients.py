@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from replastic.probes import gradients, undisturbed
+from replastic.probes.quiet import seed_global
 
 
 @pytest.fixture
@@ -48,6 +49,15 @@ def test_nothing_is_left_behind(model: nn.Sequential, training: bool | None, fai
     assert model[1].running_mean is statistics
 
 
+def test_seeding_reaches_the_named_devices_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = tuple(torch.Generator().manual_seed(1) for _ in range(3))
+    monkeypatch.setattr(torch.cuda, "default_generators", gpus)
+    with torch.random.fork_rng(devices=[]):
+        seed_global(7, [2])
+        assert torch.initial_seed() == 7
+    assert [g.initial_seed() for g in gpus] == [1, 1, 7]
+
+
 def test_gradients_of_each_batch(model: nn.Sequential) -> None:
     model[0].bias.requires_grad_(False)
     model[4].bias.grad = torch.ones(2)
@@ -78,3 +88,19 @@ def test_a_parameter_without_part_in_the_loss_has_gradient_zero() -> None:
     (found,) = gradients(model, [torch.randn(3, 2)], lambda m, b: m["used"](b).sum())
     assert not found["idle.weight"].any()
     assert found["used.bias"].any()
+
+
+def test_a_seed_decides_what_dropout_draws(model: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_device_of_the_model(seed: int) -> None:
+        raise AssertionError("the generators of devices that the model is not on were seeded")
+
+    batches = [torch.randn(8, 4) for _ in range(2)]
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", no_device_of_the_model)
+    found = []
+    for seed in (1, 1, 2):
+        torch.default_generator.manual_seed(len(found))
+        before = snapshot(model)
+        found.append([g["4.weight"] for g in gradients(model, batches, loss_fn, seed=seed)])
+        assert snapshot(model) == before
+    assert all(torch.equal(a, b) for a, b in zip(found[0], found[1], strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(found[0], found[2], strict=True))

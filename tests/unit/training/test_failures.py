@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from replastic import methods
 from replastic.errors import UserError
 from replastic.methods import Method
 from replastic.records import RunDirectory
 from replastic.training import Trainer, loop, train
 from replastic.training.failures import DivergedError, memory_in_words
+from replastic.weights.change import Change, Proposal
 
 
 class Poison(Method):
@@ -48,6 +50,29 @@ def test_weights_that_break_at_the_last_update_before_an_evaluation_are_not_save
     assert len(RunDirectory(tmp_path).records()) == 1
     state = load_file(tmp_path / "state" / "state.safetensors")
     assert all(value.isfinite().all() for value in state.values())
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e38])
+@pytest.mark.parametrize(
+    "spec", ["nap:every=1", "hare_tortoise:every=1", "cbp:replacement_rate=0.5,maturity_threshold=1"]
+)
+def test_a_method_that_cannot_write_because_training_broke_is_no_wrong_input(spec, rate, protocol, splits, tmp_path):
+    protocol = replace(protocol, trainer=replace(protocol.trainer, learning_rate=rate, clip_norm=0.0))
+    said = r"became (nan|inf|NaN or infinite) at update \d \(phase 0, update \d of 12\); a smaller --learning-rate may"
+    with pytest.raises(DivergedError, match=said):
+        train(protocol, splits, methods.from_spec(spec), 0, RunDirectory(tmp_path))
+
+
+class Wrong(Method):
+    """Proposes what cannot be written, from healthy weights."""
+
+    def after_step(self, run):
+        return Change(proposals=[Proposal("head.bias", torch.full((10,), math.nan))])
+
+
+def test_a_method_that_proposes_nonsense_is_named_as_such(protocol, splits, tmp_path):
+    with pytest.raises(UserError, match=r"the new value of head\.bias has 10 of 10 numbers that are NaN"):
+        train(protocol, splits, Wrong(), 0, RunDirectory(tmp_path))
 
 
 def test_without_a_saved_state_none_is_promised(protocol, splits, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replastic import metrics
+from replastic import methods, metrics
 from replastic.data import Dataset
 from replastic.errors import UserError
 from replastic.records import RunDirectory
@@ -95,6 +95,17 @@ def test_training_leaves_the_callers_generator_alone(dropping, splits, tmp_path,
     other = records(dropping, splits, tmp_path / "c", base, seed=1)
     assert [r.get("metric/train_loss") for r in first] == [r.get("metric/train_loss") for r in second]
     assert [r.get("metric/train_loss") for r in first] != [r.get("metric/train_loss") for r in other]
+
+
+def test_a_run_on_the_cpu_leaves_the_generators_of_gpus_alone(dropping, splits, tmp_path, monkeypatch):
+    touched = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", touched.append)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: touched.append(device) or torch.zeros(1))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: None)
+    methods_used = methods.from_spec("redo:every=5+bn_reestimate")
+    records(dropping, splits, tmp_path, methods_used)
+    assert touched == []
 
 
 @pytest.mark.parametrize(
