@@ -11,6 +11,9 @@ from replastic.errors import UnknownNameError
 from replastic.options import split
 from replastic.training import Protocol
 
+INTERPOLATION = "interpolation:strength=0.8"
+"""As tuned in the FIRE paper for every vision setting."""
+
 
 def every_method(*also: str, **instead: str) -> tuple[str, ...]:
     """Specs of all registered methods, with `instead` of the name alone where given, and then `also`."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from replastic.benchmarks._spec import Preset, every_method
+from replastic.benchmarks._spec import INTERPOLATION, Preset, every_method
 from replastic.networks import Network
 from replastic.networks.resnet18 import ResNet18
 from replastic.networks.vgg16 import Vgg16
@@ -86,7 +86,7 @@ class Tuned:
         """
         aimed = f"targets={targets}" if targets else ""
         return {
-            "interpolation": "interpolation:strength=0.8",
+            "interpolation": INTERPOLATION,
             "dash": f"dash:alpha={self.dash[0]},min_shrink={self.dash[1]}",
             "parseval": f"parseval:strength={self.parseval}" + (f",{aimed}" if aimed else ""),
             "l2_init": f"l2_init:strength={self.l2_init}",

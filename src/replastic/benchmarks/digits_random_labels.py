@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from replastic.benchmarks._registry import register
-from replastic.benchmarks._spec import BenchmarkSpec, Preset, every_method
+from replastic.benchmarks._spec import INTERPOLATION, BenchmarkSpec, Preset, every_method
 from replastic.networks.mlp import Mlp
 from replastic.streams.random_labels import RandomLabels
 from replastic.training import Protocol, Trainer
 
-INTERPOLATION = "interpolation:strength=0.8"
-"""As tuned in the FIRE paper for every vision setting."""
 FIRE_VARIANTS = (
     "fire:solver=newton_schulz,num_iters=5",
     "fire:solver=newton_schulz,num_iters=10",

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from replastic.benchmarks._registry import register
-from replastic.benchmarks._spec import BenchmarkSpec, Preset, every_method
+from replastic.benchmarks._spec import INTERPOLATION, BenchmarkSpec, Preset, every_method
 from replastic.networks.convnet import ConvNet
 from replastic.streams.warm_start import WarmStart
 from replastic.training import Protocol, Trainer
-
-INTERPOLATION = "interpolation:strength=0.8"
-"""As tuned in the FIRE paper for every vision setting."""
 
 
 @register("digits_warm_start", reference="https://arxiv.org/abs/2602.08040")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from replastic.benchmarks import _vision
 from replastic.benchmarks._registry import register
-from replastic.benchmarks._spec import BenchmarkSpec, Preset, every_method
+from replastic.benchmarks._spec import INTERPOLATION, BenchmarkSpec, Preset, every_method
 from replastic.streams.warm_start import WarmStart
 
 SMALL = {
@@ -38,7 +38,7 @@ CURVATURE = (
     "fire:solver=exact",
     "random_isometry",
     "full_reset",
-    "interpolation:strength=0.8",
+    INTERPOLATION,
     "shrink_perturb",
     "dash:alpha=0.3,min_shrink=0.05",
     "fire+bn_reestimate",

@@ -12,7 +12,7 @@ from replastic.benchmarks import Listener, Plan
 
 
 class Watch(Listener):
-    """Says what is planned, then follows it. A context manager; writes to standard error."""
+    """Says what is planned, then follows it; when Ctrl-C ends it, how to go on. Writes to standard error."""
 
     def __init__(self, planned: Plan, *, workers: int, unit: str) -> None:
         super().__init__(progress=self._progress, ended=self._ended)
@@ -20,6 +20,7 @@ class Watch(Listener):
         self.reached: dict[str, float] = {}
         self.runs_ended = 0
         self.began = time.perf_counter()
+        self.command = planned.jobs[0].command
         jobs = (*planned.shared, *planned.todo)
         self._say(in_words(planned, workers))
         self.bar = tqdm(
@@ -33,8 +34,10 @@ class Watch(Listener):
     def __enter__(self) -> Watch:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.bar.close()
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._say(f"\nstopped; the same command goes on from here: {self.command}")
 
     def _progress(self, name: str, phases: float) -> None:
         self.bar.update(phases - self.reached.get(name, 0))

@@ -128,12 +128,8 @@ def _run(planned: Plan, jobs: int, options: Options, spec: BenchmarkSpec) -> dic
     if distributed.rank():
         return benchmarks.run(planned, workers=1)
     watch = Watch(planned, workers=jobs, unit=spec.summary["phase_label"])
-    try:
-        with watch:
-            return benchmarks.run(planned, workers=jobs, plugins=options.plugin, listener=watch)
-    except KeyboardInterrupt:
-        print(f"\nstopped; the same command goes on from here: {planned.jobs[0].command}", file=sys.stderr)
-        raise
+    with watch:
+        return benchmarks.run(planned, workers=jobs, plugins=options.plugin, listener=watch)
 
 
 def _finish(planned: Plan, options: Options, out: str, failures: dict[str, str]) -> int:

@@ -107,21 +107,17 @@ def _run(planned: Plan, jobs: int, options: Options, spec: BenchmarkSpec) -> dic
     watch = Watch(planned, workers=jobs, unit=spec.summary["phase_label"])
     if not planned.todo:
         return {}
-    try:
-        with (
-            watch,
-            ray_crew(
-                jobs=jobs,
-                folder=planned.jobs[0].folder,
-                address=options.address,
-                device=options.device,
-                plugins=options.plugin,
-            ) as crew,
-        ):
-            return benchmarks.run(planned, workers=jobs, listener=watch, crew=crew)
-    except KeyboardInterrupt:
-        print(f"\nstopped; the same command goes on from here: {planned.jobs[0].command}", file=sys.stderr)
-        raise
+    with (
+        watch,
+        ray_crew(
+            jobs=jobs,
+            folder=planned.jobs[0].folder,
+            address=options.address,
+            device=options.device,
+            plugins=options.plugin,
+        ) as crew,
+    ):
+        return benchmarks.run(planned, workers=jobs, listener=watch, crew=crew)
 
 
 def _finish(

@@ -38,6 +38,16 @@ class Stream(ABC):
     part of it, says so by what it puts in `Phase.train`.
     """
 
+    def check_counts(self, *names: str) -> None:
+        """Refuse fields below 1.
+
+        Raises:
+            UserError: Naming the first of them.
+        """
+        for name in names:
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be 1 or more, got {getattr(self, name)}")
+
     @abstractmethod
     def __len__(self) -> int:
         """Number of phases."""

@@ -31,9 +31,7 @@ class ClassIncremental(Growing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("phases", "epochs"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        self.check_counts("phases", "epochs")
 
     def __len__(self) -> int:
         """`phases`."""

@@ -29,9 +29,7 @@ class Continual(Growing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("stages", "epochs"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        self.check_counts("stages", "epochs")
 
     def __len__(self) -> int:
         """One phase per stage."""

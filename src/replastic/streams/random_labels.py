@@ -26,9 +26,7 @@ class RandomLabels(Stream):
     """Optimizer updates per task."""
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "images", "steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        self.check_counts("tasks", "images", "steps")
 
     def __len__(self) -> int:
         """One phase per task."""

@@ -28,9 +28,7 @@ class WarmStart(Growing):
         super().__post_init__()
         if not 0 < self.ratio < 1:
             raise UserError(f"ratio must lie between 0 and 1, got {self.ratio}")
-        for name in ("first_epochs", "epochs"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        self.check_counts("first_epochs", "epochs")
 
     def __len__(self) -> int:
         """Two phases."""
