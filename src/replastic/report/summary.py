@@ -169,7 +169,8 @@ def _not_finite(table: Table) -> list[str]:
 def _cautions(table: Table) -> list[str]:
     experiment = table.experiment
     compared = sum(row.difference is not None and row.difference.low is not None for row in table.rows)
-    found = []
+    short = dict.fromkeys(run.info.environment.get("shortfall") for run in experiment)
+    found = [f"Beware: {text}." for text in short if text]
     if compared >= MANY:
         found.append(
             f"{compared} intervals are shown; each of them misses the true difference in 1 of 20 experiments, so "

@@ -54,6 +54,7 @@ def _write_run(
     summary: Mapping[str, Any] | None = None,
     extra: Callable[[int], Mapping[str, float]] = lambda phase: {},
     seconds: float = 2.0,
+    environment: Mapping[str, Any] | None = None,
 ) -> RunDirectory:
     run = RunDirectory(root / method.replace(":", "-") / f"seed-{seed}")
     options = dict(pair.split("=") for pair in method.partition(":")[2].split(",") if pair)
@@ -66,7 +67,7 @@ def _write_run(
             config={**settings, "method": options},
             summary={**SUMMARY, **(summary or {})},
             command="replastic run digits_random_labels --methods base fire --seeds 3",
-            environment=ENVIRONMENT,
+            environment={**ENVIRONMENT, **(environment or {})},
         )
     )
     records: list[Record] = []

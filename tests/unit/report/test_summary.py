@@ -47,6 +47,13 @@ def test_a_negative_result_is_said_plainly(tell) -> None:
     assert "order with base is not settled" in text
 
 
+def test_a_part_of_a_data_set_is_called_one(tell) -> None:
+    runs = {"base": [0.5], "fire": [0.9]}
+    _, text = tell(runs, environment={"shortfall": "cifar100 is not the whole set here: 9 of 50,000 training images"})
+    assert text.count("Beware: cifar100 is not the whole set here: 9 of 50,000 training images.") == 1
+    assert "Beware" not in tell(runs, environment={"shortfall": ""})[1]
+
+
 def test_one_seed_settles_nothing(tell) -> None:
     _, text = tell({"base": [0.5], "fire": [0.9]})
     assert "nothing is settled: fire by +0.400" in text
