@@ -51,7 +51,7 @@ def wait_for_records(folder, count, process):
 @pytest.mark.slow
 def test_stopped_killed_and_resumed_the_numbers_are_the_same_with_any_number_of_jobs(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    settings = ["--tasks", "4", "--steps", "60", "--evaluate-every", "2", "--save-seconds", "0"]
+    settings = ["--tasks", "12", "--steps", "60", "--evaluate-every", "2", "--save-seconds", "0"]
     assert main([*SMOKE, *settings, "--out", str(whole), "--jobs", "1"]) == 0
 
     command = [*SMOKE, *settings, "--out", str(parts), "--jobs", "2"]
