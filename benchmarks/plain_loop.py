@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,9 @@ class Plain:
         self.trainer, self.device = protocol.trainer, device
         pinned = torch.device(device).type == "cuda"
         order = list(batches(images, self.trainer.batch_size, updates, seed))
-        self.loader = iter(DataLoader(files, batch_sampler=order, num_workers=workers, pin_memory=pinned))
+        self.loader: Iterator[Any] = iter(
+            DataLoader(files, batch_sampler=order, num_workers=workers, pin_memory=pinned)
+        )
         network_seed = derive(seed, "network")
         self.model = networks.build(protocol.network, images.sample_shape, images.classes, network_seed).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.trainer.learning_rate)
@@ -79,6 +82,10 @@ class Plain:
             self.schedule.step()
             losses.append(loss.detach())
         return torch.stack(losses).cpu()
+
+    def close(self) -> None:
+        """End the workers, which processes that are forked later would inherit."""
+        self.loader = iter(())
 
 
 def batches(images: Dataset, size: int, updates: int, seed: int) -> Iterator[list[int]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 import torch
@@ -79,6 +80,8 @@ def throughput(
     library = {f"library, {s}": Library(protocol, splits, s, 0, total, device) for s in settings}
     work = {n: (lambda loop=loop: loop.advance(updates)) for n, loop in {**plain, **library}.items()}
     seconds = in_turn(work, repeats, lambda: None)
+    for loop in plain.values():
+        loop.close()
     images = updates * min(protocol.trainer.batch_size, len(splits.train))
     rows = [
         Row("images a second", n, images / statistics.median(s), "/s", note=spread(s, images))
@@ -115,7 +118,8 @@ def curves(
     names = ("plain", *settings)
     losses: dict[str, list[Tensor]] = {name: [] for name in names}
     for seed in range(seeds):
-        losses["plain"].append(Plain(protocol, splits.train, files, seed, updates, device, workers).advance(updates))
+        with closing(Plain(protocol, splits.train, files, seed, updates, device, workers)) as plain:
+            losses["plain"].append(plain.advance(updates))
         for setting in settings:
             losses[setting].append(Library(protocol, splits, setting, seed, updates, device).advance(updates))
     stacked = {name: torch.stack(losses[name]).double() for name in names}
