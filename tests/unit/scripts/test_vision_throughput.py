@@ -103,12 +103,18 @@ def test_curves_report_the_paired_difference(
             assert updates == len(self.losses)
             return self.losses
 
+        def close(self) -> None:
+            closed.append(self)
+
+    closed: list[Curve] = []
+
     def library(protocol, splits, setting, seed, updates, device):
         return Curve(torch.linspace(3, 1, updates) + seed + shift[setting][seed])
 
     monkeypatch.setattr(throughput, "Plain", plain)
     monkeypatch.setattr(throughput, "Library", library)
     rows = throughput.curves(protocol, splits, **SIZES, seeds=3, updates=30, workers=0)
+    assert len(closed) == 3
     values = {(r.what, r.variant): r for r in rows}
     assert {r.what for r in rows} == {"loss, updates 1 to 25", "loss, updates 26 to 30", "loss - plain, all updates"}
     expected = torch.linspace(3, 1, 30)[25:].mean() + 1  # the mean over seeds 0, 1, 2
