@@ -76,7 +76,7 @@ def apply_(
         target_modules: Patterns that replace the recipe's choice, or ``"all-linear"``.
         exclude_modules: Patterns that are left alone whatever else says.
         include: Roles the recipe leaves alone that are to be rewritten all the same: ``head``, ``embedding``.
-        init: State dict of the model at initialisation, for methods that need it.
+        init: State dict of the model at initialisation, a copy, for methods that need it.
         fresh: Draws a new initial state dict from a seed; by default each module's `reset_parameters` does.
         batches: Data of the coming phase (an iterable, or a function that returns one), for methods that need it.
         loss_fn: ``loss_fn(model, batch)``, for methods that need it.
@@ -103,7 +103,7 @@ def apply_(
         include=include,
         model=model,
         optimizer=optimizer,
-        init=None if init is None else check_table(init, "init"),
+        init=None if init is None else _initial(init, model),
         fresh=fresh or partial(redraw, model),
         batches=None if batches is None else partial(_one_pass, batches),
         loss_fn=loss_fn,
@@ -146,6 +146,25 @@ def _probe(given: object) -> tuple[Any, LossFunction]:
     batch, loss_fn = given
     check_loss_fn(loss_fn)
     return batch, loss_fn
+
+
+def _initial(given: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+    """The initial weights, which must not be the model's own: `state_dict()` hands out those."""
+    table = check_table(given, "init")
+    for name, own in (*model.named_parameters(), *model.named_buffers()):
+        there = table.get(name)
+        if there is not None and _in_memory(there) and _in_memory(own) and there.data_ptr() == own.data_ptr():
+            raise UserError(
+                f"init holds {name} of the model itself, trained by now, and no copy from before: keep "
+                "copy.deepcopy(model.state_dict()) when the model is made"
+            )
+    return table
+
+
+def _in_memory(tensor: Tensor) -> bool:
+    """Whether it is a plain tensor whose place in memory can be asked for, and tells it from others."""
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
+    return plain and not tensor.is_meta and tensor.numel() > 0
 
 
 def _one_pass(batches: Callable[[], Iterable[Any]] | Iterable[Any]) -> Iterable[Any]:

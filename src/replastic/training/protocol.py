@@ -12,6 +12,8 @@ from replastic.networks import Network
 from replastic.streams import Phase, Stream
 
 Precision = Literal["float32", "bfloat16"]
+MOST_EVALUATIONS = 1_000_000
+"""Of one phase."""
 OptimizerPolicy = Literal["reset_all", "reset_touched", "keep"]
 
 
@@ -72,7 +74,9 @@ class Trainer:
         assert steps is not None
         every = self.evaluate_every
         last = steps * size // count if phase.epochs is None else phase.epochs - 1
-        passes = range(every, last + 1, every) if every else ()
+        passes = range(every, last + 1, every) if every else range(0)
+        if len(passes) > MOST_EVALUATIONS:
+            raise UserError(f"a phase would be evaluated {len(passes):,} times: raise evaluate_every, or train shorter")
         return steps, sorted({mark for p in passes if (mark := round(p * count / size)) < steps} | {steps})
 
 

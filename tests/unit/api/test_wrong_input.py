@@ -140,6 +140,15 @@ def test_initial_weights_that_are_not_finite(method: str) -> None:
     refused(lambda model: replastic.apply_(method, model, init=init), "the initial value of 2.weight holds NaN")
 
 
+@pytest.mark.parametrize("keep_vars", [False, True])
+def test_initial_weights_that_are_the_models_own(keep_vars: bool) -> None:
+    def alias(model: nn.Module) -> None:
+        own = model.state_dict(keep_vars=keep_vars)
+        replastic.apply_("full_reset", model, init={**copy.deepcopy(own), "2.weight": own["2.weight"]})
+
+    refused(alias, "init holds 2.weight of the model itself, .* keep copy.deepcopy")
+
+
 @pytest.mark.parametrize("method", ["full_reset", "fire:scale=init"])
 def test_initial_weights_from_before_a_lazy_layer_had_any(method: str) -> None:
     model = nn.Sequential(nn.LazyLinear(6), nn.Linear(6, 6))

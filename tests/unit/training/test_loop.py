@@ -70,6 +70,13 @@ def test_a_phase_is_evaluated_once_an_epoch_with_its_end_the_last_time(count, si
         assert len(marks) == math.ceil(epochs / every)
 
 
+def test_absurd_numbers_of_evaluations_are_refused():
+    phase = Phase(0, Dataset(torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64), 2), {}, epochs=10**12)
+    with pytest.raises(UserError, match=r"999,999,999,999 times: raise evaluate_every"):
+        Trainer(evaluate_every=1).schedule(phase)
+    assert Trainer().schedule(phase) == (10**12, [10**12])
+
+
 def greedy_draws(model, batches, loss_fn, *, generator):
     """Draws from the global generator and from its own."""
     torch.rand(7)
