@@ -53,7 +53,7 @@ def test_what_is_given_goes_before_the_preset() -> None:
 
 @pytest.mark.parametrize("read", [data.from_spec, on_preset])
 def test_a_value_with_a_comma(read: Callable[[str], object]) -> None:
-    spec = "cifar10:source=/tmp/im/com,ma"
+    spec = "cifar10:source=photos/com,ma"
     with pytest.raises(UserError) as caught:
         read(spec)
     assert str(caught.value) == (

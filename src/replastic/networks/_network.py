@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import nn
+
+from replastic.seeds import drawing_from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,5 @@ class Network(ABC):
 
 def build(network: Network, sample_shape: Sequence[int], classes: int, seed: int) -> nn.Module:
     """The module on the CPU with weights drawn from `seed`; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with drawing_from(seed):
         return network.module(sample_shape, classes)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
 from torch import nn
+
+from replastic.seeds import drawing_from
 
 _PROBED: ContextVar[frozenset[int]] = ContextVar("_PROBED", default=frozenset())
 """Identities of the models that are inside an `undisturbed` block."""
@@ -38,10 +40,7 @@ def undisturbed(model: nn.Module, *, training: bool | None = False, seed: int | 
         for module in model.modules()
         for name, value in module._buffers.items()
     ]
-    devices = cuda_devices(model)
-    with torch.random.fork_rng(devices=devices):
-        if seed is not None:
-            seed_global(seed, devices)
+    with drawing_from(seed, model):
         token = _PROBED.set(_PROBED.get() | {id(model)})
         try:
             if training is not None:
@@ -56,18 +55,3 @@ def undisturbed(model: nn.Module, *, training: bool | None = False, seed: int | 
                     module._buffers[name] = value
                     if value is not None and content is not None:
                         value.copy_(content)
-
-
-def seed_global(seed: int, devices: Iterable[int]) -> None:
-    """Seed the global generators of the CPU and of some CUDA devices.
-
-    As `torch.manual_seed`, which would seed the generators of all other devices, too.
-    """
-    torch.default_generator.manual_seed(seed)
-    for device in devices:
-        torch.cuda.default_generators[device].manual_seed(seed)
-
-
-def cuda_devices(model: nn.Module) -> list[int]:
-    """Indices of the CUDA devices that hold parameters of a model, ascending; of them, and no others, it draws."""
-    return sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})

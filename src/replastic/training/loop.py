@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from replastic.data import Splits
 from replastic.errors import UserError
 from replastic.methods import Method
-from replastic.probes.quiet import cuda_devices, seed_global
 from replastic.records import RunDirectory
-from replastic.seeds import derive
+from replastic.seeds import derive, drawing_from
 from replastic.streams import Phase
 from replastic.training import boundary, diagnostics, distributed, evaluate, resume, supervised
 from replastic.training.failures import DivergedError, memory_in_words
@@ -120,10 +119,9 @@ def _segment(session: Session, phase: Phase, last: int, steps: int, log: resume.
     )
     found: list[Tensor] = []
     refused: UserError | None = None
-    devices = cuda_devices(session.model)
-    with torch.random.fork_rng(devices=devices):
-        # Processes that share a batch draw for different samples, so each has a seed of its own.
-        seed_global(derive(session.seed, "training", phase.index, first, distributed.rank()), devices)
+    # Processes that share a batch draw for different samples, so each has a seed of its own.
+    seed = derive(session.seed, "training", phase.index, first, distributed.rank())
+    with drawing_from(seed, session.model):
         session.model.train()
         for step, batch in zip(range(first, last), batches, strict=True):
             try:

@@ -25,6 +25,7 @@ from replastic.errors import UserError
 from replastic.records import Record, RunDirectory, make_folder
 from replastic.training import boundary, distributed
 from replastic.training.session import Position, Session
+from replastic.weights.naming import RUN_STATE
 
 NAME = "state.safetensors"
 _WORTH = 20
@@ -75,7 +76,7 @@ def save(session: Session, log: Log) -> None:
         return
     began = time.perf_counter()
     tensors, scalars = _optimizer_state(session)
-    tensors |= {f"model/{name}": value for name, value in session.model.state_dict().items()}
+    tensors |= {f"{RUN_STATE}{name}": value for name, value in session.model.state_dict().items()}
     if session.method_is_on:
         tensors |= {f"method/{name}": value for name, value in session.method.state_dict().items()}
     rest = {
@@ -180,7 +181,7 @@ def _load(session: Session, rest: Mapping[str, Any], tensors: Mapping[str, Tenso
                 session.apply(change, "keep")
     session.position = position
     session.run.phase, session.run.step = position.phase, position.step
-    session.model.load_state_dict(_under("model/", tensors))
+    session.model.load_state_dict(_under(RUN_STATE, tensors))
     session.renew_optimizer()
     states: dict[int, dict[str, Any]] = {}
     for name, value in {**_under("optimizer/", tensors), **rest["optimizer"]}.items():

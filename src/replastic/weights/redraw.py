@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 from replastic.errors import UserError
+from replastic.seeds import drawing_from
 
 
 def redraw(model: nn.Module, seed: int) -> dict[str, Tensor]:
@@ -26,11 +26,7 @@ def redraw(model: nn.Module, seed: int) -> dict[str, Tensor]:
         UserError: A module holds parameters and has no `reset_parameters`; the message names it.
     """
     duplicate = copy.deepcopy(model)
-    devices = sorted({p.device.index or 0 for p in duplicate.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)
-        for device in devices:
-            torch.cuda.default_generators[device].manual_seed(seed)
+    with drawing_from(seed, duplicate):
         for name, module in _inside_out("", duplicate, set()):
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
             if callable(reset):

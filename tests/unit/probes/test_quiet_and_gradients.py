@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from replastic.probes import gradients, undisturbed
-from replastic.probes.quiet import seed_global
+from replastic.seeds import seed_global
 
 
 @pytest.fixture
