@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from replastic.errors import UserError
 from replastic.probes import undisturbed
 from replastic.probes.activations import ACTIVATIONS, Watcher
+from replastic.weights.module_store import NORMS
 
-NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 _SUMS = frozenset(("add", "add_", "__add__", "__radd__", "__iadd__"))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from replastic.errors import UserError
 from replastic.methods._interface import Method, Need, Run, option
+from replastic.methods._parts import working_dtype
 from replastic.methods._plan import choose
 from replastic.methods._registry import register
 from replastic.weights.change import Change, Proposal, UnitReset
@@ -58,7 +59,9 @@ class HareTortoise(Method):
         self._known = {name: e.name for e in entries for name in (e.name, *e.aliases)}
         self._hare = {e.name: store.tensor(e.name) for e in entries}
         self._buffers = frozenset(name for name, tensor in self._hare.items() if not tensor.requires_grad)
-        self._tortoise = {name: tensor.detach().to(_wide(tensor), copy=True) for name, tensor in self._hare.items()}
+        self._tortoise = {
+            name: tensor.detach().to(working_dtype(tensor), copy=True) for name, tensor in self._hare.items()
+        }
 
     @torch.no_grad()
     def after_step(self, run: Run) -> Change | None:
@@ -91,8 +94,3 @@ class HareTortoise(Method):
     def close(self) -> None:
         """Let go of the model."""
         self._hare, self._tortoise = {}, {}
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    """float64 for float64 weights, float32 for all others: an average in bfloat16 would not move."""
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32

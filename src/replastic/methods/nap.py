@@ -13,11 +13,12 @@ from torch.nn import functional
 from replastic.errors import UserError
 from replastic.methods._initial import Initial
 from replastic.methods._interface import Method, Need, Run, option
-from replastic.methods._nonlinearities import NORMS, Place, unnormalised
+from replastic.methods._nonlinearities import Place, unnormalised
 from replastic.methods._plan import TARGETS_HELP, aimed_matrices, check_targets
 from replastic.methods._registry import register
 from replastic.weights.change import Change, Proposal
 from replastic.weights.entries import LiveStore
+from replastic.weights.module_store import NORMS
 
 
 @register("nap", reference="https://arxiv.org/abs/2407.01800")

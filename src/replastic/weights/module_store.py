@@ -18,7 +18,8 @@ from replastic.weights.naming import MATRIX_ROLES, role_of, strip_prefixes
 from replastic.weights.staging import Stage, open_stage
 from replastic.weights.views import view_of
 
-_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
+"""Modules that normalise activations."""
 _TABLES = (nn.Embedding, nn.EmbeddingBag)
 
 
@@ -232,7 +233,7 @@ def _role(name: str, place: _Place, tensor: Tensor) -> str:
         return "other"
     if isinstance(module, _TABLES):
         return "embedding"
-    if isinstance(module, _NORMS):
+    if isinstance(module, NORMS):
         return "norm"
     return role_of(name, tensor.shape)
 
