@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from replastic.methods._registry import REGISTRY as METHODS
-from replastic.metrics._registry import REGISTRY as METRICS
+from replastic.interventions.method import REGISTRY as METHODS
+from replastic.metrics._metric import REGISTRY as METRICS
 
 DATA = Path(os.environ.get("REPLASTIC_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 

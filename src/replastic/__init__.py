@@ -3,6 +3,7 @@
     outcome = replastic.fire_(model, optimizer=optimizer)        in place, between two phases of training
     outcome.undo_()
     replastic.apply_("interpolation", model, init=state0, strength=0.8)
+    with replastic.during("redo", model, optimizer, ...) as method:   in your own training loop
     print(replastic.diagnose(model, batch, loss_fn))             numbers, and a verdict in words
     replastic.rewrite("model/", "out/")                          checkpoints on disk
     print(replastic.inspect("model.safetensors"))
@@ -20,12 +21,15 @@ if TYPE_CHECKING:
     from replastic.api.diagnose import Diagnosis, diagnose
     from replastic.api.diagnosis import WeightReport
     from replastic.api.live import apply_, fire_
+    from replastic.api.loop import during
     from replastic.errors import UserError
+    from replastic.interventions.attached import Attached
     from replastic.registry import load_plugin
     from replastic.weights.outcome import Outcome
     from replastic.weights.recipe import Recipe, Rule
 
 _HOMES = {
+    "Attached": "interventions.attached",
     "Diagnosis": "api.diagnose",
     "Outcome": "weights.outcome",
     "Recipe": "weights.recipe",
@@ -34,6 +38,7 @@ _HOMES = {
     "WeightReport": "api.diagnosis",
     "apply_": "api.live",
     "diagnose": "api.diagnose",
+    "during": "api.loop",
     "fire_": "api.live",
     "inspect": "api.checkpoints",
     "load_plugin": "registry",
@@ -41,6 +46,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Attached",
     "Diagnosis",
     "Outcome",
     "Recipe",
@@ -50,6 +56,7 @@ __all__ = [
     "__version__",
     "apply_",
     "diagnose",
+    "during",
     "fire_",
     "inspect",
     "load_plugin",

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from replastic.errors import UnknownNameError, UserError
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,17 @@ class Registry(Generic[T]):
         self.package = package
         self._entries: dict[str, Entry[T]] = {}
 
-    def register(self, name: str, *, reference: str = "") -> Callable[[T], T]:
-        """Decorate a class or function to make it known as `name`; see `add`."""
+    def register(self, name: str, *, reference: str = "") -> Callable[[C], C]:
+        """Decorate a class or function to make it known as `name`; see `add`.
 
-        def decorate(target: T) -> T:
-            self.add(name, target, described=target, reference=reference)
+        A class that has an attribute `name` is told its own.
+        """
+
+        def decorate(target: C) -> C:
+            known: Any = target
+            self.add(name, known, described=target, reference=reference)
+            if isinstance(target, type) and hasattr(target, "name"):
+                known.name = name
             return target
 
         return decorate

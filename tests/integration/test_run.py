@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from replastic import benchmarks
+from replastic import benchmarks, experiments
 from replastic.cli import main
 from replastic.records import RunDirectory, find_runs
 
@@ -177,7 +177,7 @@ def test_wrong_input_ends_in_one_sentence(arguments, words, tmp_path, capsys, mo
 def test_a_folder_with_other_settings_or_another_benchmark_is_refused(tmp_path, capsys):
     spec = benchmarks.get("digits_random_labels")()
     protocol = spec.presets["smoke"].protocol
-    (job, *_) = benchmarks.plan(spec, protocol, ["fire"], [0], tmp_path).jobs
+    (job, *_) = experiments.plan(spec, protocol, ["fire"], [0], tmp_path).jobs
     job.directory.create(job.info())
     before = sorted(tmp_path.rglob("*"))
     for arguments, words in (
@@ -194,7 +194,7 @@ def test_a_folder_with_other_settings_or_another_benchmark_is_refused(tmp_path, 
 def finished(folder, **measures):
     """A plan of one run that has finished, with one record of its first phase."""
     spec = benchmarks.get("digits_random_labels")()
-    planned = benchmarks.plan(spec, spec.presets["smoke"].protocol, ["base"], [0], folder)
+    planned = experiments.plan(spec, spec.presets["smoke"].protocol, ["base"], [0], folder)
     (job,) = planned.jobs
     job.directory.create(job.info())
     job.directory.append({"phase": 0, "step": 10, "event": "phase_end", "seconds": 1.0, **measures})
@@ -266,7 +266,7 @@ def test_presets_of_one_protocol_share_a_folder_and_the_data_name_it(tmp_path, c
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("REPLASTIC_DATA", str(shared_data))
     made = []
-    monkeypatch.setattr("replastic.benchmarks.plan", lambda *a, **k: made.append(str(a[4])) or sys.exit(0))
+    monkeypatch.setattr("replastic.experiments.plan", lambda *a, **k: made.append(str(a[4])) or sys.exit(0))
     for arguments in (["--preset", "small"], ["--preset", "ablation"], ["--data", "cifar100:test=200"]):
         with pytest.raises(SystemExit):
             main(["run", "vision_warm_start", *arguments])
@@ -305,7 +305,7 @@ def test_from_the_start_a_penalty_is_on_in_the_first_phase_and_the_table_says_so
 
 @pytest.mark.slow
 def test_a_probe_chooses_the_settings_of_speed_once_and_the_folder_keeps_them(tmp_path, monkeypatch, capsys):
-    from replastic.benchmarks import _speed
+    from replastic.experiments import speed as _speed
 
     command = [*SMOKE, "--methods", "base", "--speed", "auto", "--out", str(tmp_path)]
     probed = []
@@ -329,7 +329,7 @@ def test_a_probe_chooses_the_settings_of_speed_once_and_the_folder_keeps_them(tm
 
 @pytest.mark.slow
 def test_a_real_probe_settles_on_what_training_takes(tmp_path):
-    from replastic.benchmarks._speed import FIELDS, settle
+    from replastic.experiments.speed import FIELDS, settle
 
     protocol = benchmarks.get("digits_warm_start")().presets["smoke"].protocol
     settled, choice = settle(protocol, tmp_path, "cpu")
@@ -376,7 +376,7 @@ def test_an_output_that_cannot_be_written_says_so(tmp_path, capsys):
 
 
 def test_two_processes_cannot_write_the_same_folder(tmp_path, capsys):
-    from replastic.benchmarks._experiment import alone
+    from replastic.experiments.experiment import alone
 
     with alone(tmp_path):
         assert main([*SMOKE, "--out", str(tmp_path)]) == 2

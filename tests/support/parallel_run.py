@@ -13,9 +13,10 @@ from replastic.networks import Network
 from replastic.networks.convnet import ConvNet
 from replastic.networks.resnet18 import ResNet18
 from replastic.networks.vit_tiny import VitTiny
+from replastic.parallel import distributed
 from replastic.records import RunDirectory
 from replastic.streams.warm_start import WarmStart
-from replastic.training import Protocol, Trainer, distributed, train
+from replastic.training import Protocol, Trainer, train
 from replastic.weights.change import Change, Proposal
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from replastic import __version__
 from replastic.cli import commands, main
-from replastic.training.distributed import LostProcessError
+from replastic.parallel.distributed import LostProcessError
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])

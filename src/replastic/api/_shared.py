@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from inspect import Parameter, signature
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from replastic import methods, recipes
 from replastic.errors import UserError, did_you_mean, near_misses
+from replastic.interventions.attached import Attached, as_passes
 from replastic.options import name_of, pieces, read
-from replastic.weights.change import Change
+from replastic.probes import check_loss_fn
+from replastic.weights.module_store import ModuleStore
 from replastic.weights.recipe import Recipe
+from replastic.weights.redraw import redraw
+from replastic.weights.tables import check_table
+
+LossFunction = Callable[[nn.Module, Any], Tensor]
+"""loss_fn(model, batch) -> mean loss, a scalar tensor."""
 
 
 def as_model(model: object) -> nn.Module:
@@ -72,19 +79,24 @@ def method_class(spec: str) -> type[methods.Method]:
     return methods.get(name_of(spec))
 
 
-def as_method(method: str | methods.Method, options: Mapping[str, Any], call: Callable[..., Any]) -> methods.Method:
+def as_method(
+    method: str | methods.Method, options: Mapping[str, Any], call: Callable[..., Any], *, several: bool = False
+) -> methods.Method:
     """The method itself, or the one a name or spec describes, with these hyperparameters.
 
     Args:
         method: What the caller gave.
         options: Keyword arguments that the call itself does not know.
         call: The function called, as one of its own arguments may be what was meant.
+        several: Whether a spec may join several methods.
 
     Raises:
         UserError: Unknown name or option, an option that the spec gives too, options beside a method object, or
             several methods in one.
     """
-    if isinstance(method, str):
+    if isinstance(method, str) and several and len(pieces(method)) > 1:
+        method = methods.from_spec(method, **options)
+    elif isinstance(method, str):
         kind = method_class(method)
         arguments = [name for name, p in signature(call).parameters.items() if p.kind is Parameter.KEYWORD_ONLY]
         for option in options.keys() - {f.name for f in fields(kind)}:
@@ -99,7 +111,8 @@ def as_method(method: str | methods.Method, options: Mapping[str, Any], call: Ca
         raise UserError(f"method must be a name such as 'fire', or a method object (methods.from_spec), got {method!r}")
     if options:
         raise UserError(f"options {', '.join(options)} have no effect on a method object: set its fields instead")
-    _refuse_several(method)
+    if not several:
+        _refuse_several(method)
     return method
 
 
@@ -108,30 +121,91 @@ def _refuse_several(method: methods.Method) -> None:
         raise UserError(f"{methods.spec_of(method)} is for training runs; here apply its parts one after the other")
 
 
-@contextmanager
-def proposed(method: methods.Method, run: methods.Run) -> Iterator[Change]:
-    """What the method proposes for this run, to be written inside the `with` block.
+def boundary_method(method: methods.Method) -> methods.Method:
+    """The method itself.
 
     Raises:
-        UserError: Something the method needs is missing, or it does not act between phases.
+        UserError: It does not act between phases.
     """
-    if type(method).on_boundary is methods.Method.on_boundary:
+    if not method.acts_between_phases:
         raise UserError(
-            f"{methods.spec_of(method)} acts during training, not between phases: try it with replastic run"
+            f"{methods.spec_of(method)} acts during training, not between phases: use replastic.during in your loop"
         )
-    if isinstance(run.seed, bool) or not isinstance(run.seed, Integral):
-        raise UserError(f"seed must be a whole number, got {run.seed!r}")
-    methods.check_needs(method, run)
-    try:
-        method.setup(run)
-        yield method.on_boundary(run) or Change()
-    finally:
-        method.close()
+    return method
 
 
-def without_effect(method: methods.Method, run: methods.Run, given: Mapping[methods.Need, object]) -> tuple[str, ...]:
+def check_seed(seed: object) -> int:
+    """The seed itself.
+
+    Raises:
+        UserError: It is no whole number.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise UserError(f"seed must be a whole number, got {seed!r}")
+    return int(seed)
+
+
+def without_effect(attached: Attached, **given: object) -> tuple[str, ...]:
     """Notes on what was given although neither the method nor the recipe's rules use it."""
-    names = {"loss": "loss_fn"}
-    used = methods.used(method, run)
-    idle = [names.get(need, need) for need, value in given.items() if value is not None and need not in used]
-    return (f"without effect on {method.name}: {', '.join(idle)}",) if idle else ()
+    idle = attached.unused(given)
+    return (f"without effect on {attached.method.name}: {', '.join(idle)}",) if idle else ()
+
+
+def live_run(
+    model: nn.Module,
+    *,
+    recipe: str | Path | Recipe,
+    target_modules: str | Sequence[str] | None,
+    exclude_modules: Sequence[str],
+    include: Sequence[str],
+    init: Mapping[str, Tensor] | None,
+    fresh: Callable[[int], Mapping[str, Tensor]] | None,
+    batches: Callable[[], Iterable[Any]] | Iterable[Any] | None,
+    loss_fn: LossFunction | None,
+    seed: int,
+    phase: int = -1,
+) -> methods.Run:
+    """What a method may see of a live model, from the arguments of a public call.
+
+    Raises:
+        UserError: One of them is not what it should be.
+    """
+    if fresh is not None and not callable(fresh):
+        raise UserError(f"fresh must be a function from a seed to a state dict, got {type(fresh).__name__}")
+    if loss_fn is not None:
+        check_loss_fn(loss_fn)
+    given, count = (None, 0) if batches is None else as_passes(batches)
+    return methods.Run(
+        store=ModuleStore(as_model(model)),
+        recipe=as_recipe(recipe),
+        target_modules=target_modules,
+        exclude_modules=exclude_modules,
+        include=include,
+        model=model,
+        init=None if init is None else _initial(init, model),
+        fresh=fresh or partial(redraw, model),
+        batches=given,
+        loss_fn=loss_fn,
+        seed=check_seed(seed),
+        phase=phase,
+        pass_steps=count,
+    )
+
+
+def _initial(given: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+    """The initial weights, which must not be the model's own: `state_dict()` hands out those."""
+    table = check_table(given, "init")
+    for name, own in (*model.named_parameters(), *model.named_buffers()):
+        there = table.get(name)
+        if there is not None and _in_memory(there) and _in_memory(own) and there.data_ptr() == own.data_ptr():
+            raise UserError(
+                f"init holds {name} of the model itself, trained by now, and no copy from before: keep "
+                "copy.deepcopy(model.state_dict()) when the model is made"
+            )
+    return table
+
+
+def _in_memory(tensor: Tensor) -> bool:
+    """Whether it is a plain tensor whose place in memory can be asked for, and tells it from others."""
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
+    return plain and not tensor.is_meta and tensor.numel() > 0

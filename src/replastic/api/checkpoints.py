@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from replastic import methods
-from replastic.api._shared import as_method, as_recipe, check_flags, proposed, without_effect
+from replastic.api._shared import as_method, as_recipe, boundary_method, check_flags, check_seed, without_effect
 from replastic.api.diagnosis import WeightReport, weight_report
 from replastic.errors import UserError
+from replastic.interventions.attached import Attached, Progress
 from replastic.weights.checkpoint import CheckpointStore, LazyWeights
 from replastic.weights.outcome import Outcome
 from replastic.weights.recipe import Recipe
-from replastic.weights.writer import write
-
-Progress = Callable[[Any], Iterable[Any]]
-"""Wraps what is read one by one, such as `tqdm`."""
 
 
 def inspect(
@@ -97,7 +94,7 @@ def rewrite(
     Raises:
         UserError: Wrong input, or a method that needs more than files can give (a live model, data, a loss).
     """
-    chosen = as_method(method, options, rewrite)
+    chosen = boundary_method(as_method(method, options, rewrite))
     check_flags(dry_run=dry_run, overwrite=overwrite)
     if not callable(progress):
         raise UserError(f"progress must be a function that wraps an iterable, such as tqdm, got {progress!r}")
@@ -111,9 +108,11 @@ def rewrite(
         exclude_modules=exclude_modules,
         include=include,
         init=None if init is None else LazyWeights(CheckpointStore(init)),
-        seed=seed,
+        seed=check_seed(seed),
+        phase=-1,
     )
-    with proposed(chosen, run) as change:
-        idle = without_effect(chosen, run, {"init": init})
-        outcome = write(store, replace(change, proposals=progress(change.proposals)), dry_run=dry_run)
+    with Attached(chosen, run) as attached:
+        attached.begin()
+        idle = without_effect(attached, init=init)
+        (outcome,) = attached.cross(dry_run=dry_run, progress=progress)
     return replace(outcome, notes=(*store.notes, *idle))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,18 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from replastic import methods
-from replastic.api._shared import as_method, as_model, as_recipe, check_flags, proposed, without_effect
+from replastic.api._shared import LossFunction, as_method, boundary_method, check_flags, live_run, without_effect
 from replastic.errors import UserError
+from replastic.interventions.attached import Attached
 from replastic.probes import check_loss_fn, loss_on, undisturbed
-from replastic.weights.module_store import ModuleStore
-from replastic.weights.outcome import Outcome
+from replastic.weights.optimizer_state import Optimizers, by_name
+from replastic.weights.outcome import Outcome, Undo
 from replastic.weights.recipe import Recipe
-from replastic.weights.redraw import redraw
-from replastic.weights.tables import check_table
-from replastic.weights.writer import write
-
-LossFunction = Callable[[nn.Module, Any], Tensor]
-"""loss_fn(model, batch) -> mean loss, a scalar tensor."""
 
 
 def fire_(model: nn.Module, **arguments: Any) -> Outcome:
@@ -44,7 +38,7 @@ def apply_(
     method: str | methods.Method,
     model: nn.Module,
     *,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: Optimizers = None,
     policy: Literal["reset_touched", "keep", "reset_all"] = "reset_touched",
     followers: Mapping[str, nn.Module | Mapping[str, Tensor]] | None = None,
     recipe: str | Path | Recipe = "default",
@@ -89,38 +83,26 @@ def apply_(
     Raises:
         UserError: Wrong input; the model is unchanged.
     """
-    chosen = as_method(method, options, apply_)
+    chosen = boundary_method(as_method(method, options, apply_))
     check_flags(dry_run=dry_run)
-    if fresh is not None and not callable(fresh):
-        raise UserError(f"fresh must be a function from a seed to a state dict, got {type(fresh).__name__}")
-    if loss_fn is not None:
-        check_loss_fn(loss_fn)
-    run = methods.Run(
-        store=ModuleStore(as_model(model)),
-        recipe=as_recipe(recipe),
+    run = live_run(
+        model,
+        recipe=recipe,
         target_modules=target_modules,
         exclude_modules=exclude_modules,
         include=include,
-        model=model,
-        optimizer=optimizer,
-        init=None if init is None else _initial(init, model),
-        fresh=fresh or partial(redraw, model),
-        batches=None if batches is None else partial(_one_pass, batches),
+        init=init,
+        fresh=fresh,
+        batches=batches,
         loss_fn=loss_fn,
         seed=seed,
     )
     before = None if probe is None else probe_loss(model, *_probe(probe))
-    with proposed(chosen, run) as change:
-        idle = without_effect(chosen, run, {"init": init, "fresh": fresh, "batches": batches, "loss": loss_fn})
-        outcome = write(
-            run.store,
-            change,
-            optimizer=optimizer,
-            policy=policy,
-            followers=followers,
-            dry_run=dry_run,
-            staging=staging,
-        )
+    optimizers = by_name(optimizer)
+    with Attached(chosen, run, optimizers, policy=policy, followers=followers, staging=staging) as attached:
+        attached.begin()
+        idle = without_effect(attached, init=init, fresh=fresh, batches=batches, loss_fn=loss_fn)
+        (outcome,) = attached.cross(dry_run=dry_run) or (Outcome(dry_run=dry_run, _undo=Undo(())),)
     outcome = replace(outcome, notes=idle)
     if probe is None or before is None:
         return outcome
@@ -146,32 +128,3 @@ def _probe(given: object) -> tuple[Any, LossFunction]:
     batch, loss_fn = given
     check_loss_fn(loss_fn)
     return batch, loss_fn
-
-
-def _initial(given: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
-    """The initial weights, which must not be the model's own: `state_dict()` hands out those."""
-    table = check_table(given, "init")
-    for name, own in (*model.named_parameters(), *model.named_buffers()):
-        there = table.get(name)
-        if there is not None and _in_memory(there) and _in_memory(own) and there.data_ptr() == own.data_ptr():
-            raise UserError(
-                f"init holds {name} of the model itself, trained by now, and no copy from before: keep "
-                "copy.deepcopy(model.state_dict()) when the model is made"
-            )
-    return table
-
-
-def _in_memory(tensor: Tensor) -> bool:
-    """Whether it is a plain tensor whose place in memory can be asked for, and tells it from others."""
-    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
-    return plain and not tensor.is_meta and tensor.numel() > 0
-
-
-def _one_pass(batches: Callable[[], Iterable[Any]] | Iterable[Any]) -> Iterable[Any]:
-    found = batches() if callable(batches) else batches
-    if not isinstance(found, Iterable):
-        raise UserError(
-            "batches must be an iterable of batches, such as a DataLoader, or a function that returns one, "
-            f"got {type(found).__name__}"
-        )
-    return found

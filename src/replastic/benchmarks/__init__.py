@@ -1,7 +1,5 @@
 """Experiments anyone can run, one file each; the file's name is the benchmark's public name."""
 
-from replastic.benchmarks._experiment import Listener, Plan, plan, run
-from replastic.benchmarks._registry import entry, get, names, register
-from replastic.benchmarks._spec import BenchmarkSpec, Preset
+from replastic.experiments.spec import BenchmarkSpec, Preset, entry, get, names, register
 
-__all__ = ["BenchmarkSpec", "Listener", "Plan", "Preset", "entry", "get", "names", "plan", "register", "run"]
+__all__ = ["BenchmarkSpec", "Preset", "entry", "get", "names", "register"]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from replastic.benchmarks._registry import register
-from replastic.benchmarks._spec import INTERPOLATION, BenchmarkSpec, Preset, every_method
+from replastic.experiments.spec import INTERPOLATION, BenchmarkSpec, Preset, every_method, register
 from replastic.networks.mlp import Mlp
 from replastic.streams.random_labels import RandomLabels
 from replastic.training import Protocol, Trainer

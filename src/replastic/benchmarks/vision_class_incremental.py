@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from replastic.benchmarks import _vision
-from replastic.benchmarks._registry import register
-from replastic.benchmarks._spec import BenchmarkSpec
+from replastic.experiments import vision
+from replastic.experiments.spec import BenchmarkSpec, register
 from replastic.streams.class_incremental import ClassIncremental
 
 SMALL = {
@@ -18,8 +17,8 @@ SMALL = {
 def vision_class_incremental() -> BenchmarkSpec:
     """Phases, twenty in the paper, each with new classes; score: test accuracy on the classes seen so far."""
     paper, smoke = ClassIncremental(phases=20, epochs=100), ClassIncremental(phases=4, epochs=1)
-    presets = {name: _vision.growing_presets("class_incremental", name, *SMALL[name], paper, smoke) for name in SMALL}
+    presets = {name: vision.growing_presets("class_incremental", name, *SMALL[name], paper, smoke) for name in SMALL}
     label = "test accuracy on the classes seen so far"
     curves = ["metric/accuracy_all", "metric/dfi", "metric/dormant", "metric/effective_rank", "metric/feature_srank"]
-    summary = _vision.summary(score_label=label, curves=curves)
+    summary = vision.summary(score_label=label, curves=curves)
     return BenchmarkSpec(name="vision_class_incremental", presets=presets["cifar100"], others=presets, summary=summary)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from replastic.benchmarks import _vision
-from replastic.benchmarks._registry import register
-from replastic.benchmarks._spec import BenchmarkSpec
+from replastic.experiments import vision
+from replastic.experiments.spec import BenchmarkSpec, register
 from replastic.streams.continual import Continual
 
 SMALL = {
@@ -19,6 +18,6 @@ SMALL = {
 def vision_continual() -> BenchmarkSpec:
     """Ten stages show 10%, 20%, ... 100% of the images; score: test accuracy at the end of each."""
     paper, smoke = Continual(stages=10, epochs=100), Continual(stages=3, epochs=2)
-    presets = {name: _vision.growing_presets("continual", name, *SMALL[name], paper, smoke) for name in SMALL}
-    summary = _vision.summary(score_label="test accuracy at the end of the stage", phase_label="stage")
+    presets = {name: vision.growing_presets("continual", name, *SMALL[name], paper, smoke) for name in SMALL}
+    summary = vision.summary(score_label="test accuracy at the end of the stage", phase_label="stage")
     return BenchmarkSpec(name="vision_continual", presets=presets["cifar10"], others=presets, summary=summary)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from replastic.benchmarks import _vision
-from replastic.benchmarks._registry import register
-from replastic.benchmarks._spec import INTERPOLATION, BenchmarkSpec, Preset, every_method
+from replastic.experiments import vision
+from replastic.experiments.spec import INTERPOLATION, BenchmarkSpec, Preset, every_method, register
 from replastic.streams.warm_start import WarmStart
 
 SMALL = {
@@ -59,16 +58,14 @@ TARGETS = (
 def vision_warm_start() -> BenchmarkSpec:
     """A network trained on 10% of the images, then on all of them; score: test accuracy after the last epoch."""
     presets = {name: _presets(name) for name in SMALL}
-    return BenchmarkSpec(
-        name="vision_warm_start", presets=presets["cifar10"], others=presets, summary=_vision.summary()
-    )
+    return BenchmarkSpec(name="vision_warm_start", presets=presets["cifar10"], others=presets, summary=vision.summary())
 
 
 def _presets(name: str) -> Mapping[str, Preset]:
-    tuned = _vision.TUNED["warm_start", name]
+    tuned = vision.TUNED["warm_start", name]
     specs = tuned.specs()
     fields, stream = SMALL[name]
-    protocol = _vision.protocol(name, "small", stream, data=fields, methods_from=1)
+    protocol = vision.protocol(name, "small", stream, data=fields, methods_from=1)
     whole = name == "cifar10"
     small = Preset(
         protocol=protocol,
@@ -100,7 +97,7 @@ def _presets(name: str) -> Mapping[str, Preset]:
         "small": small,
         **question,
         "curvature": curvature,
-        "limited": _vision.limited_preset(small),
-        "paper": _vision.paper_preset(name, WarmStart(first_epochs=1000, epochs=100), tuned, methods_from=1),
-        "smoke": _vision.smoke_preset(name, WarmStart(first_epochs=2, epochs=2), methods_from=1),
+        "limited": vision.limited_preset(small),
+        "paper": vision.paper_preset(name, WarmStart(first_epochs=1000, epochs=100), tuned, methods_from=1),
+        "smoke": vision.smoke_preset(name, WarmStart(first_epochs=2, epochs=2), methods_from=1),
     }

@@ -8,7 +8,7 @@ import time
 from tqdm import tqdm
 
 from replastic import data
-from replastic.benchmarks import Listener, Plan
+from replastic.experiments import Listener, Plan
 
 
 class Watch(Listener):

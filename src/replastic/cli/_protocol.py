@@ -10,9 +10,9 @@ import tyro
 
 from replastic import benchmarks, data, networks
 from replastic.benchmarks import BenchmarkSpec, Preset
-from replastic.benchmarks._runs import LONGEST, folder_name
 from replastic.cli._arguments import Parser, parse
 from replastic.errors import UserError
+from replastic.experiments.runs import LONGEST, folder_name
 from replastic.networks import Network
 from replastic.registry import load_plugin
 from replastic.report.experiment import flatten

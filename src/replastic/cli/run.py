@@ -13,15 +13,17 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from replastic import benchmarks, report
-from replastic.benchmarks import BenchmarkSpec, Plan
-from replastic.benchmarks._speed import FIELDS as SPEED_FIELDS
-from replastic.benchmarks._speed import settle
+from replastic import benchmarks, experiments, report
+from replastic.benchmarks import BenchmarkSpec
 from replastic.cli._arguments import job_count, seed_list
 from replastic.cli._progress import Watch, in_words
 from replastic.cli._protocol import Chosen, ProtocolOptions, choose, folder, presented, read
 from replastic.errors import ReplasticError, UserError
-from replastic.training import Protocol, distributed
+from replastic.experiments import Plan
+from replastic.experiments.speed import FIELDS as SPEED_FIELDS
+from replastic.experiments.speed import settle
+from replastic.parallel import distributed
+from replastic.training import Protocol
 
 EXAMPLES = """\
 examples:
@@ -85,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
         probe = None
         if options.speed == "auto":
             protocol, probe = _settle(chosen, protocol, out, device)
-        planned = benchmarks.plan(
+        planned = experiments.plan(
             spec,
             protocol,
             options.methods or preset.methods,
@@ -126,10 +128,10 @@ def _estimate(planned: Plan, jobs: int, *, json_wanted: bool) -> int:
 
 def _run(planned: Plan, jobs: int, options: Options, spec: BenchmarkSpec) -> dict[str, str]:
     if distributed.rank():
-        return benchmarks.run(planned, workers=1)
+        return experiments.run(planned, workers=1)
     watch = Watch(planned, workers=jobs, unit=spec.summary["phase_label"])
     with watch:
-        return benchmarks.run(planned, workers=jobs, plugins=options.plugin, listener=watch)
+        return experiments.run(planned, workers=jobs, plugins=options.plugin, listener=watch)
 
 
 def _finish(planned: Plan, options: Options, out: str, failures: dict[str, str]) -> int:

@@ -12,10 +12,15 @@ from typing import Annotated
 
 import tyro
 
-from replastic import benchmarks
-from replastic.benchmarks import BenchmarkSpec, Plan
-from replastic.benchmarks._ray import ray_crew
-from replastic.benchmarks._sweep import (
+from replastic import benchmarks, experiments
+from replastic.benchmarks import BenchmarkSpec
+from replastic.cli._arguments import Parser, job_count, seed_list
+from replastic.cli._progress import Watch
+from replastic.cli._protocol import ProtocolOptions, choose, folder, presented, read
+from replastic.errors import UserError
+from replastic.experiments import Plan
+from replastic.experiments.cluster import ray_crew
+from replastic.experiments.sweep import (
     Search,
     as_in,
     check_held_out,
@@ -24,10 +29,6 @@ from replastic.benchmarks._sweep import (
     search_values,
     searches,
 )
-from replastic.cli._arguments import Parser, job_count, seed_list
-from replastic.cli._progress import Watch
-from replastic.cli._protocol import ProtocolOptions, choose, folder, presented, read
-from replastic.errors import UserError
 from replastic.extras import require
 from replastic.records import write_text
 from replastic.text import columns
@@ -90,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
     require("ray.tune", "sweep", "a sweep")
     check_held_out(spec, protocol, seeds[0])
     out = options.out or f"{folder(chosen, options, protocol)}-sweep"
-    planned = benchmarks.plan(
+    planned = experiments.plan(
         presented(spec, options),
         protocol,
         [text for space in spaces.values() for text in space],
@@ -117,7 +118,7 @@ def _run(planned: Plan, jobs: int, options: Options, spec: BenchmarkSpec) -> dic
             plugins=options.plugin,
         ) as crew,
     ):
-        return benchmarks.run(planned, workers=jobs, listener=watch, crew=crew)
+        return experiments.run(planned, workers=jobs, listener=watch, crew=crew)
 
 
 def _finish(

@@ -1,8 +1,8 @@
-"""Data sets, decoded once and held as tensors; one file each, whose name is the data set's public name."""
+"""How data sets are found, decoded once and held as tensors; the sets themselves are the files of `datasets/`."""
 
-from replastic.data._dataset import Dataset, Pixels, Splits, hold_out
-from replastic.data._provider import Provider
-from replastic.data._registry import entry, from_spec, get, identity, load, names, register
+from replastic.data.dataset import Dataset, Pixels, Splits, hold_out
+from replastic.data.loading import from_spec, identity, load
+from replastic.data.provider import Provider, entry, get, names, register
 
 __all__ = [
     "Dataset",

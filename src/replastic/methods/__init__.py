@@ -1,9 +1,10 @@
 """Interventions that protect or restore plasticity, one file each; the file's name is the method's public name."""
 
-from replastic.methods._interface import Method, Need, Run, Scope, Solution, WeightMethod, option
-from replastic.methods._needs import check_needs, used
-from replastic.methods._registry import entry, get, names, register
-from replastic.methods._spec import from_spec, settings, spec_of
+from replastic.interventions.method import Method, Scope, Solution, WeightMethod, entry, get, names, register
+from replastic.interventions.needs import check_needs
+from replastic.interventions.run import Need, Run
+from replastic.interventions.spec import from_spec, settings, spec_of
+from replastic.options import option
 
 __all__ = [
     "Method",
@@ -21,5 +22,4 @@ __all__ = [
     "register",
     "settings",
     "spec_of",
-    "used",
 ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from replastic.methods._interface import Method, Run
-from replastic.methods._registry import register
+from replastic.interventions.method import Method, register
+from replastic.interventions.run import Run
 from replastic.weights.change import Change
 
 

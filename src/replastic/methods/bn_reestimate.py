@@ -11,9 +11,9 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from replastic.errors import UserError
-from replastic.methods._interface import Method, Need, Run
-from replastic.methods._plan import choose
-from replastic.methods._registry import register
+from replastic.interventions.aim import choose
+from replastic.interventions.method import Method, register
+from replastic.interventions.run import Need, Run
 from replastic.probes import undisturbed
 from replastic.seeds import derive
 from replastic.weights.change import Change, Proposal, Skipped

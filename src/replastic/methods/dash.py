@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from replastic.errors import UserError
-from replastic.methods._interface import Need, Run, Scope, Solution, WeightMethod, option
-from replastic.methods._registry import register
+from replastic.interventions.method import Scope, Solution, WeightMethod, register
+from replastic.interventions.run import Need, Run
+from replastic.options import option
 from replastic.probes import gradients
 from replastic.seeds import derive
 from replastic.weights.entries import MatrixInfo

@@ -9,11 +9,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from replastic.errors import UserError
-from replastic.methods._fisher import squared_gradients
-from replastic.methods._interface import Method, Need, Run, option
-from replastic.methods._penalties import total
-from replastic.methods._plan import choose
-from replastic.methods._registry import register
+from replastic.interventions.aim import choose
+from replastic.interventions.fisher import squared_gradients
+from replastic.interventions.method import Method, register
+from replastic.interventions.penalties import total
+from replastic.interventions.run import Need, Run
+from replastic.options import option
 from replastic.weights.change import Change
 from replastic.weights.entries import LiveStore
 

@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from replastic.methods._draws import drawn
-from replastic.methods._interface import Need, Run, Scope, WeightMethod
-from replastic.methods._registry import register
+from replastic.interventions.draws import drawn
+from replastic.interventions.method import Scope, WeightMethod, register
+from replastic.interventions.run import Need, Run
 from replastic.weights.entries import MatrixInfo
 
 

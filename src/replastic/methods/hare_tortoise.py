@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from replastic.errors import UserError
-from replastic.methods._interface import Method, Need, Run, option
-from replastic.methods._parts import working_dtype
-from replastic.methods._plan import choose
-from replastic.methods._registry import register
+from replastic.interventions.aim import choose
+from replastic.interventions.method import Method, register
+from replastic.interventions.parts import working_dtype
+from replastic.interventions.run import Need, Run
+from replastic.options import option
 from replastic.weights.change import Change, Proposal, UnitReset
 from replastic.weights.entries import LiveStore
 

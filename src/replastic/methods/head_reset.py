@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from replastic.errors import UserError
-from replastic.methods._interface import Need, Run, Scope, WeightMethod
-from replastic.methods._registry import register
+from replastic.interventions.method import Scope, WeightMethod, register
+from replastic.interventions.run import Need, Run
 from replastic.weights.entries import MatrixInfo
 from replastic.weights.naming import in_head
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from replastic.methods._interface import Need, WeightMethod
-from replastic.methods._registry import register
+from replastic.interventions.method import WeightMethod, register
+from replastic.interventions.run import Need
 from replastic.weights.entries import MatrixInfo
 
 

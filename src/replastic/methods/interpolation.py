@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from replastic.errors import UserError
-from replastic.methods._draws import drawn
-from replastic.methods._interface import Need, Run, Scope, WeightMethod, option
-from replastic.methods._registry import register
+from replastic.interventions.draws import drawn
+from replastic.interventions.method import Scope, WeightMethod, register
+from replastic.interventions.run import Need, Run
+from replastic.options import option
 from replastic.weights.entries import MatrixInfo
 
 

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import torch
 
 from replastic.errors import UserError
-from replastic.methods._interface import Method, Need, Run, option
-from replastic.methods._registry import register
+from replastic.interventions.method import Method, register
+from replastic.interventions.run import Need, Run
 from replastic.optim import MuonAdam
+from replastic.options import option
 from replastic.weights.entries import LiveStore
 
 

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from replastic.errors import UserError
-from replastic.methods._initial import Initial
-from replastic.methods._interface import Method, Need, Run, option
-from replastic.methods._nonlinearities import Place, unnormalised
-from replastic.methods._plan import TARGETS_HELP, aimed_matrices, check_targets
-from replastic.methods._registry import register
+from replastic.interventions.aim import TARGETS_HELP, aimed_matrices, check_targets
+from replastic.interventions.initial import Initial
+from replastic.interventions.method import Method, register
+from replastic.interventions.nonlinearities import Place, unnormalised
+from replastic.interventions.run import Need, Run
+from replastic.options import option
 from replastic.weights.change import Change, Proposal
 from replastic.weights.entries import LiveStore
 from replastic.weights.module_store import NORMS

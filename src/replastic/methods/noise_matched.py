@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from replastic import linalg
-from replastic.methods._interface import Solution
-from replastic.methods._polar import PolarMethod
-from replastic.methods._registry import register
+from replastic.interventions.method import Solution, register
+from replastic.interventions.polar import PolarMethod
 from replastic.weights.entries import MatrixInfo
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from replastic.methods._interface import Method, Need, Run
-from replastic.methods._registry import register
+from replastic.interventions.method import Method, register
+from replastic.interventions.run import Need, Run
 from replastic.weights.change import Change
 
 

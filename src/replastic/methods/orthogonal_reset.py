@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from replastic.errors import UserError
-from replastic.methods._draws import haar
-from replastic.methods._interface import WeightMethod, option
-from replastic.methods._kernels import joined_taps, split_taps
-from replastic.methods._registry import register
+from replastic.interventions.draws import haar
+from replastic.interventions.kernels import joined_taps, split_taps
+from replastic.interventions.method import WeightMethod, register
+from replastic.options import option
 from replastic.weights.entries import MatrixInfo
 
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from replastic.errors import UserError
-from replastic.methods._draws import drawn
-from replastic.methods._injected import Classifier, find_classifier
-from replastic.methods._interface import Method, Need, Run, option
-from replastic.methods._plan import choose
-from replastic.methods._registry import register
+from replastic.interventions.aim import choose
+from replastic.interventions.draws import drawn
+from replastic.interventions.injected import Classifier, find_classifier
+from replastic.interventions.method import Method, register
+from replastic.interventions.run import Need, Run
+from replastic.options import option
 from replastic.weights.change import Change, Proposal
 
 

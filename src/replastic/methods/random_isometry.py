@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from replastic import linalg
-from replastic.methods._draws import haar
-from replastic.methods._interface import Solution
-from replastic.methods._polar import SOLVER_OPTIONS, PolarMethod
-from replastic.methods._registry import register
+from replastic.interventions.draws import haar
+from replastic.interventions.method import Solution, register
+from replastic.interventions.polar import SOLVER_OPTIONS, PolarMethod
 from replastic.weights.entries import MatrixInfo
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from replastic.errors import UserError
-from replastic.methods._interface import Scope, WeightMethod, option
-from replastic.methods._registry import register
+from replastic.interventions.method import Scope, WeightMethod, register
+from replastic.options import option
 from replastic.weights.entries import MatrixInfo
 
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from replastic.errors import UserError
-from replastic.methods._interface import Run, option
-from replastic.methods._registry import register
-from replastic.methods._units import Units
-from replastic.methods._units_method import UnitMethod
+from replastic.interventions.method import register
+from replastic.interventions.run import Run
+from replastic.interventions.unit_method import UnitMethod
+from replastic.interventions.units import Units
+from replastic.options import option
 
 
 @register("snr", reference="https://arxiv.org/abs/2410.20098")

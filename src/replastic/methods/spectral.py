@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from replastic.errors import UserError
-from replastic.methods._interface import Method, Need, Run, option
-from replastic.methods._kernels import joined_taps
-from replastic.methods._penalties import total
-from replastic.methods._plan import TARGETS_HELP, aimed_matrices, check_targets, choose
-from replastic.methods._registry import register
+from replastic.interventions.aim import TARGETS_HELP, aimed_matrices, check_targets, choose
+from replastic.interventions.kernels import joined_taps
+from replastic.interventions.method import Method, register
+from replastic.interventions.penalties import total
+from replastic.interventions.run import Need, Run
+from replastic.options import option
 from replastic.seeds import generator
 from replastic.weights.entries import LiveStore
 

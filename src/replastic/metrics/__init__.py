@@ -1,6 +1,6 @@
 """Measures of plasticity, one thin file each: the formulas live in linalg and probes."""
 
 from replastic.metrics._evaluate import measure, snapshot
-from replastic.metrics._registry import Metric, entry, get, names, register
+from replastic.metrics._metric import Metric, entry, get, names, register
 
 __all__ = ["Metric", "entry", "get", "measure", "names", "register", "snapshot"]

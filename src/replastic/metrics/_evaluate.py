@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from replastic.errors import UserError
-from replastic.metrics._registry import Metric, get
+from replastic.metrics._metric import Metric, get
 from replastic.probes import activations, loss_on, undisturbed
 from replastic.weights.entries import MatrixInfo, WeightStore
 from replastic.weights.recipe import Recipe

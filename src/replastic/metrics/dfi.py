@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from replastic import linalg
-from replastic.metrics._registry import register
+from replastic.metrics._metric import register
 from replastic.weights.entries import MatrixInfo
 
 

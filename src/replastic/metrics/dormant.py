@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from replastic.metrics._registry import register
+from replastic.metrics._metric import register
 
 DORMANCY_THRESHOLD: Final = 0.025
 """tau: the value of FIRE's corollary 2 and of Sokar et al.'s figures for large tasks."""

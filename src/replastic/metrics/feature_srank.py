@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from replastic import linalg
-from replastic.metrics._registry import register
+from replastic.metrics._metric import register
 
 
 @register(

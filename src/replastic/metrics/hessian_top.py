@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from replastic.metrics._curvature import top_eigenvalue
-from replastic.metrics._registry import register
+from replastic.metrics._metric import register
 from replastic.probes import HessianProduct
 
 

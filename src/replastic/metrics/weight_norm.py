@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from replastic.metrics._registry import register
+from replastic.metrics._metric import register
 from replastic.weights.entries import MatrixInfo
 
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from replastic.registry import Registry
 from replastic.seeds import drawing_from
 
 
@@ -41,3 +42,7 @@ def build(network: Network, sample_shape: Sequence[int], classes: int, seed: int
     """The module on the CPU with weights drawn from `seed`; the global generator is left as it was."""
     with drawing_from(seed):
         return network.module(sample_shape, classes)
+
+
+REGISTRY: Registry[type[Network]] = Registry("network", "replastic.networks")
+register, names, get, entry = REGISTRY.register, REGISTRY.names, REGISTRY.get, REGISTRY.entry

@@ -11,8 +11,7 @@ from torch import nn
 
 from replastic.errors import UserError
 from replastic.networks._layers import convolution, image_shape
-from replastic.networks._network import Network
-from replastic.networks._registry import register
+from replastic.networks._network import Network, register
 
 
 @register("convnet")

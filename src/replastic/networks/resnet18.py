@@ -12,8 +12,7 @@ from torch.nn import functional
 
 from replastic.errors import UserError
 from replastic.networks._layers import check_sizes, convolution, head, image_shape
-from replastic.networks._network import Network
-from replastic.networks._registry import register
+from replastic.networks._network import Network, register
 
 
 @register("resnet18", reference="https://arxiv.org/abs/1512.03385")

@@ -11,8 +11,7 @@ from torch import nn
 
 from replastic.errors import UserError
 from replastic.networks._layers import check_sizes, convolution, head, image_shape
-from replastic.networks._network import Network
-from replastic.networks._registry import register
+from replastic.networks._network import Network, register
 
 _WIDEST = 8
 """Channels stop doubling at this multiple of the first stage's."""

@@ -12,8 +12,7 @@ from torch.nn import functional
 
 from replastic.errors import UserError
 from replastic.networks._layers import check_sizes, image_shape
-from replastic.networks._network import Network
-from replastic.networks._registry import register
+from replastic.networks._network import Network, register
 
 _TOKEN_STD = 0.02
 """Standard deviation of class token and positions at initialisation."""

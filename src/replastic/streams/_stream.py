@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from replastic.data import Dataset, Splits
 from replastic.errors import UserError
+from replastic.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -59,3 +60,7 @@ class Stream(ABC):
         Raises:
             UserError: The settings do not fit the data.
         """
+
+
+REGISTRY: Registry[type[Stream]] = Registry("stream", "replastic.streams")
+register, names, get, entry = REGISTRY.register, REGISTRY.names, REGISTRY.get, REGISTRY.entry

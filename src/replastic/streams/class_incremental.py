@@ -12,7 +12,7 @@ from replastic.data import Dataset, Splits
 from replastic.errors import UserError
 from replastic.seeds import generator
 from replastic.streams._growing import Growing, scores, shuffled
-from replastic.streams._registry import register
+from replastic.streams._stream import register
 
 
 @register("class_incremental", reference="https://arxiv.org/abs/2602.08040")

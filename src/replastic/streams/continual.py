@@ -10,7 +10,7 @@ from torch import Tensor
 from replastic.data import Dataset
 from replastic.errors import UserError
 from replastic.streams._growing import Growing, shuffled
-from replastic.streams._registry import register
+from replastic.streams._stream import register
 
 
 @register("continual", reference="https://arxiv.org/abs/2602.08040")

@@ -9,8 +9,7 @@ import torch
 from replastic.data import Splits
 from replastic.errors import UserError
 from replastic.seeds import generator
-from replastic.streams._registry import register
-from replastic.streams._stream import Phase, Stream
+from replastic.streams._stream import Phase, Stream, register
 
 
 @register("random_labels", reference="https://arxiv.org/abs/2606.09762")

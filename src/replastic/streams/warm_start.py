@@ -9,7 +9,7 @@ from torch import Tensor
 from replastic.data import Dataset
 from replastic.errors import UserError
 from replastic.streams._growing import Growing, shuffled
-from replastic.streams._registry import register
+from replastic.streams._stream import register
 
 
 @register("warm_start", reference="https://arxiv.org/abs/1910.08475")

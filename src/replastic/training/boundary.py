@@ -23,34 +23,26 @@ def cross(session: Session, phase: Phase) -> tuple[Measures, Measures]:
     protocol = session.protocol
     before = evaluate.scores(session.forward, phase)
     old = diagnostics.snapshot(session)
-    begin(session, phase)
-    intervene(session)
+    inform(session, phase)
+    if phase.index >= protocol.methods_from and not session.attached.is_on:
+        session.attached.begin()
+    session.attached.cross(phase.index)
     after = evaluate.scores(session.forward, phase)
     after |= diagnostics.measure(session, phase, protocol.boundary_metrics, old)
-    if protocol.trainer.optimizer_policy == "reset_all":
-        session.renew_optimizer()
     return before, after
-
-
-def intervene(session: Session) -> None:
-    """Let the method, part by part, propose what it has to say between two phases, and write it."""
-    for part in session.method.parts if session.method_is_on else ():
-        change = part.on_boundary(session.run)
-        if change is not None:
-            session.apply(change, session.protocol.trainer.optimizer_policy, between_phases=True)
 
 
 def begin(session: Session, phase: Phase) -> None:
     """Tell the method which phase it is in, turning it on in its first: all there is to do before the first phase."""
     inform(session, phase)
+    session.run.phase = phase.index
     if phase.index >= session.protocol.methods_from and not session.method_is_on:
-        session.set_up_method()
+        session.attached.begin()
 
 
 def inform(session: Session, phase: Phase) -> None:
     """Put what a method may know of a phase and its data into the run."""
     run, size = session.run, min(session.protocol.trainer.batch_size, len(phase.train))
-    run.phase = phase.index
     run.pass_steps = max(1, round(len(phase.train) / size))
     run.batches = lambda: supervised.one_pass(phase.train, size)
     if phase.index:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from replastic.data import Dataset
+from replastic.parallel import distributed
 from replastic.probes import undisturbed
 from replastic.streams import Phase
-from replastic.training import distributed
 from replastic.training.forward import Forward
 from replastic.training.supervised import one_pass
 

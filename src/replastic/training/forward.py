@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from replastic.errors import UserError
-from replastic.training import distributed
+from replastic.parallel import distributed
 from replastic.training.protocol import Trainer
 
 

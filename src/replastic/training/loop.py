@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from replastic.data import Splits
 from replastic.errors import UserError
 from replastic.methods import Method
+from replastic.parallel import distributed
 from replastic.records import RunDirectory
 from replastic.seeds import derive, drawing_from
 from replastic.streams import Phase
-from replastic.training import boundary, diagnostics, distributed, evaluate, resume, supervised
+from replastic.training import boundary, diagnostics, evaluate, resume, supervised
 from replastic.training.failures import DivergedError, memory_in_words
 from replastic.training.protocol import Protocol
 from replastic.training.session import Session

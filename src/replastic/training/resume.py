@@ -22,8 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from replastic.errors import UserError
+from replastic.parallel import distributed
 from replastic.records import Record, RunDirectory, make_folder
-from replastic.training import boundary, distributed
+from replastic.training import boundary
 from replastic.training.session import Position, Session
 from replastic.weights.naming import RUN_STATE
 
@@ -77,8 +78,7 @@ def save(session: Session, log: Log) -> None:
     began = time.perf_counter()
     tensors, scalars = _optimizer_state(session)
     tensors |= {f"{RUN_STATE}{name}": value for name, value in session.model.state_dict().items()}
-    if session.method_is_on:
-        tensors |= {f"method/{name}": value for name, value in session.method.state_dict().items()}
+    tensors |= {f"method/{name}": value for name, value in session.attached.state_dict().items()}
     rest = {
         "position": asdict(session.position),
         "records": log.count,
@@ -171,18 +171,10 @@ def forget(directory: RunDirectory) -> None:
 
 def _load(session: Session, rest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     position = Position(**rest["position"])
-    if position.set_up:
-        boundary.inform(session, session.phase(min(position.phase, len(session.protocol.stream) - 1)))
-        session.set_up_method()
-        session.method.load_state_dict(_under("method/", tensors))
-        for part in session.method.parts:
-            change = part.rebuild(session.run)
-            if change is not None:
-                session.apply(change, "keep")
+    boundary.inform(session, session.phase(min(position.phase, len(session.protocol.stream) - 1)))
+    session.attached.load_state_dict(_under("method/", tensors))
     session.position = position
-    session.run.phase, session.run.step = position.phase, position.step
     session.model.load_state_dict(_under(RUN_STATE, tensors))
-    session.renew_optimizer()
     states: dict[int, dict[str, Any]] = {}
     for name, value in {**_under("optimizer/", tensors), **rest["optimizer"]}.items():
         index, key = name.split("/", 1)

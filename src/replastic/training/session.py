@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from replastic import methods, networks, recipes
 from replastic.data import Splits
+from replastic.interventions.attached import Attached
 from replastic.methods import Method
 from replastic.seeds import derive
 from replastic.streams import Phase
 from replastic.training import supervised
 from replastic.training.forward import Forward
 from replastic.training.protocol import Protocol
-from replastic.weights.change import Change, Proposal
 from replastic.weights.module_store import ModuleStore
-from replastic.weights.optimizer_state import Policy
-from replastic.weights.writer import write
 
 
 @dataclass
@@ -33,8 +30,6 @@ class Position:
     """Updates made since the run began."""
     crossed: bool = False
     """Whether the boundary before `phase` lies behind."""
-    set_up: bool = False
-    """Whether the method has been set up."""
 
 
 class Session:
@@ -63,77 +58,30 @@ class Session:
             loss_fn=supervised.loss,
             seed=derive(seed, "method"),
         )
-        self.optimizer: torch.optim.Optimizer
-        self.renew_optimizer()
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=protocol.trainer.learning_rate, fused=True)
+        self.attached = Attached(method, self.run, {"": optimizer}, policy=protocol.trainer.optimizer_policy)
 
     def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.method.close()
+        self.attached.close()
 
     @property
     def method_is_on(self) -> bool:
         """Whether the method has a say in the current phase."""
-        return self.position.set_up
+        return self.attached.is_on
 
     def phase(self, index: int) -> Phase:
         """Phase number `index` of the run's stream."""
         return self.protocol.stream.phase(self.splits, index, derive(self.seed, "stream"))
 
-    def set_up_method(self) -> None:
-        """Turn the method on; its needs are checked first."""
-        methods.check_needs(self.method, self.run)
-        self.method.setup(self.run)
-        self.position.set_up = True
-        if self.method.makes_optimizer:
-            self.renew_optimizer()
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The run's optimizer, or the method's own."""
+        return self.attached.optimizer
 
-    def apply(self, change: Change, policy: Policy, *, between_phases: bool = False) -> None:
-        """Write what a method proposes, and tell the method where weights were replaced (`Method.after_write`).
-
-        Where modules were replaced there is a new optimizer for the parameters that are there now; of those that were
-        there before it knows what the policy left.
-
-        Args:
-            change: What is to be written.
-            policy: What becomes of the optimizer's state.
-            between_phases: Whether every new value stands in place of the old one. After an update only a change that
-                resets units does that.
-
-        Raises:
-            UserError: What was proposed cannot be written; nothing was.
-        """
-        names: list[str] = []
-
-        def noted(proposal: Proposal) -> Proposal:
-            names.append(proposal.name)
-            return proposal
-
-        units = tuple(change.units)
-        proposals = map(noted, change.proposals)
-        write(
-            self.run.store,
-            replace(change, proposals=proposals, units=units),
-            optimizer=self.optimizer,
-            policy=policy,
-        )
-        if units or between_phases:
-            self.method.after_write(self.run, names, units)
-        if change.modules:
-            state = self.optimizer.state
-            self.renew_optimizer()
-            self.optimizer.state.update({p: state[p] for p in self.parameters if p in state})
-
-    def renew_optimizer(self) -> None:
-        """A new optimizer with nothing remembered, made by the method if it is on."""
-        groups: list[dict[str, Any]] = [{"params": list(self.model.parameters())}]
-        build = self._adam
-        self.optimizer = self.method.make_optimizer(groups, build) if self.method_is_on else build(groups)
-        for group in self.optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.run.optimizer = self.optimizer
-
-    def _adam(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(groups, lr=self.protocol.trainer.learning_rate, fused=True)
+    @property
+    def parameters(self) -> list[torch.Tensor]:
+        """What the optimizer trains."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]

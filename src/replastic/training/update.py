@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from replastic.training import distributed, supervised
-from replastic.training.joint_batch_norm import joint_batch_norm
+from replastic.parallel import distributed
+from replastic.parallel.joint_batch_norm import joint_batch_norm
+from replastic.training import supervised
 from replastic.training.session import Session
 
 
@@ -22,13 +23,12 @@ def update(session: Session, batch: supervised.Batch, rate: float) -> Tensor:
     Returns:
         The loss before the update, without the penalty; detached, on the device, so that nobody waits for it.
     """
-    trainer, method, optimizer = session.protocol.trainer, session.method, session.optimizer
-    run = session.run
+    trainer, optimizer = session.protocol.trainer, session.optimizer
     inputs, targets = batch
     mine, share = distributed.portion(len(targets)), distributed.share(len(targets))
     with joint_batch_norm():
         loss = share * supervised.loss(session.forward, (inputs[mine], targets[mine]))
-    penalty = method.penalty(run) if session.method_is_on else None
+    penalty = session.attached.penalty()
     total = loss if penalty is None else loss + penalty / distributed.world_size()
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(total)
@@ -37,15 +37,11 @@ def update(session: Session, batch: supervised.Batch, rate: float) -> Tensor:
     if trainer.clip_norm:
         nn.utils.clip_grad_norm_(session.parameters, trainer.clip_norm, foreach=True)
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["initial_lr"]
+        group["lr"] = rate * group.setdefault("initial_lr", group["lr"])
     optimizer.step()
     session.position.step += 1
     session.position.step_in_phase += 1
-    run.step = session.position.step
-    for part in method.parts if session.method_is_on else ():
-        change = part.after_step(run)
-        if change is not None:
-            session.apply(change, "keep")
+    session.attached.after_update()
     return loss.detach()
 
 

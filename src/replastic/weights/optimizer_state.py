@@ -13,20 +13,21 @@ from replastic.errors import UserError
 
 Policy = Literal["reset_touched", "keep", "reset_all"]
 POLICIES = ("reset_touched", "keep", "reset_all")
-Optimizers = Optimizer | Sequence[Optimizer] | None
+Optimizers = Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer] | None
 
 
-def check_policy(policy: str) -> None:
-    """Raise `UserError` unless it is one of `POLICIES`."""
+def check_policy(policy: Policy) -> Policy:
+    """The policy itself; raises `UserError` unless it is one of `POLICIES`."""
     if policy not in POLICIES:
         raise UserError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
+    return policy
 
 
 class OptimizerState:
     """The state of one or more optimizers; parameter groups and hyperparameters are never touched."""
 
     def __init__(self, optimizers: Optimizers) -> None:
-        self._optimizers = _as_optimizers(optimizers)
+        self._optimizers = tuple(by_name(optimizers).values())
         self._holder = {id(p): (o, g) for o in self._optimizers for g in o.param_groups for p in g["params"]}
 
     def __bool__(self) -> bool:
@@ -97,12 +98,20 @@ class OptimizerState:
         return undo
 
 
-def _as_optimizers(given: object) -> tuple[Optimizer, ...]:
-    optimizers = () if given is None else tuple(given) if isinstance(given, list | tuple) else (given,)
-    for optimizer in optimizers:
+def by_name(given: object) -> dict[str, Optimizer]:
+    """Optimizers by name: that of a table, the place in a list, and ``""`` for one alone; none for None.
+
+    Raises:
+        UserError: It is something else.
+    """
+    if given is None:
+        return {}
+    several: Any = dict(enumerate(given)) if isinstance(given, list | tuple) else given
+    optimizers = {str(k): o for k, o in several.items()} if isinstance(several, Mapping) else {"": several}
+    for optimizer in optimizers.values():
         if not isinstance(optimizer, Optimizer):
             raise UserError(
-                f"optimizer must be a torch.optim.Optimizer, or a list of them, got {type(optimizer).__name__}"
+                f"optimizer must be a torch.optim.Optimizer, or a list or table of them, got {type(optimizer).__name__}"
             )
     return optimizers
 

@@ -7,13 +7,13 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from replastic import benchmarks, data, methods, networks
-from replastic.benchmarks import _cost
-from replastic.benchmarks._experiment import Plan
-from replastic.benchmarks._runs import Job, check_device, execute, folder_name
-from replastic.benchmarks._spec import every_method
-from replastic.benchmarks._speed import settle
+from replastic import benchmarks, data, experiments, methods, networks
 from replastic.errors import UnknownNameError, UserError
+from replastic.experiments import cost
+from replastic.experiments.experiment import Plan
+from replastic.experiments.runs import Job, check_device, execute, folder_name
+from replastic.experiments.spec import every_method
+from replastic.experiments.speed import settle
 from replastic.records import RunDirectory
 from replastic.training import Trainer
 
@@ -95,7 +95,7 @@ def test_long_specs_have_short_folders_of_their_own():
 def planned(tmp_path, chosen=("base", "fire"), seeds=(0, 1), **changes) -> Plan:
     spec = benchmarks.get("digits_warm_start")()
     protocol = replace(spec.presets["smoke"].protocol, **changes)
-    return benchmarks.plan(spec, protocol, chosen, seeds, tmp_path)
+    return experiments.plan(spec, protocol, chosen, seeds, tmp_path)
 
 
 def finish(job, records):
@@ -144,8 +144,8 @@ def test_before_anything_is_finished_the_cost_is_timed_and_counts_updates_and_sc
     # the end of each phase on its training images.
     plan = planned(tmp_path)
     threads = torch.get_num_threads()
-    monkeypatch.setattr(_cost.Trial, "seconds", lambda self, updates: 0.5)
-    monkeypatch.setattr(_cost.Trial, "evaluation_seconds", lambda self, data: 0.01)
+    monkeypatch.setattr(cost.Trial, "seconds", lambda self, updates: 0.5)
+    monkeypatch.setattr(cost.Trial, "evaluation_seconds", lambda self, data: 0.01)
     shared, run = 5 * 0.5 + (2 * 495 + 130) * 0.01, 41 * 0.5 + (4 * 495 + 1302) * 0.01
     assert plan.expected(1).seconds == pytest.approx(2 * shared + 4 * run)
     assert plan.expected(2).seconds == pytest.approx(shared + 2 * run)
@@ -153,7 +153,7 @@ def test_before_anything_is_finished_the_cost_is_timed_and_counts_updates_and_sc
     assert "timing" in plan.expected(1).by
     assert torch.get_num_threads() == threads
     once = [0.0, 100.0]  # the first update also compiles, in each process: once for a shared phase, once for a run
-    monkeypatch.setattr(_cost.Trial, "seconds", lambda self, updates: 0.5 + once.pop() if once else 0.5)
+    monkeypatch.setattr(cost.Trial, "seconds", lambda self, updates: 0.5 + once.pop() if once else 0.5)
     assert plan.expected(1).seconds == pytest.approx(2 * (shared + 100) + 4 * (run + 100))
     monkeypatch.undo()
     assert 0 < plan.expected(1).seconds < 600
@@ -232,12 +232,12 @@ def test_memory_that_runs_out_before_the_first_run_is_a_sentence(tmp_path, monke
     def full(*_):
         raise RuntimeError("CUDA out of memory. Tried to allocate")
 
-    monkeypatch.setattr(_cost.Trial, "seconds", full)
+    monkeypatch.setattr(cost.Trial, "seconds", full)
     with pytest.raises(UserError, match="out of memory on cpu with batches of 64 samples: try --batch-size 32"):
         plan.expected(1)
     with pytest.raises(UserError, match="try --batch-size 32"):
         settle(plan.jobs[0].protocol, tmp_path, "cpu")
-    monkeypatch.setattr("replastic.benchmarks._experiment.Session", full)
+    monkeypatch.setattr("replastic.experiments.experiment.Session", full)
     with pytest.raises(UserError, match="try --batch-size 32"):
         planned(tmp_path)
 

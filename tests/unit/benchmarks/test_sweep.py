@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from replastic import benchmarks
-from replastic.benchmarks._sweep import as_in, check_held_out, parse_values, search_spaces, search_values, searches
+from replastic import benchmarks, experiments
 from replastic.cli import main
 from replastic.cli.sweep import _winner_command
 from replastic.errors import UserError
+from replastic.experiments.sweep import as_in, check_held_out, parse_values, search_spaces, search_values, searches
 
 SMOKE = ["sweep", "digits_warm_start", "--preset", "smoke"]
 
@@ -74,12 +74,12 @@ def test_the_values_of_the_papers_are_listed_without_methods_that_have_none() ->
     assert "base" not in known
 
 
-def plan(folder: Path, chosen: list[str], seeds: int) -> benchmarks.Plan:
+def plan(folder: Path, chosen: list[str], seeds: int) -> experiments.Plan:
     spec = benchmarks.get("digits_warm_start")()
-    return benchmarks.plan(spec, spec.presets["smoke"].protocol, chosen, range(seeds), folder)
+    return experiments.plan(spec, spec.presets["smoke"].protocol, chosen, range(seeds), folder)
 
 
-def finish(planned: benchmarks.Plan, held_out: dict[str, list[float]], test: float = 0.5) -> None:
+def finish(planned: experiments.Plan, held_out: dict[str, list[float]], test: float = 0.5) -> None:
     """Write the ends of runs; a run whose score is None is left out."""
     for job in planned.jobs:
         score = held_out[job.method][job.seed]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from replastic import benchmarks, methods, networks, recipes
-from replastic.benchmarks import _vision
-from replastic.methods._plan import plan
+from replastic.experiments import vision
+from replastic.interventions.plan import plan
 from replastic.weights.module_store import ModuleStore
 
 NAMES = ("vision_warm_start", "vision_continual", "vision_class_incremental")
@@ -155,7 +155,7 @@ def resolved(network, classes, recipe, spec):
     ],
 )
 def test_what_a_method_is_told_by_hand_goes_before_the_recipe_of_the_paper(spec, solver, num_iters, scale):
-    chosen = resolved(_vision.PAIRS["cifar10"].networks["smoke"], 10, "paper-cnn", spec)
+    chosen = resolved(vision.PAIRS["cifar10"].networks["smoke"], 10, "paper-cnn", spec)
     assert len(chosen) == 1 + 3 * 2 + 2 + 1 + 1  # stem, two convolutions a block, two shortcuts, hidden layer, head
     for method in chosen.values():
         assert (method.solver, method.scale) == (solver, scale)
@@ -165,7 +165,7 @@ def test_what_a_method_is_told_by_hand_goes_before_the_recipe_of_the_paper(spec,
 
 def test_the_targets_of_the_transformer_preset_are_what_they_say():
     preset = presets("vision_warm_start", "cifar100")["targets"]
-    depth, network = 2, _vision.PAIRS["cifar100"].networks["smoke"]
+    depth, network = 2, vision.PAIRS["cifar100"].networks["smoke"]
     expected = [
         {f"block{b}.attention.{m}.weight" for b in range(1, depth + 1) for m in ("q", "k")},
         {f"block{b}.attention.{m}.weight" for b in range(1, depth + 1) for m in ("q", "k", "v")},
@@ -213,7 +213,7 @@ def test_another_network_brings_the_recipe_of_its_pair():
 
 
 def test_every_network_of_a_preset_fits_the_images_of_its_pair():
-    for data, pair in _vision.PAIRS.items():
+    for data, pair in vision.PAIRS.items():
         side, classes = {"cifar10": (32, 10), "cifar100": (32, 100), "tiny_imagenet": (64, 200)}[data]
         for size in ("small", "smoke"):
             model = networks.build(pair.networks[size], (3, side, side), classes, seed=0).eval()

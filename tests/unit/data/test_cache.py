@@ -12,7 +12,7 @@ import torch
 
 from replastic import data
 from replastic.data import _cache, _images, _registry
-from replastic.data._source import Place
+from replastic.data.source import Place
 from replastic.errors import UserError
 from support.image_sets import encoded, picture, write_parquet, write_set
 

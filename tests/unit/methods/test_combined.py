@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import replastic
 from replastic import methods
 from replastic.errors import UserError
+from replastic.interventions.method import REGISTRY
 from replastic.methods import Method
-from replastic.methods._registry import REGISTRY
 
 RunOn = Callable[..., methods.Run]
 

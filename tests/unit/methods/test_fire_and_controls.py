@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from replastic import methods
 from replastic.errors import UserError
-from replastic.methods._draws import haar
-from replastic.methods._kernels import joined_taps, split_taps
+from replastic.interventions.draws import haar
+from replastic.interventions.kernels import joined_taps, split_taps
 from replastic.weights.entries import MatrixInfo
 
 RunOn = Callable[..., methods.Run]

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from replastic import methods, networks
 from replastic.errors import UserError
-from replastic.methods._nonlinearities import Place, unnormalised
+from replastic.interventions.nonlinearities import Place, unnormalised
 from replastic.networks.convnet import ConvNet
 from replastic.networks.mlp import Mlp
 from replastic.networks.resnet18 import ResNet18

@@ -9,8 +9,8 @@ import pytest
 
 from replastic import methods
 from replastic.errors import UserError
+from replastic.interventions.method import REGISTRY
 from replastic.methods import Method, option
-from replastic.methods._registry import REGISTRY
 from replastic.options import name_of, pieces
 
 

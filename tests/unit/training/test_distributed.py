@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 from replastic.errors import UserError
-from replastic.training import distributed
-from replastic.training.joint_batch_norm import joint_batch_norm
+from replastic.parallel import distributed
+from replastic.parallel.joint_batch_norm import joint_batch_norm
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from replastic.training.workers import work
+from replastic.parallel.workers import work
 
 JOBS = """
 import os, signal, sys, time
@@ -69,7 +69,7 @@ def test_failures_and_deaths_are_reported_by_name_and_the_others_go_on(function)
 def test_workers_end_when_their_parent_is_killed(function, tmp_path):
     script = textwrap.dedent("""
         from jobs_of_test_workers import function
-        from replastic.training.workers import work
+        from replastic.parallel.workers import work
         if __name__ == "__main__":
             work({"sleep": "sleep"}, function, workers=1, progress=lambda name, value: print("started", flush=True))
     """)

@@ -1,0 +1,102 @@
+"""The call for a training loop of your own: `during`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from replastic import methods
+from replastic.api._shared import LossFunction, as_method, live_run
+from replastic.errors import UserError
+from replastic.interventions.attached import Attached
+from replastic.weights.optimizer_state import Optimizers, by_name
+from replastic.weights.recipe import Recipe
+
+
+def during(
+    method: str | methods.Method,
+    model: nn.Module,
+    optimizer: Optimizers,
+    *,
+    init: Mapping[str, Tensor] | None = None,
+    fresh: Callable[[int], Mapping[str, Tensor]] | None = None,
+    batches: Callable[[], Iterable[Any]] | Iterable[Any] | None = None,
+    loss_fn: LossFunction | None = None,
+    recipe: str | Path | Recipe = "default",
+    target_modules: str | Sequence[str] | None = None,
+    exclude_modules: Sequence[str] = (),
+    include: Sequence[str] = (),
+    policy: Literal["reset_touched", "keep", "reset_all"] = "reset_touched",
+    followers: Mapping[str, nn.Module | Mapping[str, Tensor]] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Attached:
+    """Put a method to work in a training loop of your own; every registered method works this way.
+
+    ::
+
+        with replastic.during("redo", model, optimizer, batches=loader, loss_fn=loss_fn) as method:
+            for batch in loader:
+                penalty = method.penalty()
+                loss = loss_fn(model, batch) if penalty is None else loss_fn(model, batch) + penalty
+                method.optimizer.zero_grad()
+                loss.backward()
+                method.optimizer.step()
+                method.after_update()
+
+    Call `method.cross()` between two phases. Step `method.optimizer`: it is the one that was given, unless the method
+    brings its own (``muon``). Make schedulers and gradient scalers for that one. To resume, save
+    `method.state_dict()` beside model and optimizer; load it first, as a method may add modules.
+
+    Args:
+        method: Name (``replastic list methods``), a spec such as ``"redo:every=100"``, several joined by ``+``, or a
+            method object.
+        model: The module that is trained.
+        optimizer: The optimizer that trains it; several as a list or as a table by name (see `Attached.optimizers`).
+        init: State dict of the model at initialisation, a copy, for methods that need it.
+        fresh: Draws a new initial state dict from a seed; by default each module's `reset_parameters` does.
+        batches: Data of the phase under way (an iterable, or a function that returns one), for methods that need it.
+        loss_fn: ``loss_fn(model, batch)``, for methods that need it.
+        recipe: Which weights; a name (``replastic list recipes``), a TOML file, or a `Recipe`.
+        target_modules: Patterns that replace the recipe's choice, or ``"all-linear"``.
+        exclude_modules: Patterns that are left alone whatever else says.
+        include: Roles the recipe leaves alone that are to be touched all the same: ``head``, ``embedding``.
+        policy: What becomes of the optimizer's state between phases: ``reset_touched`` drops that of rewritten
+            parameters, ``reset_all`` all of it, ``keep`` none.
+        followers: Copies that must follow (target networks, moving averages, fp32 masters), by a name for messages.
+        seed: Seed of everything the method draws.
+        options: Hyperparameters of the method, when it was given by name.
+
+    Returns:
+        The method at work, for a `with` block that removes its hooks.
+
+    Raises:
+        UserError: Wrong input; the model is unchanged.
+    """
+    chosen = as_method(method, options, during, several=True)
+    run = live_run(
+        model,
+        recipe=recipe,
+        target_modules=target_modules,
+        exclude_modules=exclude_modules,
+        include=include,
+        init=init,
+        fresh=fresh,
+        batches=batches,
+        loss_fn=loss_fn,
+        seed=seed,
+        phase=0,
+    )
+    optimizers = by_name(optimizer)
+    if not optimizers:
+        raise UserError("during needs the optimizer that trains the model: pass it, or use apply_ between phases")
+    attached = Attached(chosen, run, optimizers, policy=policy, followers=followers)
+    try:
+        attached.begin()
+    except BaseException:
+        attached.close()
+        raise
+    return attached

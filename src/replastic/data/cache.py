@@ -1,0 +1,108 @@
+"""Decoded data sets on disk: one safetensors file each, written whole, mapped into memory, rebuilt when damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import save_file
+
+from replastic.data.dataset import Dataset, Pixels, Splits
+from replastic.data.source import Place
+from replastic.errors import UserError
+
+FOLDER = "REPLASTIC_CACHE"
+"""Environment variable: where decoded data sets are kept; ``~/.cache/replastic`` if it is not set."""
+FORMAT = 3
+"""Part of every key: raised when the same source would be decoded to something else."""
+PARTS = ("train", "held_out", "test")
+
+
+def cached(name: str, key: Sequence[Any], make: Callable[[], Splits]) -> Splits:
+    """The splits that were once made for `key`, mapped into memory from the cache; made now if they are not there.
+
+    Processes that map one file share its memory. Two may make it at once: each writes a file of its own and puts it in
+    place whole. A file that does not match its checksum is made anew.
+
+    Args:
+        name: Of the data set; begins the file's name.
+        key: What the splits depend on, of types whose `repr` says all there is.
+        make: Reads and decodes them, all three with one pixel rule.
+
+    Raises:
+        UserError: The cache cannot be written, or as `make`.
+    """
+    file = _folder() / f"{name}-{hashlib.sha256(repr([FORMAT, *key]).encode()).hexdigest()[:24]}.safetensors"
+    splits = _read(file)
+    if splits is None:
+        _write(file, make())
+        splits = _read(file)
+    if splits is None:
+        raise UserError(f"{file} is damaged although it was just written: check the disk, or set {FOLDER} to another")
+    return splits
+
+
+def fingerprint(place: Place) -> Sequence[Any]:
+    """What changes when the files of a folder change: path, size and time of each; of the Hub, the name alone.
+
+    So what the Hub gave once is what later runs see, with or without a network; delete the cache to fetch it anew.
+    """
+    return (
+        [str(place), place.config]
+        if place.folder is None
+        else [str(place.folder.resolve()), place.config, *sorted(_files(place.folder))]
+    )
+
+
+def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
+    for path, _, names in os.walk(folder, followlinks=True):
+        inside = os.path.relpath(path, folder)
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                facts = os.stat(os.path.join(path, name))
+                yield os.path.normpath(os.path.join(inside, name)), facts.st_size, facts.st_mtime_ns
+
+
+def _folder() -> Path:
+    given = os.environ.get(FOLDER)
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "replastic"
+
+
+def _write(file: Path, splits: Splits) -> None:
+    parts = (splits.train, splits.held_out, splits.test)
+    pixels = splits.train.pixels
+    assert pixels is not None
+    tensors = {"mean": pixels.mean, "std": pixels.std}
+    for name, part in zip(PARTS, parts, strict=True):
+        tensors |= {f"{name}.inputs": part.inputs, f"{name}.targets": part.targets}
+    facts = {"classes": str(splits.train.classes), "checksum": splits.checksum()}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=file.parent) as scratch:
+            save_file(tensors, Path(scratch) / file.name, metadata=facts)
+            os.replace(Path(scratch) / file.name, file)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(
+            f"cannot keep the decoded images in {file.parent} ({error}): make room, or set {FOLDER} to another folder"
+        ) from error
+
+
+def _read(file: Path) -> Splits | None:
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            facts = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        pixels = Pixels(tensors["mean"], tensors["std"])
+        classes = int(facts["classes"])
+        splits = Splits(
+            *(Dataset(tensors[f"{name}.inputs"], tensors[f"{name}.targets"], classes, pixels) for name in PARTS)
+        )
+        return splits if splits.checksum() == facts["checksum"] else None
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError):
+        return None

@@ -1,0 +1,185 @@
+"""Sets of labelled images: where they lie, which of them are used, and the way from there to tensors."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from replastic.data.cache import cached, fingerprint
+from replastic.data.dataset import Dataset, Pixels, Splits, hold_out
+from replastic.data.decode import decode, image_size
+from replastic.data.labels import balanced, mixed
+from replastic.data.provider import Provider
+from replastic.data.source import Place, find, opened
+from replastic.data.split import labelled
+from replastic.errors import UserError
+from replastic.options import option
+
+FOLDER = "REPLASTIC_DATA"
+"""Environment variable: a folder with one folder for each data set, by name."""
+EVERY = 10
+"""One training image in ten of each class is held out."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a set is stored: for each thing the names it may have, tried in that order, and the channels wanted."""
+
+    image: tuple[str, ...] = ("image", "img")
+    label: tuple[str, ...] = ("label", "fine_label")
+    train: tuple[str, ...] = ("train",)
+    test: tuple[str, ...] = ("test", "validation", "valid", "val", "dev")
+    channels: int = 3
+    config: str = ""
+    """Which of several configurations of a Hub set."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class ImageSet(Provider):
+    """Images of one size with whole numbers for labels, read through Hugging Face `datasets`."""
+
+    source: str = option("", help="folder of Parquet files or of images, or a Hub name; empty: see $REPLASTIC_DATA")
+    train: int = option(0, help="training images to use, equally many of each class, held-out ones included; 0: all")
+    test: int = option(0, help="test images to use, equally many of each class; 0: all")
+    first_classes: int = option(0, help="use the images of the first so many classes alone; 0: all")
+
+    hub: ClassVar[str] = ""
+    """What the empty `source` stands for where there is no folder of the set's name: a name on the Hub."""
+
+    def validate(self) -> None:
+        """No negative numbers.
+
+        Raises:
+            UserError: There is one.
+        """
+        for field, value in (("train", self.train), ("test", self.test), ("first_classes", self.first_classes)):
+            if value < 0:
+                raise UserError(f"{self.name}: {field} must be 0 (all) or more, got {value}")
+
+    def layout(self) -> Layout:
+        """How the set is stored."""
+        return Layout()
+
+    def check(self, where: str, classes: int, size: tuple[int, int]) -> None:
+        """Refuse what cannot be this set, from the number of classes and the height and width of its images.
+
+        Raises:
+            UserError: Naming `where` it was found.
+        """
+
+    def place(self) -> str:
+        """The folder with the state of its files, or the Hub's name for the set."""
+        return repr(fingerprint(self._found()))
+
+    def splits(self) -> Splits:
+        """Bytes in three splits, with the pixel rule of the training images that are kept.
+
+        Shapes: inputs (N, C, H, W) uint8, in the order in which they are stored, targets as stored; training images
+        that stand class by class are put in an order in which classes take turns. `Pixels` has each channel's mean and
+        (population) standard deviation over the kept training images, held-out and test images left out. Of each class
+        the first `train` / classes images are used, and of these each tenth is held out.
+
+        What is decoded is kept in a file, which later runs map into memory; see `cached`.
+
+        Raises:
+            UserError: The set is not there, lacks a split, a column or a class, or holds an image that cannot be used.
+            MissingExtraError: `datasets` or Pillow is not installed.
+        """
+        found, layout = self._found(), self.layout()
+        key = [self.name, fingerprint(found), layout, self.train, self.test, self.first_classes, EVERY]
+        return cached(self.name, key, lambda: self._decoded(found, layout))
+
+    def _found(self) -> Place:
+        source = self.source
+        if not source and (root := os.environ.get(FOLDER)) and (Path(root) / self.name).is_dir():
+            source = str(Path(root) / self.name)
+        return find(source, self.name, self.layout().config, hub=self.hub)
+
+    def _used(self, classes: int, where: str) -> int:
+        if self.first_classes > classes or self.first_classes == 1:
+            raise UserError(
+                f"{self.name}: first_classes={self.first_classes} must be 0 (all) or 2 to {classes}, "
+                f"the classes of {where}"
+            )
+        return self.first_classes or classes
+
+    def _decoded(self, found: Place, layout: Layout) -> Splits:
+        with opened(found) as there:
+            train, test = (
+                labelled(there, str(found), names, layout.image, layout.label) for names in (layout.train, layout.test)
+            )
+            classes = len(train.class_names) or int(torch.cat([train.targets, test.targets]).max()) + 1
+            train.check_range(classes)
+            test.check_range(classes)
+            size = image_size(train, 0)
+            self.check(str(found), classes, size)
+            classes = self._used(classes, str(found))
+            chosen = balanced(train, classes, self.train, f"{self.name}: train", least=EVERY, every_class=True)
+            tested = balanced(test, classes, self.test, f"{self.name}: test", least=1, every_class=False)
+            kept, held = hold_out(train.targets[chosen], EVERY)
+            if not len(held):
+                raise UserError(f"{train.where}: no class has {EVERY} images to use, so none can be held out")
+            kept = kept[mixed(train.targets[chosen[kept]])]
+            parts = [
+                Dataset(decode(split, rows, layout.channels, size), split.targets[rows], classes)
+                for split, rows in ((train, chosen[kept]), (train, chosen[held]), (test, tested))
+            ]
+        pixels = pixel_rule(parts[0].inputs)
+        return Splits(*(replace(part, pixels=pixels) for part in parts))
+
+
+@dataclass(kw_only=True, frozen=True)
+class NamedImages(ImageSet):
+    """A set whose name alone says what it is, wherever it lies."""
+
+    whereabouts: ClassVar[frozenset[str]] = frozenset({"source"})
+    classes: ClassVar[int]
+    side: ClassVar[int]
+    """Height and width of its images, in pixels."""
+    published: ClassVar[tuple[int, int]]
+    """Training and test images of the whole set."""
+
+    def shortfall(self, splits: Splits) -> str:
+        """Fewer images than were published; where the spec asks for fewer, it says so itself."""
+        if self.train or self.test or self.first_classes:
+            return ""
+        there = (len(splits.train) + len(splits.held_out), len(splits.test))
+        if there == self.published:
+            return ""
+        words = [
+            f"{count:,} of {whole:,} {kind} images"
+            for count, whole, kind in zip(there, self.published, ("training", "test"), strict=True)
+        ]
+        return f"{self.name} is not the whole set here: {' and '.join(words)}"
+
+    def check(self, where: str, classes: int, size: tuple[int, int]) -> None:
+        """Another number of classes or another size is another set.
+
+        Raises:
+            UserError: It is.
+        """
+        if (classes, *size) != (self.classes, self.side, self.side):
+            raise UserError(
+                f"{where} is not {self.name}, which has {self.classes} classes and images of {self.side}x{self.side} "
+                f"pixels: there are {classes} classes and images of {size[0]}x{size[1]}. For other data: images:source="
+            )
+
+
+def pixel_rule(images: Tensor) -> Pixels:
+    """The rule that gives each channel of `images` mean 0 and deviation 1; a channel that never changes only mean 0.
+
+    Exact: from the counts of the 256 values, in float64.
+
+    Shapes: `images` (N, C, H, W) uint8.
+    """
+    values = torch.arange(256, dtype=torch.float64) / 255
+    counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in images.unbind(1)]).double()
+    share = counts / counts.sum(1, keepdim=True)
+    mean = share @ values
+    std = (share * (values - mean[:, None]).square()).sum(1).sqrt()
+    return Pixels(mean.float(), torch.where(std > 0, std, 1.0).float())

@@ -1,0 +1,55 @@
+"""What a data set is before it is loaded: its options, its identity, and how to get its splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from replastic.data.dataset import Splits
+from replastic.registry import Registry
+
+
+@dataclass(kw_only=True, frozen=True)
+class Provider:
+    """A data set that can be loaded. Subclasses are keyword-only frozen dataclasses, each field an `option`."""
+
+    name: ClassVar[str] = ""
+    """Public name; set by `register`."""
+    whereabouts: ClassVar[frozenset[str]] = frozenset()
+    """Names of the fields that say where the data lie and not what they are."""
+
+    def validate(self) -> None:
+        """Refuse values that types and choices do not rule out.
+
+        Raises:
+            UserError: Naming the field, its value and what is allowed.
+        """
+
+    def identity(self) -> str:
+        """The shortest spec that says what the data are: fields that differ from their defaults, no `whereabouts`."""
+        given = [(f.name, getattr(self, f.name), f.default) for f in fields(self) if f.name not in self.whereabouts]
+        parts = [f"{name}={value}" for name, value, default in given if value != default]
+        return f"{self.name}:{','.join(parts)}" if parts else self.name
+
+    def place(self) -> str:
+        """Where the data come from and in which state; two equal data sets with one answer are the same data.
+
+        Asked at every `load`, so it must not read the data.
+        """
+        return ""
+
+    def shortfall(self, splits: Splits) -> str:
+        """What the splits lack of the set whose name they bear, in words; empty where they are what the name says."""
+        return ""
+
+    def splits(self) -> Splits:
+        """Read the data, onto the CPU.
+
+        Raises:
+            UserError: They are not there, or are not what they should be.
+        """
+        raise NotImplementedError
+
+
+REGISTRY: Registry[type[Provider]] = Registry("dataset", "replastic.datasets")
+register, names, get, entry = REGISTRY.register, REGISTRY.names, REGISTRY.get, REGISTRY.entry

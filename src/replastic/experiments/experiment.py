@@ -1,0 +1,212 @@
+"""A whole experiment: methods times seeds, planned, checked against what is there, carried out in parallel."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from replastic import data, methods, metrics, recipes
+from replastic.errors import UserError
+from replastic.experiments.cost import Expected, expected
+from replastic.experiments.runs import Job, check_device, execute
+from replastic.experiments.spec import BenchmarkSpec
+from replastic.parallel import distributed
+from replastic.parallel.workers import work
+from replastic.records import find_runs, write_text
+from replastic.report.experiment import differences
+from replastic.training import Protocol, boundary
+from replastic.training.failures import DivergedError, memory_in_words
+from replastic.training.session import Session
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, and what is done already."""
+
+    jobs: tuple[Job, ...]
+    shared: tuple[Job, ...]
+    """Phases that all methods share, to be trained first."""
+    probe: Mapping[str, Any] | None = None
+    """Measurement by which the settings of speed were chosen, kept in the folder as speed.json."""
+
+    @property
+    def todo(self) -> tuple[Job, ...]:
+        """Runs that are not finished."""
+        return tuple(job for job in self.jobs if not job.directory.done)
+
+    def expected(self, workers: int) -> Expected | None:
+        """Time on the clock that what is to be done will take in so many workers; None if nothing is.
+
+        Nor is it told where several processes share each run.
+        """
+        if not self.todo or distributed.world_size() > 1:
+            return None
+        return expected(self.jobs, self.shared, self.todo, workers)
+
+
+@dataclass
+class Listener:
+    """What someone who watches is told; every function may be left out."""
+
+    progress: Callable[[str, float], None] = field(default=lambda name, phases: None)
+    """Name of a job and how many phases it has completed."""
+    ended: Callable[[str, str], None] = field(default=lambda name, problem: None)
+    """Name of a job, and what went wrong or ""."""
+
+
+def plan(
+    spec: BenchmarkSpec,
+    protocol: Protocol,
+    chosen: Sequence[str],
+    seeds: Sequence[int],
+    out: str | Path,
+    *,
+    device: str = "cpu",
+    command: str = "",
+) -> Plan:
+    """List the runs and see that they fit what `out` holds.
+
+    Args:
+        spec: The benchmark.
+        protocol: Its protocol, with whatever the caller changed.
+        chosen: Methods by spec.
+        seeds: Seeds.
+        out: Folder of the experiment; runs that are there already are resumed or, when finished, skipped.
+        device: Where to train.
+        command: The command line, for the records.
+
+    Raises:
+        UserError: An unknown method or option, no seeds, or `out` holds runs of another benchmark or other settings.
+    """
+    if not seeds:
+        raise UserError("an experiment needs at least one seed")
+    specs = dict.fromkeys(methods.spec_of(methods.from_spec(text)) for text in chosen)
+    jobs = tuple(
+        Job(spec.name, protocol, spec.summary, Path(out), method, seed, device, command)
+        for method in specs
+        for seed in dict.fromkeys(seeds)
+    )
+    by_seed = {job.seed: shared for job in jobs if not job.directory.done and (shared := job.shared())}
+    for measure in (*protocol.metrics, *protocol.boundary_metrics):
+        metrics.get(measure)
+    with memory_in_words(protocol.trainer, "cpu"):
+        _check_fit(protocol, specs, seeds[0], device)
+    planned = Plan(jobs, tuple(job for job in by_seed.values() if not job.ready))
+    _check(jobs[0])
+    for job in (*jobs, *by_seed.values()):
+        _compare(str(job.directory.path), job.known(), job.settings())
+    return planned
+
+
+Crew = Callable[[Mapping[str, Job], Listener], dict[str, str]]
+"""Carries out jobs, given by name, and tells the listener; returns what went wrong, by name."""
+
+
+def run(
+    planned: Plan,
+    *,
+    workers: int,
+    plugins: Sequence[str] = (),
+    listener: Listener | None = None,
+    crew: Crew | None = None,
+) -> dict[str, str]:
+    """Carry out what is not done yet: runs beside each other or, under torchrun, one after another by all processes.
+
+    Args:
+        planned: What is to be done.
+        workers: Most runs at a time.
+        plugins: Plug-in files that each process loads first.
+        listener: Told how far the jobs are.
+        crew: Who does the work instead of processes of this machine.
+
+    Returns:
+        What went wrong, by name of the job; the other runs are finished.
+    """
+    listener = listener or Listener()
+    todo, folder = planned.todo, planned.jobs[0].folder
+    distributed.barrier()  # Before any process writes, all have seen what there is to do.
+
+    def carry_out(jobs: Iterable[Job]) -> dict[str, str]:
+        named = {job.name: job for job in jobs}
+        if crew is not None:
+            return crew(named, listener)
+        if distributed.world_size() > 1:
+            return _together(named, listener)
+        return work(named, execute, workers=workers, plugins=plugins, progress=listener.progress, ended=listener.ended)
+
+    with alone(folder) if distributed.rank() == 0 else nullcontext():
+        if planned.probe is not None:
+            write_text(folder / "speed.json", json.dumps(planned.probe, indent=2) + "\n")
+        failures = carry_out(planned.shared)
+        lost = {job.seed for job in planned.shared if job.name in failures}
+        return failures | carry_out(job for job in todo if job.seed not in lost)
+
+
+def _together(jobs: Mapping[str, Job], listener: Listener) -> dict[str, str]:
+    """One job after another, of each of which every process does its part; plug-ins are known to all of them."""
+    failures: dict[str, str] = {}
+    for name, job in jobs.items():
+        try:
+            execute(job, partial(listener.progress, name))
+        except DivergedError as error:  # The same in every process; any other error ends them all.
+            failures[name] = str(error)
+        listener.ended(name, failures.get(name, ""))
+    return failures
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the folder against a second process that would write the same runs."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"another process is running an experiment in {folder}; wait for it or give --out"
+            ) from None
+        yield
+
+
+def _check_fit(protocol: Protocol, specs: Iterable[str], seed: int, device: str) -> None:
+    """Make what every run makes at its beginning, so that settings that cannot work are refused before any starts."""
+    recipes.load(protocol.recipe)
+    check_device(device)
+    splits = data.load(protocol.data)
+    for index in (0, len(protocol.stream) - 1):
+        protocol.stream.phase(splits, index, seed)
+    for spec in specs:
+        with Session(protocol, splits, methods.from_spec(spec), seed) as session:
+            boundary.begin(session, session.phase(protocol.methods_from))
+
+
+def _check(job: Job) -> None:
+    """See that the runs in the folder are of this benchmark, settings and data, whatever their method."""
+    if not job.folder.is_dir() or not any(job.folder.rglob("run.json")):
+        return
+    samples = data.load(job.protocol.data).facts()
+    wanted = {**job.settings(), "samples": samples}
+    for directory in find_runs(job.folder):
+        info = directory.info()
+        there = {**samples, **info.environment.get("samples", {})}  # a run of an older version may know less
+        known = {"benchmark": info.benchmark, **info.config, "method": wanted["method"], "samples": there}
+        _compare(str(directory.path), known, wanted)
+
+
+def _compare(where: str, known: dict[str, object] | None, wanted: dict[str, object]) -> None:
+    found = differences(known, wanted) if known is not None else []
+    if found:
+        raise UserError(
+            f"{where} was begun with other settings (there and now): {'; '.join(found)}. "
+            "Give the same settings to go on with it, or another --out"
+        )

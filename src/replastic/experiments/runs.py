@@ -1,0 +1,139 @@
+"""One run of an experiment: what it is, where it lies, and how a worker carries it out."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from replastic import data, methods
+from replastic.errors import UserError
+from replastic.parallel import distributed
+from replastic.records import RunDirectory, RunInfo, environment, make_folder, read_object, write_text
+from replastic.training import Protocol, resume, train
+
+LONGEST = 150
+"""Characters of a folder's name; file systems take 255 bytes."""
+SHARED = "shared.json"
+"""Settings of a folder that holds the phases all methods share; it is no run, so it has no run.json."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One method with one seed, or the phases of one seed that all methods share; pickled on its way to a worker."""
+
+    benchmark: str
+    protocol: Protocol
+    summary: Mapping[str, Any]
+    folder: Path
+    """Of the experiment."""
+    method: str
+    """Its spec; any without effect on the shared phases."""
+    seed: int
+    device: str = "cpu"
+    command: str = ""
+    until: int | None = None
+    """Train only the phases before this one, which all methods share."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.method}, seed {self.seed}" if self.until is None else f"shared first phase, seed {self.seed}"
+
+    @property
+    def phases(self) -> int:
+        """Number of phases it trains, those it begins from included."""
+        return len(self.protocol.stream) if self.until is None else self.until
+
+    @property
+    def directory(self) -> RunDirectory:
+        """Where its records and its state lie."""
+        part = folder_name(self.method) if self.until is None else ".shared"
+        return RunDirectory(self.folder / part / f"seed-{self.seed}")
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has finished and left what others need of it."""
+        return self.directory.done and (self.until is None or resume.is_saved(self.directory))
+
+    def shared(self) -> Job | None:
+        """The job that trains what this one begins from, if its method is off at first."""
+        if self.until is not None or not self.protocol.methods_from:
+            return None
+        return replace(self, method="base", until=self.protocol.methods_from)
+
+    def info(self) -> RunInfo:
+        """What its run.json says, but for the environment."""
+        method = methods.from_spec(self.method)
+        config = {**self.protocol.config(), "device": torch.device(self.device).type}
+        if self.until is None:
+            config["method"] = methods.settings(method)
+        return RunInfo(self.benchmark, self.method, self.seed, config, self.summary, self.command)
+
+    def known(self) -> dict[str, Any] | None:
+        """Benchmark and settings this job was begun with, or None if it is new."""
+        if self.until is None:
+            info = self.directory.info() if self.directory.exists else None
+            return None if info is None else {"benchmark": info.benchmark, **info.config}
+        file = self.directory.path / SHARED
+        return read_object(file) if file.is_file() else None
+
+    def settings(self) -> dict[str, Any]:
+        """Benchmark and settings of this job, as `known` would give them."""
+        info = self.info()
+        return dict(json.loads(json.dumps({"benchmark": info.benchmark, **info.config})))
+
+
+def folder_name(spec: str) -> str:
+    """A method's spec as a folder name that every file system takes."""
+    name = re.sub(r"[^\w.=+]+", "-", spec).strip("-")
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}-{zlib.crc32(spec.encode()):08x}"
+
+
+def check_device(device: str) -> None:
+    """See that tensors can be made there.
+
+    Raises:
+        UserError: They cannot.
+    """
+    try:
+        torch.empty(0, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {device!r} cannot be used here: {reason}") from error
+
+
+def execute(job: Job, report: Callable[[float], None]) -> None:
+    """Train one job to its end, from wherever a killed process left it. Body of a worker."""
+    directory, shared = job.directory, job.shared()
+    splits = data.load(job.protocol.data, job.device)
+    if job.known() is None and distributed.rank() == 0:
+        if job.until is None:
+            around = {
+                **environment(),
+                "device": job.device,
+                "processes": distributed.world_size(),
+                "samples": splits.facts(),
+                "shortfall": data.from_spec(job.protocol.data).shortfall(splits),
+            }
+            directory.create(replace(job.info(), environment=around))
+        else:
+            make_folder(directory.path)
+            write_text(directory.path / SHARED, json.dumps(job.settings(), indent=2) + "\n")
+    train(
+        job.protocol,
+        splits,
+        methods.from_spec(job.method),
+        job.seed,
+        directory,
+        device=job.device,
+        until=job.until,
+        start=shared.directory if shared else None,
+        progress=report,
+    )

@@ -1,0 +1,92 @@
+"""What a benchmark file gives: a protocol, its presets and how the result is to be presented."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from replastic import methods
+from replastic.errors import UnknownNameError
+from replastic.options import split
+from replastic.registry import Registry
+from replastic.training import Protocol
+
+INTERPOLATION = "interpolation:strength=0.8"
+"""As tuned in the FIRE paper for every vision setting."""
+
+
+def every_method(*also: str, **instead: str) -> tuple[str, ...]:
+    """Specs of all registered methods, with `instead` of the name alone where given, and then `also`."""
+    return (*(instead.get(name, name) for name in methods.names()), *also)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A protocol with the methods, by spec, and the number of seeds that answer one question."""
+
+    protocol: Protocol
+    methods: tuple[str, ...]
+    seeds: int
+    help: str
+    """What it shows and what it costs."""
+    folder: str = ""
+    """Preset with the same protocol in whose folder it runs by default, so that what is there need not run again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSpec:
+    """One experiment. The first preset is the one that runs when none is asked for."""
+
+    name: str
+    presets: Mapping[str, Preset]
+    summary: Mapping[str, Any]
+    """How to present its runs, see `RunInfo.summary`."""
+    others: Mapping[str, Mapping[str, Preset]] = field(default_factory=dict)
+    """Presets on other data sets, by the name of the data set."""
+
+    def on(self, data: str) -> BenchmarkSpec:
+        """The same experiment on other data, or on another part of its own.
+
+        Args:
+            data: Spec of the data. A data set of `others` brings its own presets, any other runs with the settings of
+                `presets`; fields that are not given stay as the preset has them if it names the same data set. Empty
+            changes nothing.
+        """
+        if not data:
+            return self
+        presets = self.others.get(_name(data), self.presets)
+        on_it = {
+            name: replace(preset, protocol=replace(preset.protocol, data=_merged(preset.protocol.data, data)))
+            for name, preset in presets.items()
+        }
+        return replace(self, presets=on_it)
+
+    def preset_name(self, name: str | None) -> str:
+        """`name` itself, or the first preset's if it is None.
+
+        Raises:
+            UnknownNameError: No such preset; near misses are offered.
+        """
+        if name is None:
+            return next(iter(self.presets))
+        if name not in self.presets:
+            raise UnknownNameError(f"preset of {self.name}", name, self.presets)
+        return name
+
+
+def _name(data: str) -> str:
+    return data.partition(":")[0].strip()
+
+
+def _merged(preset: str, given: str) -> str:
+    """The spec `given`, completed by the fields that `preset` has if it is of the same data set."""
+    if _name(preset) != _name(given):
+        return given
+    name, fields = split(given)
+    texts = [f"{key}={text}" for key, text in (split(preset)[1] | fields).items()]
+    return f"{name}:{','.join(texts)}" if texts else name
+
+
+REGISTRY: Registry[Callable[[], BenchmarkSpec]] = Registry("benchmark", "replastic.benchmarks")
+register, names, get, entry = REGISTRY.register, REGISTRY.names, REGISTRY.get, REGISTRY.entry

@@ -1,0 +1,191 @@
+"""A search: every combination of a method's options, each a run per seed, and the best of them by held-out data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from replastic import data, methods
+from replastic.errors import UnknownNameError, UserError
+from replastic.experiments.experiment import Plan
+from replastic.experiments.spec import BenchmarkSpec
+from replastic.report.experiment import HELD_OUT, points
+from replastic.text import json_ready
+from replastic.training import Protocol
+
+Values = Mapping[str, Sequence[str]]
+"""Values to try instead of a method's own, as text, by ``method.option``."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One combination of options and how it did."""
+
+    spec: str
+    scores: Mapping[int, float]
+    """Held-out score at the end of the last phase, by seed; runs that are not finished are missing."""
+    wanted: int
+    """Number of seeds it was to have."""
+
+    @property
+    def mean(self) -> float:
+        """Over all seeds; NaN if one is missing or diverged, so that no candidate wins by its easy seeds."""
+        return float(np.mean([*self.scores.values()])) if len(self.scores) == self.wanted else math.nan
+
+
+@dataclass(frozen=True)
+class Search:
+    """A method and its candidates, the best first; those without a mean come last."""
+
+    method: str
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def best(self) -> Candidate | None:
+        """The candidate with the best mean, the first tried of equals; None if none has one."""
+        first = self.candidates[0]
+        return first if math.isfinite(first.mean) else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For best.json."""
+        best = self.best
+        tried = [{"spec": c.spec, "held_out": c.mean, "by_seed": c.scores} for c in self.candidates]
+        chosen = {"spec": best.spec, "held_out": best.mean} if best else {"spec": None, "held_out": None}
+        return dict(json_ready({**chosen, "tried": tried}))
+
+
+def parse_values(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Values to try, from ``method.option=v1,v2``.
+
+    Raises:
+        UserError: A text cannot be read.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        key, equals, values = (part.strip() for part in text.partition("="))
+        method, dot, option = key.partition(".")
+        tried = tuple(value.strip() for value in values.split(",") if value.strip())
+        if not (equals and dot and method and option and tried):
+            raise UserError(f"cannot read --set {text!r}: write --set method.option=value,value")
+        found[f"{method}.{option.replace('-', '_')}"] = tried
+    return found
+
+
+def as_in(preset: Sequence[str], text: str, values: Values) -> str:
+    """A bare name with what the preset sets for that method and is not searched, such as ``targets``; else the text."""
+    known = next((m for m in map(methods.from_spec, preset) if m.name == text), None)
+    if known is None:
+        return text
+    searched = {f.name for f in fields(known) if f.metadata.get("search") or f"{text}.{f.name}" in values}
+    kept = [f"{name}={getattr(known, name)}" for name in sorted(known.explicit - searched)]
+    return f"{text}:{','.join(kept)}" if kept else text
+
+
+def search_spaces(chosen: Sequence[str], values: Values) -> dict[str, tuple[str, ...]]:
+    """Specs to try for each method: the product of what its options are searched over.
+
+    Args:
+        chosen: Methods by spec; an option that a spec gives keeps its value.
+        values: What to try instead of an option's own search values, or for an option that has none.
+
+    Raises:
+        UserError: An unknown method or option, a value that is not allowed, or nothing to search.
+    """
+    unused = dict(values)
+    spaces = {}
+    for text in chosen:
+        method = methods.from_spec(text)
+        axes = []
+        for part in method.parts:
+            axes += _axes(part, values)
+            for key in [key for key in unused if key.partition(".")[0] == part.name]:
+                del unused[key]
+        if not axes:
+            raise UserError(
+                f"{text} has no option that is searched; name one with --set {method.parts[0].name}.OPTION=value,value"
+            )
+        tried = [_with(method, dict(combination)) for combination in product(*axes)]
+        spaces[methods.spec_of(method)] = tuple(dict.fromkeys(tried))
+    for key in unused:
+        known = {part.name for text in chosen for part in methods.from_spec(text).parts}
+        raise UnknownNameError("method in --set", key.partition(".")[0], known)
+    return spaces
+
+
+def search_values() -> dict[str, str]:
+    """What each method is searched over by default, in words; methods with nothing to search are left out."""
+    found = {}
+    for name in methods.names():
+        tried = {f.name: f.metadata.get("search", ()) for f in fields(methods.get(name))}
+        said = [f"{option} {' '.join(map(str, values))}" for option, values in tried.items() if values]
+        if said:
+            found[name] = "; ".join(said)
+    return found
+
+
+def check_held_out(spec: BenchmarkSpec, protocol: Protocol, seed: int) -> None:
+    """See that runs will have a score to choose by.
+
+    Raises:
+        UserError: The last phase is not scored on held-out data.
+    """
+    last = protocol.stream.phase(data.load(protocol.data), len(protocol.stream) - 1, seed)
+    if HELD_OUT.removeprefix("_") not in last.evaluations:
+        raise UserError(
+            f"{spec.name} scores nothing on held-out data here, and a choice by its test score would flatter the "
+            "winner: sweep a benchmark that holds data out"
+        )
+
+
+def searches(planned: Plan, spaces: Mapping[str, Sequence[str]]) -> list[Search]:
+    """What the finished runs say, by the held-out score alone."""
+    summary = planned.jobs[0].summary
+    scores: dict[str, dict[int, float]] = {}
+    seeds = {job.seed for job in planned.jobs}
+    for job in planned.jobs:
+        if job.directory.done:
+            known = points(job.directory.records(), summary["score"] + HELD_OUT, summary["event"])
+            if known:
+                scores.setdefault(job.method, {})[job.seed] = [*known.values()][-1]
+    sign = -1.0 if summary["higher_is_better"] else 1.0
+    found = []
+    for method, specs in spaces.items():
+        candidates = [Candidate(spec, scores.get(spec, {}), len(seeds)) for spec in specs]
+        candidates.sort(key=lambda c: sign * c.mean if math.isfinite(c.mean) else math.inf)
+        found.append(Search(method, tuple(candidates)))
+    return found
+
+
+def _axes(part: methods.Method, values: Values) -> list[list[tuple[tuple[str, str], str]]]:
+    """For each searched option of one part: its place (method, option) with each of its values as text."""
+    found = []
+    known = {f.name for f in fields(part)}
+    for key in values:
+        method, _, option = key.partition(".")
+        if method == part.name and option not in known:
+            raise UnknownNameError(f"option of {part.name}", option, known)
+    for f in fields(part):
+        given = values.get(f"{part.name}.{f.name}")
+        if f.name in part.explicit:
+            if given is not None:
+                raise UserError(f"{part.name}: {f.name} is given in the spec and in --set; leave one of them out")
+            continue
+        tried = given or [str(value) for value in f.metadata.get("search", ())]
+        if tried:
+            found.append([((part.name, f.name), value) for value in tried])
+    return found
+
+
+def _with(method: methods.Method, combination: Mapping[tuple[str, str], str]) -> str:
+    """The spec of `method` with these values beside what it was given."""
+    parts = []
+    for part in method.parts:
+        options = [f"{name}={getattr(part, name)}" for name in sorted(part.explicit)]
+        options += [f"{option}={value}" for (name, option), value in combination.items() if name == part.name]
+        parts.append(f"{part.name}:{','.join(options)}" if options else part.name)
+    return methods.spec_of(methods.from_spec("+".join(parts)))

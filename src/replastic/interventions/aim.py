@@ -1,0 +1,69 @@
+"""Which weights a method is meant for: what the recipe, the caller and the method's own option `targets` say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from replastic.errors import UserError
+from replastic.interventions.method import Scope
+from replastic.interventions.run import Run
+from replastic.weights.change import Skipped
+from replastic.weights.recipe import Target
+from replastic.weights.targets import select
+
+
+def choose(scope: Scope, run: Run) -> tuple[tuple[Target, ...], tuple[Skipped, ...]]:
+    """The tensors that a method of that scope is meant for in a run, and those left alone.
+
+    Raises:
+        UserError: A pattern or a role matches nothing, or nothing is left to touch.
+    """
+    selection = select(
+        run.store.entries(),
+        run.recipe,
+        target_modules=run.target_modules,
+        exclude_modules=run.exclude_modules,
+        include=run.include,
+        scope="parameters" if scope == "layers" else scope,
+    )
+    return selection.targets, selection.skipped
+
+
+TARGETS_HELP = "patterns joined by | that replace the recipe's choice of weights, as in attention.q|attention.k"
+"""Of the option `targets`, which several methods have."""
+
+
+def check_targets(name: str, targets: str) -> None:
+    """Refuse an option `targets` with an empty pattern; the empty text is none.
+
+    Raises:
+        UserError: There is one.
+    """
+    if targets and not all(_split(targets)):
+        raise UserError(f"{name}: targets must be patterns joined by |, got {targets!r}")
+
+
+def aimed(name: str, targets: str, run: Run) -> Run:
+    """The run with the patterns of a method's option `targets` as the weights to touch, if there are any.
+
+    Raises:
+        UserError: The run names its targets already.
+    """
+    if not targets:
+        return run
+    if run.target_modules is not None:
+        raise UserError(f"{name}: give target_modules or the option targets, not both")
+    return replace(run, target_modules=_split(targets))
+
+
+def aimed_matrices(name: str, targets: str, run: Run) -> tuple[Target, ...]:
+    """The weights that a method's option `targets` chooses, or else the recipe, seen as matrices.
+
+    Raises:
+        UserError: As `aimed` and `choose`.
+    """
+    return choose("matrices", aimed(name, targets, run))[0]
+
+
+def _split(targets: str) -> tuple[str, ...]:
+    return tuple(pattern.strip() for pattern in targets.split("|"))

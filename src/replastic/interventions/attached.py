@@ -1,0 +1,303 @@
+"""A method at work, in anybody's loop: the one place that asks methods what to change, and has it written."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sized
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from replastic.errors import UserError
+from replastic.interventions.method import Method, WeightMethod
+from replastic.interventions.needs import Plans, check_needs, used
+from replastic.interventions.plan import plan
+from replastic.interventions.run import Run
+from replastic.interventions.solve import propose
+from replastic.weights.change import Change, Proposal
+from replastic.weights.followers import Followers
+from replastic.weights.optimizer_state import OptimizerState, Policy, check_policy
+from replastic.weights.outcome import Outcome
+from replastic.weights.writer import write
+
+Batches = Callable[[], Iterable[Any]]
+Progress = Callable[[Any], Iterable[Any]]
+"""Wraps what is read one by one, such as `tqdm`."""
+_METHOD = "method/"
+
+
+class Attached:
+    """A method at work on the weights of a run. Use it in a `with` block, so that the method's hooks are removed.
+
+    Over a run its user calls `begin` in the first phase in which the method is on; for every update `penalty` (before
+    the backward pass) and `after_update` (after the optimizer's step); and `cross` between two phases. Gradient
+    accumulation, learning-rate schedulers and gradient scalers stay the user's: one call per optimizer step is all
+    that is asked for.
+
+    Args:
+        method: The method, or several joined by ``+``.
+        run: The weights, live or in files, and what else the method may see.
+        optimizers: Those that train the weights, by name; ``""`` for the only one. A method that makes its own takes
+            their parameter groups over: step those in `optimizers`, not the ones that were given.
+        policy: What becomes of the optimizers' state at a boundary: ``reset_touched`` drops that of rewritten weights,
+            ``keep`` none. ``reset_all`` drops all, also where the method changes nothing, so that all methods of a
+            comparison are treated alike. Rows of units that are reset are cleared under every policy.
+        followers: Copies that follow what is written: target networks, moving averages, fp32 masters.
+        staging: Where new values wait while they are written; see `write`.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        run: Run,
+        optimizers: Mapping[str, Optimizer] | None = None,
+        *,
+        policy: Policy = "reset_touched",
+        followers: Followers | None = None,
+        staging: str = "memory",
+    ) -> None:
+        self.method = method
+        self.policy = check_policy(policy)
+        self.run = run
+        self.optimizers: dict[str, Optimizer] = dict(optimizers or {})
+        self.is_on = False
+        """Whether the method has been set up, and so has a say."""
+        self._followers = followers
+        self._staging = staging
+        self._plans: dict[str, Any] = {}
+        self._note_optimizer()
+
+    def __enter__(self) -> Attached:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer to step: the one that was given, or the method's own.
+
+        Raises:
+            UserError: There is none, or there are several; those are in `optimizers`.
+        """
+        if len(self.optimizers) != 1:
+            names = ", ".join(map(repr, self.optimizers)) or "none"
+            raise UserError(f"there is no one optimizer here, but {names}: see .optimizers")
+        return next(iter(self.optimizers.values()))
+
+    def check(self) -> Plans:
+        """Check the method against the run, so that what would fail later fails now.
+
+        Raises:
+            UserError: A field is not allowed, something the method needs is missing, or a pattern matches nothing.
+        """
+        plans = check_needs(self.method, self.run)
+        self._plans = dict(plans)
+        return plans
+
+    def unused(self, given: Mapping[str, object]) -> tuple[str, ...]:
+        """Names of what was given although neither the method nor a rule of the recipe uses it; call `check` first."""
+        needed = {"loss_fn" if need == "loss" else need for need in used(self.method, self._plans)}
+        return tuple(name for name, value in given.items() if value is not None and name not in needed)
+
+    def begin(self, phase: int | None = None) -> None:
+        """Turn the method on: check its needs, set it up, and let it make its optimizer if it has its own.
+
+        Args:
+            phase: Index of the phase under way; left as it is if None.
+        """
+        if phase is not None:
+            self.run.phase = phase
+        if self.is_on:
+            return
+        self.check()
+        self.method.setup(self.run)
+        self.is_on = True
+        if self.method.makes_optimizer:
+            if not self.optimizers:
+                raise UserError(f"{self.method.name} trains with an optimizer of its own: pass optimizer= to replace")
+            self.optimizers = {name: self._own(optimizer) for name, optimizer in self.optimizers.items()}
+            self._note_optimizer()
+
+    def penalty(self) -> Tensor | None:
+        """The term to add to the loss of the next update, a scalar; None if the method has none."""
+        return self.method.penalty(self.run) if self.is_on else None
+
+    def after_update(self) -> None:
+        """Let the method act after an update of the weights; what it proposes is written.
+
+        Raises:
+            UserError: What it proposes cannot be written; nothing was.
+        """
+        self.run.step += 1
+        for part in self.method.parts if self.is_on else ():
+            change = part.after_step(self.run)
+            if change is not None:
+                self._write(change, "keep")
+
+    def cross(
+        self,
+        phase: int | None = None,
+        *,
+        policy: Policy | None = None,
+        batches: Batches | Iterable[Any] | None = None,
+        dry_run: bool = False,
+        progress: Progress = iter,
+    ) -> list[Outcome]:
+        """Let the method act between two phases, part by part, each on what the one before it left.
+
+        Args:
+            phase: Index of the phase that begins; the next one if None. A boundary that was crossed already is not
+                crossed again, so a resumed loop may call this as it did before.
+            policy: What becomes of the optimizers' state; that of the constructor if None.
+            batches: Data of the phase that begins. What was given before then counts as data of the past phase.
+            dry_run: Compute and report all, write nothing.
+            progress: Wraps the new weights on their way.
+
+        Returns:
+            What each part that acts between phases did; empty if the boundary was crossed before. Undo them in reverse
+            order.
+
+        Raises:
+            UserError: What a part proposes cannot be written; the weights are what they were.
+        """
+        policy = check_policy(policy or self.policy)
+        past = self.run.phase
+        phase = past + 1 if phase is None else phase
+        if phase <= past:
+            return []
+        self.run.phase = phase
+        if batches is not None:
+            self.run.past_batches = self.run.batches
+            self.run.batches, self.run.pass_steps = as_passes(batches)
+        outcomes: list[Outcome] = []
+        try:
+            for part in self.method.parts if self.is_on else ():
+                change = self._change(part)
+                if change is not None:
+                    change = replace(change, proposals=progress(change.proposals))
+                    outcomes.append(self._write(change, policy, between_phases=True, dry_run=dry_run))
+        except BaseException:
+            self.run.phase = past
+            for outcome in reversed(outcomes):
+                outcome.undo_()
+            raise
+        if policy == "reset_all" and not outcomes and not dry_run:
+            OptimizerState(tuple(self.optimizers.values())).drop_all()
+        return outcomes
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What going on later needs beside model and optimizer; tensors by name."""
+        state = {"phase": self.run.phase, "step": self.run.step, "is_on": int(self.is_on)}
+        kept = self.method.state_dict() if self.is_on else {}
+        return {
+            **{name: torch.tensor(value) for name, value in state.items()},
+            **{f"{_METHOD}{name}": value for name, value in kept.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state_dict` gave.
+
+        Call it before the saved weights and optimizer state are loaded: a method that adds modules puts them in place
+        here, and the weights of these are among the saved ones.
+
+        Raises:
+            UserError: The state is that of another method or network.
+        """
+        missing = {"phase", "step", "is_on"} - state.keys()
+        if missing:
+            raise UserError(f"this is no state of a method at work: it lacks {', '.join(sorted(missing))}")
+        self.run.phase, self.run.step = int(state["phase"]), int(state["step"])
+        if not int(state["is_on"]):
+            return
+        self.begin()
+        kept = {name.removeprefix(_METHOD): value for name, value in state.items() if name.startswith(_METHOD)}
+        try:
+            self.method.load_state_dict(kept)
+        except KeyError as error:
+            raise UserError(f"the saved state of {self.method.name} lacks {error}") from error
+        for part in self.method.parts:
+            change = part.rebuild(self.run)
+            if change is not None:
+                self._write(change, "keep")
+
+    def close(self) -> None:
+        """Remove the method's hooks and let go of the model."""
+        self.method.close()
+        self.is_on = False
+
+    def _change(self, part: Method) -> Change | None:
+        if not isinstance(part, WeightMethod):
+            return part.on_boundary(self.run)
+        planned = self._plans.pop(part.name, None)
+        return propose(planned if planned is not None else plan(part, self.run), self.run)
+
+    def _write(self, change: Change, policy: Policy, *, between_phases: bool = False, dry_run: bool = False) -> Outcome:
+        """Write what a part proposes, and tell every part where weights were replaced (`Method.after_write`)."""
+        names: list[str] = []
+
+        def noted(proposal: Proposal) -> Proposal:
+            names.append(proposal.name)
+            return proposal
+
+        units = tuple(change.units)
+        replaces = bool(units) or between_phases
+        outcome = write(
+            self.run.store,
+            replace(change, proposals=map(noted, change.proposals), units=units),
+            optimizer=tuple(self.optimizers.values()),
+            policy=policy,
+            followers=self._followers if replaces else None,
+            dry_run=dry_run,
+            staging=self._staging,
+        )
+        if not dry_run:
+            if replaces:
+                self.method.after_write(self.run, names, units)
+            if change.modules:
+                self._adopt(change)
+        return outcome
+
+    def _adopt(self, change: Change) -> None:
+        """Hand trainable parameters of new modules to the first optimizer, if no optimizer has them."""
+        known = {id(p) for o in self.optimizers.values() for g in o.param_groups for p in g["params"]}
+        inside = [p for module in change.modules.values() for p in module.parameters()]
+        new = [p for p in dict.fromkeys(inside) if p.requires_grad and id(p) not in known]
+        if new and self.optimizers:
+            next(iter(self.optimizers.values())).add_param_group({"params": new})
+
+    def _own(self, optimizer: Optimizer) -> Optimizer:
+        """The method's own optimizer for the parameters of one that was given."""
+        kind: Any = type(optimizer)
+        accepted = inspect.signature(kind).parameters
+        defaults = {name: value for name, value in optimizer.defaults.items() if name in accepted}
+        groups = [dict(group) for group in optimizer.param_groups]
+        return self.method.make_optimizer(groups, lambda given: kind(given, **defaults))
+
+    def _note_optimizer(self) -> None:
+        with suppress(StopIteration):
+            self.run.optimizer = next(iter(self.optimizers.values()))
+
+
+def as_passes(batches: Batches | Iterable[Any]) -> tuple[Batches, int]:
+    """What gives one pass over the data at each call, and how many batches that is; 0 where it does not tell.
+
+    Raises:
+        UserError: It is neither an iterable of batches nor a function that returns one.
+    """
+
+    def one_pass() -> Iterable[Any]:
+        found = batches() if callable(batches) else batches
+        if not isinstance(found, Iterable):
+            raise UserError(
+                "batches must be an iterable of batches, such as a DataLoader, or a function that returns one, "
+                f"got {type(found).__name__}"
+            )
+        return found
+
+    count = len(batches) if isinstance(batches, Sized) else 0
+    return one_pass, count

@@ -1,0 +1,74 @@
+"""What a method needs of a run: checked before anything starts, with a sentence that says how to give it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from replastic.errors import UserError
+from replastic.interventions.method import Method, WeightMethod
+from replastic.interventions.plan import Plan, plan
+from replastic.interventions.run import Need, Run
+from replastic.interventions.spec import check_fields
+
+REMEDIES: Final[dict[Need, str]] = {
+    "model": "the live model: weights in a file are not enough",
+    "init": "the initial weights: pass init=<state dict kept from before training> (on the command line --init FILE)",
+    "fresh": "a way to draw new weights: pass fresh=<function seed -> state dict>",
+    "batches": "data of the coming phase: pass batches=<iterable of batches>, such as a DataLoader",
+    "loss": "a loss: pass loss_fn=<function (model, batch) -> mean loss>",
+    "units": "the live model, whose units it watches during training",
+    "optimizer": "the optimizer whose state it drops: pass optimizer=<the optimizer>",
+}
+"""How to give what is missing."""
+
+
+Plans = Mapping[str, Plan]
+"""By name of a part of a method: which weights it rewrites. Parts that are no function of the weights have none."""
+
+
+def check_needs(method: Method, run: Run) -> Plans:
+    """Check a method against the run it is meant for: its fields, what it needs, which weights it would touch.
+
+    Returns:
+        The plan of each part that rewrites weights.
+
+    Raises:
+        UserError: A field is not allowed or has no effect, something it needs is missing, or a pattern matches nothing.
+    """
+    plans = {}
+    for part in method.parts:
+        check_fields(part)
+        require(part, run)
+        if isinstance(part, WeightMethod):
+            plans[part.name] = plan(part, run)
+            for other in plans[part.name].methods:
+                require(other, run)
+        else:
+            part.check(run)
+    return plans
+
+
+def used(method: Method, plans: Plans) -> frozenset[Need]:
+    """What of a run the method uses, and the methods that rules ask for in its place."""
+    return method.required().union(*(other.required() for planned in plans.values() for other in planned.methods))
+
+
+def require(method: Method, run: Run) -> None:
+    """See that what a method needs is in the run.
+
+    Raises:
+        UserError: Something is missing; the message says how to give it.
+    """
+    there: dict[Need, object] = {
+        "model": run.model,
+        "init": run.init,
+        "fresh": run.fresh,
+        "batches": run.batches,
+        "loss": run.loss_fn,
+        "units": run.model,
+        "optimizer": run.optimizer,
+    }
+    for need in sorted(method.required()):
+        if there[need] is None:
+            raise UserError(f"{method.name} needs {REMEDIES[need]}")

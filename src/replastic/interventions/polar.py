@@ -1,0 +1,106 @@
+"""What fire would write: the one place that turns settings into scaled polar factors, for fire and its controls."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor
+
+from replastic import linalg
+from replastic.errors import UserError
+from replastic.interventions.aim import TARGETS_HELP, aimed, check_targets
+from replastic.interventions.method import WeightMethod
+from replastic.interventions.run import Need, Run
+from replastic.options import option
+from replastic.weights.entries import MatrixInfo
+
+SOLVER_OPTIONS = ("num_iters", "coefficients", "tol", "max_iters", "polish", "complete")
+
+
+class Written(NamedTuple):
+    """What fire would write for a batch of matrices."""
+
+    weight: Tensor
+    """(batch, d_out, d_in): the factor times `scale`."""
+    scale: Tensor
+    """(batch,)."""
+    facts: dict[str, Any]
+    """Solver, iterations, residual, alignment, scale."""
+
+
+@dataclass(kw_only=True)
+class PolarMethod(WeightMethod):
+    """Settings of fire; a control that is matched to fire has the same ones and sees what fire would write."""
+
+    batched: ClassVar[bool] = True
+
+    solver: str = option("exact", help="how the polar factor is computed", choices=tuple(linalg.SOLVERS))
+    num_iters: int = option(10, help="newton_schulz: number of steps (the paper uses 10 for vision, 5 for language)")
+    coefficients: str = option(
+        "cubic", help="newton_schulz: polynomial of Algorithm 1 or of Appendix A.2", choices=("cubic", "quintic")
+    )
+    tol: float = option(1e-8, help="iterative: largest residual accepted")
+    max_iters: int = option(20, help="iterative: most steps allowed")
+    polish: int = option(0, help="fast: further steps in float32")
+    complete: bool = option(True, help="exact, iterative, svd: fill up the directions that a weight of low rank lacks")
+    scale: str = option(
+        "modular", help="factor on the orthonormal matrix (modular: the paper's)", choices=tuple(linalg.SCALES)
+    )
+    on_zero: str = option(
+        "error",
+        help="an all-zero matrix is an error, skipped (left as it is), or completed to an arbitrary isometry",
+        choices=("error", "skip", "complete"),
+    )
+    targets: str = option(
+        "",
+        help=f"{TARGETS_HELP}; the recipe's options still hold for the weights that it would have touched itself",
+    )
+
+    def validate(self) -> None:
+        """Counts and tolerances are positive."""
+        for field, least in (("num_iters", 1), ("max_iters", 1), ("polish", 0)):
+            if getattr(self, field) < least:
+                raise UserError(f"{self.name}: {field} must be at least {least}, got {getattr(self, field)}")
+        if self.tol <= 0:
+            raise UserError(f"{self.name}: tol must be positive, got {self.tol}")
+        check_targets(self.name, self.targets)
+
+    def required(self) -> frozenset[Need]:
+        """`init`, if the scale is that of the initial weights."""
+        return self.needs | {"init"} if self.scale == "init" else self.needs
+
+    def idle(self) -> frozenset[str]:
+        """Options of other solvers."""
+        return frozenset(SOLVER_OPTIONS) - self._accepted()
+
+    def narrowed(self, run: Run) -> Run:
+        """The run with `targets` as the weights to touch, if there are any.
+
+        Raises:
+            UserError: The run names its targets already.
+        """
+        return aimed(self.name, self.targets, run)
+
+    def written(self, w: Tensor, info: MatrixInfo, w0: Tensor | None) -> Written:
+        """What fire would write for `w` (batch, d_out, d_in).
+
+        Raises:
+            MatrixError: A matrix is all zero, with ``on_zero="error"``, or not finite.
+        """
+        options = {name: getattr(self, name) for name in sorted(self._accepted())}
+        result = linalg.polar(w, self.solver, on_zero=self.on_zero, **options)
+        scale = linalg.scale_factor(self.scale, w, result.factor, taps=info.taps, w0=w0)
+        weight = result.factor.mul_(scale.to(result.factor)[:, None, None])
+        facts = {
+            "solver": result.solver,
+            "iterations": result.iterations,
+            "residual": result.residual,
+            "alignment": result.alignment,
+            "scale": scale,
+        }
+        return Written(weight, scale, facts)
+
+    def _accepted(self) -> frozenset[str]:
+        return frozenset(inspect.signature(linalg.SOLVERS[self.solver]).parameters) & frozenset(SOLVER_OPTIONS)

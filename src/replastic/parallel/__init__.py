@@ -1,0 +1,1 @@
+"""Several processes: one run shared by all of them, or many jobs beside each other."""
