@@ -48,6 +48,15 @@ def split(spec: str) -> tuple[str, dict[str, str]]:
     return name.strip(), given
 
 
+def completed(given: str, known: str) -> str:
+    """The spec `given`, with the fields of `known` that it does not give, if both are of the same name."""
+    name, own = split(given)
+    if name != split(known)[0]:
+        return given
+    texts = [f"{key}={text}" for key, text in (split(known)[1] | own).items()]
+    return f"{name}:{','.join(texts)}" if texts else name
+
+
 def option(default: Any, *, help: str, choices: Sequence[Any] = (), search: Sequence[Any] = ()) -> Any:
     """A dataclass field from which flags, specs and checks are made.
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from replastic.experiments.spec import INTERPOLATION, BenchmarkSpec, Preset, every_method, register
+from replastic.learners import Trainer
+from replastic.learners.classification import Classification
 from replastic.networks.mlp import Mlp
 from replastic.streams.random_labels import RandomLabels
-from replastic.training import Protocol, Trainer
+from replastic.training import Protocol
 
 FIRE_VARIANTS = (
     "fire:solver=newton_schulz,num_iters=5",
@@ -22,16 +24,20 @@ FIRE_VARIANTS = (
 @register("digits_random_labels", reference="https://arxiv.org/abs/2606.09762")
 def digits_random_labels() -> BenchmarkSpec:
     """Thirty tasks of 600 digits with fresh random labels; score: accuracy on the task at its end."""
-    protocol = Protocol(
+    task = Classification(
         data="digits",
         stream=RandomLabels(tasks=30, images=600, steps=300),
         network=Mlp(hidden=(256, 256, 256)),
+    )
+    protocol = Protocol(
+        task=task,
         trainer=Trainer(learning_rate=1e-3, batch_size=64, warmup=0.1, clip_norm=0.5),
         recipe="all",
         metrics=("dfi", "effective_rank", "feature_srank", "dormant", "weight_norm"),
         boundary_metrics=("sfe", "dfi"),
     )
-    tiny = replace(protocol, stream=RandomLabels(tasks=3, images=64, steps=20), network=Mlp(hidden=(32, 32)))
+    short = replace(task, stream=RandomLabels(tasks=3, images=64, steps=20), network=Mlp(hidden=(32, 32)))
+    tiny = replace(protocol, task=short)
     return BenchmarkSpec(
         name="digits_random_labels",
         presets={
@@ -52,10 +58,7 @@ def digits_random_labels() -> BenchmarkSpec:
             ),
         },
         summary={
-            "score": "metric/accuracy",
             "score_label": "accuracy on the task at its end",
-            "event": "phase_end",
-            "higher_is_better": True,
             "phase_label": "task",
             "curves": [
                 "metric/dfi",

@@ -78,8 +78,7 @@ def _presets(name: str) -> Mapping[str, Preset]:
     curvature = replace(
         small,
         protocol=replace(
-            protocol,
-            stream=replace(stream, epochs=1),
+            vision.with_stream(protocol, replace(stream, epochs=1)),
             boundary_metrics=(*protocol.boundary_metrics, "hessian_top", "hessian_top_train"),
             probe_samples=150,
         ),

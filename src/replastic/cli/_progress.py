@@ -7,7 +7,6 @@ import time
 
 from tqdm import tqdm
 
-from replastic import data
 from replastic.experiments import Listener, Plan
 
 
@@ -66,10 +65,10 @@ def in_words(planned: Plan, workers: int) -> str:
     protocol = first.protocol
     lines = [
         f"{first.benchmark}: {len(planned.jobs)} runs ({len(methods)} methods x {len(seeds)} seeds) in {first.folder}",
-        f"network: {type(protocol.network).__name__} on {data.identity(protocol.data)}, recipe {protocol.recipe}",
+        f"network: {protocol.task.in_words()}, recipe {protocol.recipe}",
         f"methods: {', '.join(methods)}",
     ]
-    short = data.from_spec(protocol.data).shortfall(data.load(protocol.data))
+    short = protocol.task.shortfall(protocol.task.open())
     if short:
         lines.append(f"note: {short}")
     if len(todo) < len(planned.jobs):

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, make_dataclass, replace
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
-from replastic import benchmarks, data, networks
+from replastic import benchmarks, data
 from replastic.benchmarks import BenchmarkSpec, Preset
 from replastic.cli._arguments import Parser, parse
 from replastic.errors import UserError
 from replastic.experiments.runs import LONGEST, folder_name
-from replastic.networks import Network
+from replastic.options import name_of
 from replastic.registry import load_plugin
 from replastic.report.experiment import flatten
 from replastic.training import Protocol
+
+EARLY = ("data", "network")
+"""Settings that decide which others there are: read first, and given by name."""
 
 
 @dataclass(kw_only=True)
@@ -52,7 +55,7 @@ class Chosen:
     def protocol(self) -> Protocol:
         """The preset's protocol with the network that was asked for, and the recipe that goes with it."""
         protocol = self.preset.protocol
-        return protocol.with_network(_network(self.network, protocol.network)) if self.network else protocol
+        return protocol.with_network(self.network) if self.network else protocol
 
 
 def choose(args: Sequence[str], prog: str) -> Chosen:
@@ -84,7 +87,7 @@ def read(
         UserError: The arguments cannot be read, or a setting is not allowed.
     """
     protocol = chosen.protocol
-    parts = {name: getattr(protocol, name) for name in ("stream", "network", "trainer")}
+    parts = settings_of(protocol)
     flat = tyro.conf.arg(name="")
     whole: Any = make_dataclass(
         kind.__name__,
@@ -94,7 +97,7 @@ def read(
     )
     options = parse(whole, args=args, prog=prog, description=description)
     settings = {name: getattr(options, f"{name}_settings") for name in parts}
-    protocol = replace(protocol, recipe=options.recipe or protocol.recipe, **settings)
+    protocol = with_settings(replace(protocol, recipe=options.recipe or protocol.recipe), settings)
     if options.from_start and not protocol.methods_from:
         raise UserError("--from-start has no effect: the methods of this preset are on from the start; leave it out")
     return options, replace(protocol, methods_from=0) if options.from_start else protocol
@@ -118,7 +121,7 @@ def folder(chosen: Chosen, options: ProtocolOptions, protocol: Protocol) -> str:
     preset = chosen.protocol
     parts = [chosen.spec.name]
     if name or chosen.spec.others:
-        parts.append(name or preset.data.partition(":")[0])
+        parts.append(name or name_of(preset.config()["data"]))
     parts.append(chosen.preset.folder or chosen.preset_name)
     parts += [part for part in fields.split(",") if part]
     parts += [f"network={options.network}"] if options.network else []
@@ -131,7 +134,20 @@ def folder(chosen: Chosen, options: ProtocolOptions, protocol: Protocol) -> str:
     return f"runs/{whole}"
 
 
-def _network(name: str, instead_of: Network) -> Network:
-    """The network `name`, at full size if the preset's is, else at its reduced one."""
-    kind = networks.get(name)
-    return kind() if instead_of == type(instead_of)() else kind.reduced()
+def settings_of(protocol: Protocol) -> dict[str, Any]:
+    """Dataclasses whose fields are flags: the trainer, the parts of the task, and its fields that are no parts."""
+    task: Any = protocol.task
+    values = {f.name: getattr(task, f.name) for f in fields(task)}
+    parts = {name: value for name, value in values.items() if is_dataclass(value)}
+    plain = [f for f in fields(task) if f.name not in parts and f.name not in EARLY]
+    hints = get_type_hints(type(task))
+    own = make_dataclass(type(task).__name__, [(f.name, hints[f.name], field(default=values[f.name])) for f in plain])
+    return {**parts, "trainer": protocol.trainer, **({"task": own()} if plain else {})}
+
+
+def with_settings(protocol: Protocol, settings: Mapping[str, Any]) -> Protocol:
+    """The protocol with the dataclasses of `settings_of` as they are now."""
+    parts = {name: value for name, value in settings.items() if name not in ("trainer", "task")}
+    own = {f.name: getattr(settings["task"], f.name) for f in fields(settings["task"])} if "task" in settings else {}
+    task: Any = replace(protocol.task, **parts, **own)
+    return replace(protocol, trainer=settings["trainer"], task=task)

@@ -129,7 +129,7 @@ def _estimate(planned: Plan, jobs: int, *, json_wanted: bool) -> int:
 def _run(planned: Plan, jobs: int, options: Options, spec: BenchmarkSpec) -> dict[str, str]:
     if distributed.rank():
         return experiments.run(planned, workers=1)
-    watch = Watch(planned, workers=jobs, unit=spec.summary["phase_label"])
+    watch = Watch(planned, workers=jobs, unit=planned.jobs[0].summary["phase_label"])
     with watch:
         return experiments.run(planned, workers=jobs, plugins=options.plugin, listener=watch)
 

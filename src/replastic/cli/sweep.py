@@ -105,7 +105,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(planned: Plan, jobs: int, options: Options, spec: BenchmarkSpec) -> dict[str, str]:
-    watch = Watch(planned, workers=jobs, unit=spec.summary["phase_label"])
+    watch = Watch(planned, workers=jobs, unit=planned.jobs[0].summary["phase_label"])
     if not planned.todo:
         return {}
     with (

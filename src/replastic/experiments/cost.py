@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 
 import torch
 
-from replastic import data
 from replastic.experiments.runs import Job
-from replastic.seeds import derive
-from replastic.training import evaluate
+from replastic.learners import Extent
 from replastic.training.failures import memory_in_words
 from replastic.training.speed import Trial
 
@@ -27,13 +25,6 @@ class Expected:
     seconds: float
     by: str
     """Where the number comes from."""
-
-
-@dataclass(frozen=True)
-class _Phase:
-    updates: int
-    scored: int
-    """Samples that are scored in it, over all its evaluations."""
 
 
 def expected(jobs: Sequence[Job], shared: Sequence[Job], todo: Sequence[Job], workers: int) -> Expected:
@@ -69,29 +60,28 @@ def expected(jobs: Sequence[Job], shared: Sequence[Job], todo: Sequence[Job], wo
     return Expected(sum(_span(part, workers) for part in times), by)
 
 
-def _phases(job: Job) -> list[_Phase]:
-    splits, stream, trainer = data.load(job.protocol.data), job.protocol.stream, job.protocol.trainer
-    found = []
-    for index in range(len(stream)):
-        phase = stream.phase(splits, index, derive(job.seed, "stream"))
-        updates, marks = trainer.schedule(phase)
-        each = sum(len(part) for part in phase.evaluations.values())
-        around = 2 if index else 0  # before and after what the method does at the boundary
-        ended = min(len(phase.train), evaluate.TRAIN_SAMPLES)
-        found.append(_Phase(updates, (len(marks) + around) * each + ended))
-    return found
+def _phases(job: Job) -> list[Extent]:
+    """How long each phase of a run lasts."""
+    task = job.protocol.task
+    learner = task.learner(task.open(), job.seed, replace(job.protocol.trainer, compiled=False))
+    return [learner.extent(index) for index in range(task.phases)]
 
 
-def _timed(job: Job, phases: Iterable[_Phase]) -> list[float]:
+def _scored(index: int, extent: Extent) -> int:
+    """Samples that are scored in a phase, over all its evaluations."""
+    around = 2 if index else 0  # before and after what the method does at the boundary
+    return (len(extent.marks) + around) * extent.scored + extent.scored_last
+
+
+def _timed(job: Job, phases: Sequence[Extent]) -> list[float]:
     """Seconds of each phase, by a few updates and one evaluation in a process that does as a worker does."""
     with one_thread(), memory_in_words(job.protocol.trainer, job.device):
-        splits = data.load(job.protocol.data, job.device)
-        trial = Trial(job.protocol, splits, job.device)
+        trial = Trial(job.protocol, job.protocol.task.open(job.device), job.device)
         first, update = trial.seconds(1), trial.seconds(1)
         if update < BUDGET:
             update = trial.seconds(max(1, min(20, int(BUDGET / update))))
-        score = trial.evaluation_seconds(splits.train.first(job.protocol.trainer.evaluation_chunk))
-    times = [phase.updates * update + phase.scored * score for phase in phases]
+        score = trial.evaluation_seconds()
+    times = [phase.updates * update + _scored(index, phase) * score for index, phase in enumerate(phases)]
     for start in {0, job.protocol.methods_from}:  # a process begins with the shared phases, or after them
         times[start] += max(0.0, first - update)
     return times
@@ -115,7 +105,7 @@ def _reached(job: Job, begin: int) -> tuple[float, float]:
     return (before[-1] if before else 0.0), records[-1]["seconds"]
 
 
-def _share(job: Job, phases: Iterable[_Phase], before: Iterable[_Phase] = ()) -> float:
+def _share(job: Job, phases: Iterable[Extent], before: Iterable[Extent] = ()) -> float:
     """Share of the updates of `phases`, which follow those of `before`, that are done."""
     records, first = job.directory.records(), sum(phase.updates for phase in before)
     done = max(0, records[-1]["step"] - first) if records else 0

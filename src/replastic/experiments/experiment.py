@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from replastic import data, methods, metrics, recipes
+from replastic import methods, metrics, recipes
 from replastic.errors import UserError
 from replastic.experiments.cost import Expected, expected
 from replastic.experiments.runs import Job, check_device, execute
@@ -20,7 +20,7 @@ from replastic.parallel import distributed
 from replastic.parallel.workers import work
 from replastic.records import find_runs, write_text
 from replastic.report.experiment import differences
-from replastic.training import Protocol, boundary
+from replastic.training import Protocol
 from replastic.training.failures import DivergedError, memory_in_words
 from replastic.training.session import Session
 
@@ -88,7 +88,7 @@ def plan(
         raise UserError("an experiment needs at least one seed")
     specs = dict.fromkeys(methods.spec_of(methods.from_spec(text)) for text in chosen)
     jobs = tuple(
-        Job(spec.name, protocol, spec.summary, Path(out), method, seed, device, command)
+        Job(spec.name, protocol, spec.shown(protocol), Path(out), method, seed, device, command)
         for method in specs
         for seed in dict.fromkeys(seeds)
     )
@@ -182,19 +182,20 @@ def _check_fit(protocol: Protocol, specs: Iterable[str], seed: int, device: str)
     """Make what every run makes at its beginning, so that settings that cannot work are refused before any starts."""
     recipes.load(protocol.recipe)
     check_device(device)
-    splits = data.load(protocol.data)
-    for index in (0, len(protocol.stream) - 1):
-        protocol.stream.phase(splits, index, seed)
+    source = protocol.task.open()
     for spec in specs:
-        with Session(protocol, splits, methods.from_spec(spec), seed) as session:
-            boundary.begin(session, session.phase(protocol.methods_from))
+        with Session(protocol, source, methods.from_spec(spec), seed) as session:
+            for index in (0, protocol.task.phases - 1):
+                session.learner.extent(index)
+            session.begin(protocol.methods_from)
 
 
 def _check(job: Job) -> None:
     """See that the runs in the folder are of this benchmark, settings and data, whatever their method."""
     if not job.folder.is_dir() or not any(job.folder.rglob("run.json")):
         return
-    samples = data.load(job.protocol.data).facts()
+    task = job.protocol.task
+    samples = task.facts(task.open())
     wanted = {**job.settings(), "samples": samples}
     for directory in find_runs(job.folder):
         info = directory.info()

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from replastic import data, methods
+from replastic import methods
 from replastic.errors import UserError
 from replastic.parallel import distributed
 from replastic.records import RunDirectory, RunInfo, environment, make_folder, read_object, write_text
@@ -49,7 +49,7 @@ class Job:
     @property
     def phases(self) -> int:
         """Number of phases it trains, those it begins from included."""
-        return len(self.protocol.stream) if self.until is None else self.until
+        return self.protocol.task.phases if self.until is None else self.until
 
     @property
     def directory(self) -> RunDirectory:
@@ -112,15 +112,16 @@ def check_device(device: str) -> None:
 def execute(job: Job, report: Callable[[float], None]) -> None:
     """Train one job to its end, from wherever a killed process left it. Body of a worker."""
     directory, shared = job.directory, job.shared()
-    splits = data.load(job.protocol.data, job.device)
+    task = job.protocol.task
+    source = task.open(job.device)
     if job.known() is None and distributed.rank() == 0:
         if job.until is None:
             around = {
                 **environment(),
                 "device": job.device,
                 "processes": distributed.world_size(),
-                "samples": splits.facts(),
-                "shortfall": data.from_spec(job.protocol.data).shortfall(splits),
+                "samples": task.facts(source),
+                "shortfall": task.shortfall(source),
             }
             directory.create(replace(job.info(), environment=around))
         else:
@@ -128,7 +129,7 @@ def execute(job: Job, report: Callable[[float], None]) -> None:
             write_text(directory.path / SHARED, json.dumps(job.settings(), indent=2) + "\n")
     train(
         job.protocol,
-        splits,
+        source,
         methods.from_spec(job.method),
         job.seed,
         directory,

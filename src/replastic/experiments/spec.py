@@ -8,7 +8,7 @@ from typing import Any
 
 from replastic import methods
 from replastic.errors import UnknownNameError
-from replastic.options import split
+from replastic.options import name_of
 from replastic.registry import Registry
 from replastic.training import Protocol
 
@@ -41,7 +41,7 @@ class BenchmarkSpec:
     name: str
     presets: Mapping[str, Preset]
     summary: Mapping[str, Any]
-    """How to present its runs, see `RunInfo.summary`."""
+    """How to present its runs, where the learner's own words do not do; see `shown` and `RunInfo.summary`."""
     others: Mapping[str, Mapping[str, Preset]] = field(default_factory=dict)
     """Presets on other data sets, by the name of the data set."""
 
@@ -55,12 +55,13 @@ class BenchmarkSpec:
         """
         if not data:
             return self
-        presets = self.others.get(_name(data), self.presets)
-        on_it = {
-            name: replace(preset, protocol=replace(preset.protocol, data=_merged(preset.protocol.data, data)))
-            for name, preset in presets.items()
-        }
+        presets = self.others.get(name_of(data), self.presets)
+        on_it = {name: replace(preset, protocol=preset.protocol.on(data)) for name, preset in presets.items()}
         return replace(self, presets=on_it)
+
+    def shown(self, protocol: Protocol) -> dict[str, Any]:
+        """How to present its runs: what the learner says, unless the benchmark puts it in words of its own."""
+        return {"event": "phase_end", "phase_label": "phase", **protocol.task.summary(), **self.summary}
 
     def preset_name(self, name: str | None) -> str:
         """`name` itself, or the first preset's if it is None.
@@ -73,19 +74,6 @@ class BenchmarkSpec:
         if name not in self.presets:
             raise UnknownNameError(f"preset of {self.name}", name, self.presets)
         return name
-
-
-def _name(data: str) -> str:
-    return data.partition(":")[0].strip()
-
-
-def _merged(preset: str, given: str) -> str:
-    """The spec `given`, completed by the fields that `preset` has if it is of the same data set."""
-    if _name(preset) != _name(given):
-        return given
-    name, fields = split(given)
-    texts = [f"{key}={text}" for key, text in (split(preset)[1] | fields).items()]
-    return f"{name}:{','.join(texts)}" if texts else name
 
 
 REGISTRY: Registry[Callable[[], BenchmarkSpec]] = Registry("benchmark", "replastic.benchmarks")

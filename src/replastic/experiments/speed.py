@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from replastic import data
 from replastic.experiments.cost import one_thread
 from replastic.experiments.runs import SHARED, check_device
 from replastic.records import RunDirectory, read_object
@@ -35,7 +34,7 @@ def settle(protocol: Protocol, folder: Path, device: str) -> tuple[Protocol, Cho
     if known is not None:
         return replace(protocol, trainer=replace(protocol.trainer, **known)), None
     with one_thread(), memory_in_words(protocol.trainer, device):
-        choice = choose(protocol, data.load(protocol.data, device), device)
+        choice = choose(protocol, protocol.task.open(device), device)
     return replace(protocol, trainer=replace(protocol.trainer, **choice.settings)), choice
 
 

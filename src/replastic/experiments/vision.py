@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from replastic.experiments.spec import INTERPOLATION, Preset, every_method
+from replastic.learners import Trainer
+from replastic.learners.classification import Classification
 from replastic.networks import Network
 from replastic.networks.resnet18 import ResNet18
 from replastic.networks.vgg16 import Vgg16
 from replastic.networks.vit_tiny import VitTiny
 from replastic.streams import Growing, Stream
-from replastic.training import Protocol, Trainer
+from replastic.training import Protocol
 
 Size = Literal["paper", "small", "smoke"]
 
@@ -142,9 +144,7 @@ def protocol(name: str, size: Size, stream: Stream, *, data: str = "", methods_f
     if size == "small" and pair.convolutional:
         trainer = replace(trainer, precision="bfloat16", channels_last=True)
     return Protocol(
-        data=f"{name}:{data}" if data else name,
-        stream=stream,
-        network=pair.networks[size],
+        task=Classification(data=f"{name}:{data}" if data else name, stream=stream, network=pair.networks[size]),
         trainer=trainer,
         recipe=pair.networks[size].recipe,
         methods_from=methods_from,
@@ -152,6 +152,17 @@ def protocol(name: str, size: Size, stream: Stream, *, data: str = "", methods_f
         boundary_metrics=("sfe", "normalised_sfe", "dfi"),
         probe_samples=100 if size == "smoke" else 500,
     )
+
+
+def classification(protocol: Protocol) -> Classification:
+    """The task of a vision benchmark."""
+    assert isinstance(protocol.task, Classification)
+    return protocol.task
+
+
+def with_stream(protocol: Protocol, stream: Stream) -> Protocol:
+    """The protocol with other phases."""
+    return replace(protocol, task=replace(classification(protocol), stream=stream))
 
 
 def paper_preset(name: str, stream: Stream, tuned: Tuned, *, methods_from: int = 0) -> Preset:
@@ -194,10 +205,10 @@ def growing_presets(
 
 def limited_preset(small: Preset) -> Preset:
     """The same without past data."""
-    stream = small.protocol.stream
+    stream = classification(small.protocol).stream
     assert isinstance(stream, Growing)
     return Preset(
-        protocol=replace(small.protocol, stream=replace(stream, access="limited")),
+        protocol=with_stream(small.protocol, replace(stream, access="limited")),
         methods=("base", "fire", "ewc", "ewc+fire"),
         seeds=3,
         help="as small, but each phase has its new data alone (--replay 0.1: and a tenth of what came before)",
@@ -217,11 +228,7 @@ def smoke_preset(name: str, stream: Stream, *, methods_from: int = 0) -> Preset:
 def summary(**changes: Any) -> dict[str, Any]:
     """How to present the runs: accuracy on the test split after the last epoch of each phase, unless changed."""
     return {
-        "score": "metric/accuracy",
         "score_label": "test accuracy after the last epoch",
-        "event": "phase_end",
-        "higher_is_better": True,
-        "phase_label": "phase",
         "curves": ["metric/dfi", "metric/dormant", "metric/effective_rank", "metric/feature_srank"],
         **changes,
     }

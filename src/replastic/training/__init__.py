@@ -1,6 +1,6 @@
-"""The phase loop, what happens at a boundary, evaluation and resuming; nothing here knows a method by name."""
+"""The phase loop, the boundary and resuming, for any learner and any method."""
 
 from replastic.training.loop import train
-from replastic.training.protocol import Protocol, Trainer
+from replastic.training.protocol import Protocol
 
-__all__ = ["Protocol", "Trainer", "train"]
+__all__ = ["Protocol", "train"]

@@ -8,36 +8,33 @@ from torch import Tensor
 
 from replastic import metrics
 from replastic.seeds import generator
-from replastic.streams import Phase
-from replastic.training import supervised
 from replastic.training.session import Session
 
 
 def measure(
-    session: Session, phase: Phase, names: Sequence[str], old: Mapping[str, Tensor] | None = None
+    session: Session, phase: int, names: Sequence[str], old: Mapping[str, Tensor] | None = None
 ) -> dict[str, float]:
-    """Measures of the run's network, on the first samples of the phase's training data.
+    """Measures of the run's network, on samples of the phase.
 
     Args:
         session: The run; left without a trace.
-        phase: The phase under way.
+        phase: Index of the phase under way.
         names: Names of measures.
         old: What `snapshot` gave before the boundary, for measures of change.
 
     Returns:
         ``metric/<name>`` for the network and ``metric/<name>/<layer>`` for each layer.
     """
-    protocol, run = session.protocol, session.run
-    batch = phase.train.batch(slice(protocol.probe_samples))
+    run, learner = session.attached.run, session.learner
     return metrics.measure(
         names,
         store=run.store,
         recipe=run.recipe,
         model=session.model,
-        batch=batch,
-        loss_fn=supervised.loss,
+        batch=learner.probe(phase, session.protocol.probe_samples),
+        loss_fn=learner.loss,
         old=old,
-        generator=generator(session.seed, "measures", phase.index),
+        generator=generator(session.seed, "measures", phase),
     )
 
 
@@ -45,4 +42,4 @@ def snapshot(session: Session) -> dict[str, Tensor] | None:
     """Copies of the weights that measures of change compare with, or None if the protocol asks for none of these."""
     if not any(metrics.get(name).on == "change" for name in session.protocol.boundary_metrics):
         return None
-    return metrics.snapshot(session.run.store, session.run.recipe)
+    return metrics.snapshot(session.attached.run.store, session.attached.run.recipe)

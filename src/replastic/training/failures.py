@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from replastic.errors import ReplasticError, UserError
-from replastic.training.protocol import Trainer
+from replastic.learners import Trainer
 
 
 class DivergedError(ReplasticError):

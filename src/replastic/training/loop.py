@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from replastic.data import Splits
 from replastic.errors import UserError
 from replastic.methods import Method
 from replastic.parallel import distributed
 from replastic.records import RunDirectory
 from replastic.seeds import derive, drawing_from
-from replastic.streams import Phase
-from replastic.training import boundary, diagnostics, evaluate, resume, supervised
+from replastic.training import boundary, diagnostics, resume
 from replastic.training.failures import DivergedError, memory_in_words
 from replastic.training.protocol import Protocol
 from replastic.training.session import Session
-from replastic.training.update import update, warm_up
 
 Progress = Callable[[float], None]
 """Called with the phases completed so far, a part of one counting as that part."""
@@ -30,7 +28,7 @@ LOOK_EVERY = 500
 
 def train(
     protocol: Protocol,
-    splits: Splits,
+    source: Any,
     method: Method,
     seed: int,
     directory: RunDirectory,
@@ -47,7 +45,7 @@ def train(
 
     Args:
         protocol: What is trained and how.
-        splits: The protocol's data, on `device`.
+        source: What the protocol's task opened for `device`: data or environments.
         method: The method; set up when its first phase comes.
         seed: Seed of the run.
         directory: Where records and state go; its run.json is the caller's business.
@@ -61,12 +59,12 @@ def train(
         LostProcessError: Another process of a data parallel run has gone.
         UserError: The settings do not fit the data or the method, the saved state is damaged, or memory ran out.
     """
-    phases = len(protocol.stream) if until is None else until
-    with memory_in_words(protocol.trainer, device), Session(protocol, splits, method, seed, device) as session:
+    phases = protocol.task.phases if until is None else until
+    with memory_in_words(protocol.trainer, device), Session(protocol, source, method, seed, device) as session:
         log = resume.restore(session, directory, start)
         for index in range(session.position.phase, phases):
             progress(index)
-            _phase(session, session.phase(index), log, progress)
+            _phase(session, index, log, progress)
         progress(phases)
         if distributed.rank() == 0:
             directory.finish()
@@ -75,36 +73,35 @@ def train(
         distributed.barrier()
 
 
-def _phase(session: Session, phase: Phase, log: resume.Log, progress: Progress) -> None:
+def _phase(session: Session, phase: int, log: resume.Log, progress: Progress) -> None:
     """Cross the boundary, train to the end of the phase, evaluate on the way, record and save."""
-    position, trainer = session.position, session.protocol.trainer
-    session.run.average = distributed.averager(min(trainer.batch_size, len(phase.train)))
-    if phase.index and not position.crossed:
+    position, learner = session.position, session.learner
+    if phase and not position.crossed:
         before, after = boundary.cross(session, phase)
-        log.add("before_boundary", position, before)
-        log.add("boundary", position, after)
+        log.add("before_boundary", session, before)
+        log.add("boundary", session, after)
         position.crossed = True
     else:
-        boundary.begin(session, phase)
-    steps, marks = trainer.schedule(phase)
-    for mark in marks:
+        session.begin(phase)
+    extent = learner.extent(phase)
+    learner.begin(phase, position.step_in_phase)
+    for mark in extent.marks:
         if mark <= position.step_in_phase:
             continue
-        measures = {"metric/train_loss": _segment(session, phase, mark, steps, log)}
-        measures |= evaluate.scores(session.forward, phase)
-        if mark < steps:
-            log.add("evaluation", position, measures)
-            if log.due(trainer.save_seconds):
+        measures = {"metric/train_loss": _segment(session, phase, mark, extent.updates, log)}
+        measures |= learner.evaluate(phase, last=mark == extent.updates)
+        if mark < extent.updates:
+            log.add("evaluation", session, measures)
+            if log.due(session.protocol.trainer.save_seconds):
                 resume.save(session, log)
-            progress(phase.index + mark / steps)
+            progress(phase + mark / extent.updates)
         else:
-            measures |= evaluate.train_score(session.forward, phase)
-            log.add("phase_end", position, measures | diagnostics.measure(session, phase, session.protocol.metrics))
-    position.phase, position.step_in_phase, position.crossed = phase.index + 1, 0, False
+            log.add("phase_end", session, measures | diagnostics.measure(session, phase, session.protocol.metrics))
+    position.phase, position.step_in_phase, position.crossed = phase + 1, 0, False
     resume.save(session, log)
 
 
-def _segment(session: Session, phase: Phase, last: int, steps: int, log: resume.Log) -> float:
+def _segment(session: Session, phase: int, last: int, steps: int, log: resume.Log) -> float:
     """Train up to update `last` of the phase.
 
     Returns:
@@ -113,22 +110,19 @@ def _segment(session: Session, phase: Phase, last: int, steps: int, log: resume.
     Raises:
         DivergedError: The loss was not finite at one of them, or the weights are not after them.
     """
-    trainer, position = session.protocol.trainer, session.position
+    position = session.position
     first, began = position.step_in_phase, position.step
-    batches = supervised.batches(
-        phase.train, trainer.batch_size, first, last, "batches", phase.index, seed=session.seed
-    )
     found: list[Tensor] = []
     refused: UserError | None = None
     # Processes that share a batch draw for different samples, so each has a seed of its own.
-    seed = derive(session.seed, "training", phase.index, first, distributed.rank())
+    seed = derive(session.seed, "training", phase, first, distributed.rank())
     with drawing_from(seed, session.model):
         session.model.train()
-        for step, batch in zip(range(first, last), batches, strict=True):
+        for step in range(first, last):
             try:
-                found.append(update(session, batch, warm_up(step, steps, trainer.warmup)))
+                found.append(session.update(step, steps))
             except UserError as error:
-                if not _has_diverged(session, batch):
+                if not _has_diverged(session, phase):
                     raise
                 refused = error
                 break
@@ -142,15 +136,18 @@ def _segment(session: Session, phase: Phase, last: int, steps: int, log: resume.
     where = bad[0] if bad else position.step - began - 1
     what = f"the loss became {float(losses[where])}" if bad else "the weights became NaN or infinite"
     raise DivergedError(
-        f"{what} at update {began + where} (phase {phase.index}, update {first + where} of {steps}); a smaller "
+        f"{what} at update {began + where} (phase {phase}, update {first + where} of {steps}); a smaller "
         f"--learning-rate may help. Earlier records are kept{resume.where_saved(log.directory)}"
     ) from refused
 
 
 @torch.no_grad()
-def _has_diverged(session: Session, batch: supervised.Batch) -> bool:
+def _has_diverged(session: Session, phase: int) -> bool:
     """Whether what a method proposed could not be written because training broke, rather than the method."""
-    return not (_weights_are_finite(session) and supervised.loss(session.forward, batch).isfinite())
+    if not _weights_are_finite(session):
+        return True
+    batch = session.learner.probe(phase, session.protocol.trainer.batch_size)
+    return not bool(session.learner.loss(session.model, batch).isfinite())
 
 
 def _weights_are_finite(session: Session) -> bool:

@@ -1,8 +1,8 @@
 """Stop at any moment and go on to the same numbers: what is saved, when it counts, how it is read back.
 
 The state is one safetensors file, replaced by a rename, so that it is whole or absent: tensors named ``model/<name>``,
-``optimizer/<parameter>/<key>`` and ``method/<name>``, and the rest as JSON in its metadata. Generators are not in it:
-every draw of a run has a seed that follows from the run's and from what it is for.
+``optimizer/<optimizer>/<parameter>/<key>``, ``method/<name>`` and ``learner/<name>``, and the rest as JSON in its
+metadata. Generators are not in it: every draw of a run has a seed that follows from the run's and from what it is for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -20,11 +20,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.optim import Optimizer
 
 from replastic.errors import UserError
 from replastic.parallel import distributed
 from replastic.records import Record, RunDirectory, make_folder
-from replastic.training import boundary
 from replastic.training.session import Position, Session
 from replastic.weights.naming import RUN_STATE
 
@@ -51,9 +51,10 @@ class Log:
         """
         return time.process_time() - self._began
 
-    def add(self, event: str, position: Position, measures: Mapping[str, float]) -> None:
+    def add(self, event: str, session: Session, measures: Mapping[str, Any]) -> None:
         """Append one record."""
-        record = {"phase": position.phase, "step": position.step, "event": event, "seconds": round(self.seconds, 3)}
+        where = {"phase": session.position.phase, "step": session.position.step, **session.learner.position()}
+        record = {**where, "event": event, "seconds": round(self.seconds, 3)}
         if distributed.rank() == 0:
             self.directory.append({**record, **measures})
         self.count += 1
@@ -79,6 +80,7 @@ def save(session: Session, log: Log) -> None:
     tensors, scalars = _optimizer_state(session)
     tensors |= {f"{RUN_STATE}{name}": value for name, value in session.model.state_dict().items()}
     tensors |= {f"method/{name}": value for name, value in session.attached.state_dict().items()}
+    tensors |= {f"learner/{name}": value for name, value in session.learner.state_dict().items()}
     rest = {
         "position": asdict(session.position),
         "records": log.count,
@@ -171,20 +173,28 @@ def forget(directory: RunDirectory) -> None:
 
 def _load(session: Session, rest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     position = Position(**rest["position"])
-    boundary.inform(session, session.phase(min(position.phase, len(session.protocol.stream) - 1)))
+    session.inform(min(position.phase, session.protocol.task.phases - 1))
     session.attached.load_state_dict(_under("method/", tensors))
     session.position = position
     session.model.load_state_dict(_under(RUN_STATE, tensors))
-    states: dict[int, dict[str, Any]] = {}
+    session.learner.load_state_dict(_under("learner/", tensors))
+    states: dict[str, dict[str, Any]] = {}
     for name, value in {**_under("optimizer/", tensors), **rest["optimizer"]}.items():
-        index, key = name.split("/", 1)
-        states.setdefault(int(index), {})[key] = value
-    for index, parameter in enumerate(session.parameters):
-        if index in states:
-            session.optimizer.state[parameter] = {
+        place, key = name.rsplit("/", 1)
+        states.setdefault(place, {})[key] = value
+    for place, optimizer, parameter in _trained(session):
+        if place in states:
+            optimizer.state[parameter] = {
                 key: _like(parameter, value) if isinstance(value, Tensor) else value
-                for key, value in states[index].items()
+                for key, value in states[place].items()
             }
+
+
+def _trained(session: Session) -> Iterator[tuple[str, Optimizer, Tensor]]:
+    """Each parameter of each optimizer, with a name for its place."""
+    for name, optimizer in session.attached.optimizers.items():
+        for index, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+            yield f"{name}/{index}", optimizer, parameter
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
@@ -195,15 +205,15 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
 
 
 def _optimizer_state(session: Session) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """State of the optimizer by ``<parameter>/<key>``: tensors (named as in the file), and the rest."""
+    """State of the optimizers by ``<optimizer>/<parameter>/<key>``: tensors (named as in the file), and the rest."""
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, Any] = {}
-    for index, parameter in enumerate(session.parameters):
-        for key, value in session.optimizer.state.get(parameter, {}).items():
+    for place, optimizer, parameter in _trained(session):
+        for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer/{index}/{key}"] = value
+                tensors[f"optimizer/{place}/{key}"] = value
             else:
-                scalars[f"{index}/{key}"] = value
+                scalars[f"{place}/{key}"] = value
     return tensors, scalars
 
 

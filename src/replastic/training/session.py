@@ -1,20 +1,19 @@
-"""One run in memory: what is trained, the method that watches over it, and where the run stands."""
+"""One run in memory: the learner, the method at work on it, and where the run stands."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor
 
-from replastic import methods, networks, recipes
-from replastic.data import Splits
+from replastic import methods, recipes
 from replastic.interventions.attached import Attached
+from replastic.learners import Learner
 from replastic.methods import Method
+from replastic.parallel import distributed
 from replastic.seeds import derive
-from replastic.streams import Phase
-from replastic.training import supervised
-from replastic.training.forward import Forward
+from replastic.training.descent import Descent
 from replastic.training.protocol import Protocol
 from replastic.weights.module_store import ModuleStore
 
@@ -33,33 +32,28 @@ class Position:
 
 
 class Session:
-    """A model, its optimizer and a method. Use as a context manager, so that the method's hooks are removed."""
+    """A learner and a method at work on it. Use it as a context manager, so that the method's hooks are removed."""
 
-    def __init__(self, protocol: Protocol, splits: Splits, method: Method, seed: int, device: str = "cpu") -> None:
+    def __init__(self, protocol: Protocol, source: Any, method: Method, seed: int, device: str = "cpu") -> None:
         self.protocol = protocol
-        self.splits = splits
-        self.method = method
         self.seed = seed
         self.position = Position()
-        sample = splits.train
-
-        def build(s: int) -> nn.Module:
-            return networks.build(protocol.network, sample.sample_shape, sample.classes, s).to(device)
-
-        self.model = build(derive(seed, "network"))
-        self.forward = Forward(self.model, protocol.trainer, device)
-        init = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        self.run = methods.Run(
+        self.learner: Learner = protocol.task.learner(source, seed, protocol.trainer, device)
+        self.model = self.learner.model
+        run = methods.Run(
             store=ModuleStore(self.model),
             recipe=recipes.load(protocol.recipe),
             model=self.model,
-            init=init,
-            fresh=lambda s: build(s).state_dict(),
-            loss_fn=supervised.loss,
+            init={name: value.detach().clone() for name, value in self.model.state_dict().items()},
+            fresh=self.learner.draw,
+            loss_fn=self.learner.loss,
             seed=derive(seed, "method"),
         )
-        optimizer = torch.optim.Adam(self.model.parameters(), lr=protocol.trainer.learning_rate, fused=True)
-        self.attached = Attached(method, self.run, {"": optimizer}, policy=protocol.trainer.optimizer_policy)
+        optimizers = {name: protocol.trainer.make_optimizer(g) for name, g in self.learner.groups().items()}
+        self.attached = Attached(
+            method, run, optimizers, policy=protocol.trainer.optimizer_policy, followers=self.learner.followers()
+        )
+        self.descent = Descent(self.attached, protocol.trainer)
 
     def __enter__(self) -> Session:
         return self
@@ -67,21 +61,30 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.attached.close()
 
-    @property
-    def method_is_on(self) -> bool:
-        """Whether the method has a say in the current phase."""
-        return self.attached.is_on
+    def inform(self, phase: int) -> None:
+        """Tell the method what it may know of a phase and its data."""
+        run, learner, extent = self.attached.run, self.learner, self.learner.extent(phase)
+        run.pass_steps = extent.pass_updates
+        run.batches = lambda: learner.batches(phase)
+        run.past_batches = (lambda: learner.batches(phase - 1)) if phase else None
+        run.average = distributed.averager(extent.batch)
 
-    def phase(self, index: int) -> Phase:
-        """Phase number `index` of the run's stream."""
-        return self.protocol.stream.phase(self.splits, index, derive(self.seed, "stream"))
+    def begin(self, phase: int) -> None:
+        """Enter a phase: turn the method on if this is its first. That is all there is to do before the first phase."""
+        self.inform(phase)
+        self.attached.run.phase = phase
+        if phase >= self.protocol.methods_from:
+            self.attached.begin()
 
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """The run's optimizer, or the method's own."""
-        return self.attached.optimizer
+    def update(self, step: int, steps: int) -> Tensor:
+        """Make update number `step` (from 0) of a phase of `steps`, and let the method act after it.
 
-    @property
-    def parameters(self) -> list[torch.Tensor]:
-        """What the optimizer trains."""
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
+        Returns:
+            The loss before the update, without the method's penalty; detached, on the device.
+        """
+        self.descent.rate = self.protocol.trainer.rate(step, steps)
+        loss = self.learner.update(self.descent)
+        self.position.step += 1
+        self.position.step_in_phase += 1
+        self.attached.after_update()
+        return loss

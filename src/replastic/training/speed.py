@@ -10,12 +10,9 @@ from typing import Any
 
 import torch
 
-from replastic.data import Dataset, Splits
 from replastic.methods import Method
-from replastic.training import evaluate, supervised
 from replastic.training.protocol import Protocol
 from replastic.training.session import Session
-from replastic.training.update import update
 
 Settings = Mapping[str, Any]
 """Fields of `Trainer`: `precision`, `channels_last`, `compiled`."""
@@ -41,7 +38,7 @@ class Choice:
         return {"chosen": dict(self.settings), "milliseconds_per_update": self.table}
 
 
-def choose(protocol: Protocol, splits: Splits, device: str = "cpu", *, compiled: bool | None = None) -> Choice:
+def choose(protocol: Protocol, source: Any, device: str = "cpu", *, compiled: bool | None = None) -> Choice:
     """Time float32 and bfloat16, each in both memory layouts, in turn; then the fastest of them compiled.
 
     Numbers of threads and the load of the machine are as the caller has them: probe in a process like those that will
@@ -49,7 +46,7 @@ def choose(protocol: Protocol, splits: Splits, device: str = "cpu", *, compiled:
 
     Args:
         protocol: What will be trained; its trainer's own settings of speed are ignored.
-        splits: Its data, on `device`.
+        source: Its data, on `device`.
         device: Where it will be trained.
         compiled: Whether to try torch.compile, which takes minutes; None does on a GPU.
 
@@ -66,12 +63,12 @@ def choose(protocol: Protocol, splits: Splits, device: str = "cpu", *, compiled:
         {**plain, "precision": "bfloat16"},
         {**plain, "precision": "bfloat16", "channels_last": True},
     ]
-    times = _time(protocol, splits, device, eager)
+    times = _time(protocol, source, device, eager)
     chosen = _simplest(eager, times)
     table = dict(zip(map(in_words, eager), times, strict=True))
     if torch.device(device).type == "cuda" if compiled is None else compiled:
         last = [plain, chosen, {**chosen, "compiled": True}]
-        times = _time(protocol, splits, device, last)
+        times = _time(protocol, source, device, last)
         chosen = _simplest(last, times)
         table[in_words(last[-1])] = times[-1]
     return Choice(chosen, {name: round(value, 3) for name, value in table.items()})
@@ -89,10 +86,10 @@ def _simplest(candidates: Sequence[Settings], times: Sequence[float]) -> Setting
     return next(c for c, t in zip(candidates, times, strict=True) if t <= limit)
 
 
-def _time(protocol: Protocol, splits: Splits, device: str, candidates: Sequence[Settings]) -> list[float]:
+def _time(protocol: Protocol, source: Any, device: str, candidates: Sequence[Settings]) -> list[float]:
     """Milliseconds of one update with each of the settings: median over rounds in which each has its turn."""
     trials = [
-        Trial(replace(protocol, trainer=replace(protocol.trainer, **settings)), splits, device)
+        Trial(replace(protocol, trainer=replace(protocol.trainer, **settings)), source, device)
         for settings in candidates
     ]
     for trial in trials:
@@ -104,29 +101,28 @@ def _time(protocol: Protocol, splits: Splits, device: str, candidates: Sequence[
 class Trial:
     """A run that is only there to be timed; the first update takes longer than others."""
 
-    def __init__(self, protocol: Protocol, splits: Splits, device: str) -> None:
-        self.session = Session(protocol, splits, Method(), 0, device)
+    def __init__(self, protocol: Protocol, source: Any, device: str) -> None:
+        self.session = Session(protocol, source, Method(), 0, device)
         self.session.model.train()
+        self.session.learner.begin(0, 0)
         self.device = torch.device(device)
-        drawn = supervised.batches(splits.train, protocol.trainer.batch_size, 0, 1, "speed", seed=0)
-        self.batch = next(drawn)
 
     def seconds(self, updates: int) -> float:
         """Of one update, the mean over some, with nothing else under way on the device."""
         self._wait()
         began = time.perf_counter()
         for _ in range(updates):
-            update(self.session, self.batch, 1.0)
+            self.session.update(1, 1)
         self._wait()
         return (time.perf_counter() - began) / updates
 
-    def evaluation_seconds(self, data: Dataset) -> float:
-        """Of scoring one sample, the mean over some."""
+    def evaluation_seconds(self) -> float:
+        """Of scoring one sample, the mean over some; 0 where the learner cannot tell."""
         self._wait()
         began = time.perf_counter()
-        evaluate.accuracy(self.session.forward, data)
+        scored = self.session.learner.rehearse()
         self._wait()
-        return (time.perf_counter() - began) / len(data)
+        return (time.perf_counter() - began) / scored if scored else 0.0
 
     def _wait(self) -> None:
         if self.device.type == "cuda":

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from replastic.errors import UserError
+from replastic.learners._trainer import Trainer
 from replastic.parallel import distributed
-from replastic.training.protocol import Trainer
 
 
 class Forward:
-    """The network as training and evaluation run it: inputs (B, *sample) to outputs (B, classes) in float32.
+    """The network as training and evaluation run it: inputs (B, *sample) to outputs in float32.
 
     The module itself is untouched but for the memory layout of its 4-D weights: parameters keep their identity, the
     state dict its names, and a forward pass of the module alone is in float32 and never compiled.

@@ -1,0 +1,132 @@
+"""Networks in training: the only things the phase loop asks of what it trains."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from replastic.weights.followers import Followers
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How long a phase lasts, and what is scored in it."""
+
+    updates: int
+    """Updates of the weights."""
+    marks: tuple[int, ...]
+    """Updates after which the network is scored, ascending; the last one is `updates`."""
+    pass_updates: int = 0
+    """Updates that make one pass over the phase's data; 0 where that has no meaning."""
+    batch: int = 1
+    """Samples of one update."""
+    scores: tuple[str, ...] = ()
+    """Record keys that `Learner.evaluate` gives at every mark."""
+    scored: int = 0
+    """Samples (or steps) that one evaluation takes."""
+    scored_last: int = 0
+    """Samples (or steps) that the phase's last evaluation takes beyond those."""
+
+
+class Descend(Protocol):
+    """One step of one optimizer, as the loop makes it for every learner."""
+
+    def __call__(self, losses: Iterable[Tensor], optimizer: str = "") -> Tensor:
+        """Make one step.
+
+        The loop takes the losses one after the other, as each is computed, and differentiates them. It adds what the
+        method adds, sums the gradients over the processes, clips them, sets the learning rate and steps.
+
+        Args:
+            losses: Parts of the loss: of several micro-batches, each weighted by its share of the batch.
+            optimizer: Name of the optimizer, one of `Learner.groups`.
+
+        Returns:
+            The loss before the step, summed over parts and processes, without what the method adds. Detached.
+        """
+
+
+class Learner(ABC):
+    """One network, or several, in training. The loop, boundaries, resuming and records know nothing else of it.
+
+    A learner draws from seeds alone: two learners with one seed that were brought to the same place go on alike.
+    """
+
+    model: nn.Module
+    """All that methods may change and measures look at: where there are several networks, with these as children."""
+
+    def groups(self) -> Mapping[str, list[dict[str, Any]]]:
+        """Parameter groups of torch by name of the optimizer; one optimizer, named ``""``, has all by default.
+
+        A group may bring settings of its own, such as ``lr``.
+        """
+        return {"": [{"params": list(self.model.parameters())}]}
+
+    def followers(self) -> Followers:
+        """Copies that follow what a method rewrites: target networks, moving averages; see `weights.followers`."""
+        return {}
+
+    @abstractmethod
+    def draw(self, seed: int) -> Mapping[str, Tensor]:
+        """A new random draw of every tensor of the model, by name; the model itself stays."""
+
+    @abstractmethod
+    def extent(self, phase: int) -> Extent:
+        """How long a phase lasts.
+
+        Raises:
+            UserError: The settings do not fit the data.
+        """
+
+    @abstractmethod
+    def begin(self, phase: int, done: int) -> None:
+        """Get ready to train phase number `phase`, of which `done` updates lie behind."""
+
+    @abstractmethod
+    def update(self, descend: Descend) -> Tensor:
+        """Make one update of the weights, by one call of `descend` for each optimizer.
+
+        Returns:
+            The loss to record, a scalar; detached, so that nobody waits for it.
+        """
+
+    @abstractmethod
+    def evaluate(self, phase: int, *, last: bool = False) -> dict[str, float]:
+        """Scores by record key, in evaluation mode and without a trace.
+
+        Args:
+            phase: The phase under way, or about to begin.
+            last: Whether the phase ends here: scores that are taken once a phase come with the others.
+        """
+
+    @abstractmethod
+    def batches(self, phase: int) -> Iterable[Any]:
+        """One pass over the data of a phase, for methods that look at data; each batch is what `loss` takes."""
+
+    @abstractmethod
+    def probe(self, phase: int, samples: int) -> Any:
+        """One batch of about so many samples of a phase, always the same, for measures."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Mean loss of a model like this learner's on a batch, a scalar; differentiable."""
+
+    def rehearse(self) -> int:
+        """Score a little, to be timed; returns how many samples (or steps) that took, as `Extent.scored` counts."""
+        return 0
+
+    def position(self) -> dict[str, int]:
+        """Where it stands beside the number of updates: tokens, frames; they go into every record."""
+        return {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What going on needs beside weights, optimizers and method: replay, environments, counters, normalisers."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state_dict` gave; called after the weights were loaded and before `begin`."""
+        assert not state, "a learner with a state of its own loads it itself"

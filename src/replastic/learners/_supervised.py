@@ -1,0 +1,81 @@
+"""Learning from labelled samples: batches, their parts, and the update; the loss and the scores are the learner's."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from replastic import networks
+from replastic.learners._batches import Batch
+from replastic.learners._forward import Forward
+from replastic.learners._learner import Descend, Learner
+from replastic.learners._trainer import Trainer
+from replastic.networks import Network
+from replastic.parallel import distributed
+from replastic.parallel.joint_batch_norm import joint_batch_norm
+from replastic.seeds import derive
+
+
+class SupervisedLearner(Learner):
+    """One network and one optimizer; each update is one batch of inputs and targets."""
+
+    def __init__(
+        self,
+        network: Network,
+        sample_shape: tuple[int, ...],
+        outputs: int,
+        seed: int,
+        trainer: Trainer,
+        device: str,
+    ) -> None:
+        self.seed = seed
+        self.trainer = trainer
+        self._made_of = (network, sample_shape, outputs)
+        self._device = device
+        self.model = self._build(derive(seed, "network"))
+        self.forward = Forward(self.model, trainer, device)
+        self._coming: Iterator[Batch] = iter(())
+
+    def draw(self, seed: int) -> Mapping[str, Tensor]:
+        """State dict of a network made from another seed."""
+        return self._build(seed).state_dict()
+
+    def begin(self, phase: int, done: int) -> None:
+        """Seek the batch after `done` updates."""
+        self._coming = self.stream(phase, done)
+
+    def update(self, descend: Descend) -> Tensor:
+        """Train on the next batch: of several processes each trains on its portion."""
+        return descend(self._parts(next(self._coming)))
+
+    @abstractmethod
+    def stream(self, phase: int, first: int) -> Iterator[Batch]:
+        """Training batches of a phase from number `first` on, without end."""
+
+    @abstractmethod
+    def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss of a batch's outputs, a scalar."""
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Mean loss of a model on a batch of inputs and targets."""
+        inputs, targets = batch
+        return self.criterion(model(inputs), targets)
+
+    def _parts(self, batch: Batch) -> Iterable[Tensor]:
+        """The loss on this process's portion of a batch, part by part, each weighted by its share of the batch."""
+        inputs, targets = batch
+        mine, count = distributed.portion(len(targets)), len(targets)
+        for index in torch.arange(mine.start, mine.stop).tensor_split(self.trainer.accumulate):
+            if len(index):
+                part = slice(int(index[0]), int(index[-1]) + 1)
+                with joint_batch_norm():
+                    loss = self.criterion(self.forward(inputs[part]), targets[part])
+                yield (len(index) / count) * loss
+
+    def _build(self, seed: int) -> nn.Module:
+        network, sample_shape, outputs = self._made_of
+        return networks.build(network, sample_shape, outputs, seed).to(self._device)

@@ -1,0 +1,55 @@
+"""One step of one optimizer: losses and penalty, gradients over processes, clipping, decay, learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain, pairwise
+
+import torch
+from torch import Tensor, nn
+
+from replastic.interventions.attached import Attached
+from replastic.learners import Trainer
+from replastic.parallel import distributed
+
+_END: list[Tensor | None] = [None]
+
+
+class Descent:
+    """What a learner calls to make its steps; see `learners.Descend`."""
+
+    def __init__(self, attached: Attached, trainer: Trainer) -> None:
+        self._attached = attached
+        self._trainer = trainer
+        self.rate = 1.0
+        """Factor on every group's learning rate."""
+
+    def __call__(self, losses: Iterable[Tensor], optimizer: str = "") -> Tensor:
+        """Differentiate the losses one by one, the method's penalty with the last of them, and step."""
+        chosen = self._attached.optimizers[optimizer]
+        parameters = [p for group in chosen.param_groups for p in group["params"]]
+        chosen.zero_grad(set_to_none=True)
+        total: Tensor | None = None
+        for loss, following in pairwise(chain(losses, _END)):
+            assert loss is not None
+            penalty = self._attached.penalty() if following is None else None
+            torch.autograd.backward(loss if penalty is None else loss + penalty / distributed.world_size())
+            total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None, "a learner gives at least one loss"
+        if distributed.is_distributed():
+            total = distributed.sum_gradients(parameters, total)
+        if self._trainer.clip_norm:
+            nn.utils.clip_grad_norm_(parameters, self._trainer.clip_norm, foreach=True)
+        for group in chosen.param_groups:
+            group["lr"] = self.rate * group.setdefault("initial_lr", group["lr"])
+            self._decay(group["params"], group["lr"])
+        chosen.step()
+        return total
+
+    @torch.no_grad()
+    def _decay(self, parameters: Iterable[Tensor], rate: float) -> None:
+        """Decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2) of what has two axes or more."""
+        if self._trainer.weight_decay:
+            shrunk = [p for p in parameters if p.dim() >= 2 and p.grad is not None]
+            if shrunk:
+                torch._foreach_mul_(shrunk, 1.0 - rate * self._trainer.weight_decay)
