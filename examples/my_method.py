@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from replastic import methods
-from replastic.errors import UserError
 from replastic.methods import Solution, WeightMethod, option
 from replastic.weights.entries import MatrixInfo
 
@@ -18,12 +17,7 @@ class ClipSpectrum(WeightMethod):
 
     batched = True
 
-    ratio: float = option(2.0, help="largest singular value allowed, as a multiple of the median")
-
-    def validate(self) -> None:
-        """A limit below the median would cut into half of the spectrum."""
-        if self.ratio < 1.0:
-            raise UserError(f"{self.name}: ratio must be at least 1, got {self.ratio}")
+    ratio: float = option(2.0, help="largest singular value allowed, as a multiple of the median", low=1)
 
     def solve(self, w: Tensor, info: MatrixInfo, w0: Tensor | None, generator: torch.Generator) -> Solution:
         """Clip the matrices of one batch, (batch, d_out, d_in), and tell how many values were clipped in each."""

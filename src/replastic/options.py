@@ -1,13 +1,13 @@
-"""Options of methods and data sets: dataclass fields, read from ``name:field=value,field=value`` and checked."""
+"""Options: dataclass fields with a help text and the values they allow, read from ``name:field=value,field=value``."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import Field, field, fields
-from types import NoneType
-from typing import Any, TypeVar, get_args, get_type_hints
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from replastic.errors import UserError, did_you_mean
 
@@ -57,16 +57,89 @@ def completed(given: str, known: str) -> str:
     return f"{name}:{','.join(texts)}" if texts else name
 
 
-def option(default: Any, *, help: str, choices: Sequence[Any] = (), search: Sequence[Any] = ()) -> Any:
+@dataclass(frozen=True)
+class Range:
+    """The numbers that an option allows: its ends as in `option`, None where there is no limit."""
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def __post_init__(self) -> None:
+        for ends in (("low", "above"), ("high", "below")):
+            if None not in (first := [getattr(self, end) for end in ends]):
+                raise UserError(f"an option takes {ends[0]} or {ends[1]}, not both; got {first[0]} and {first[1]}")
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        """The words after "must": ``be at least 0``, or ``lie in [0, 1)``, where a round bracket leaves the end out."""
+        named = {"at least": self.low, "above": self.above, "at most": self.high, "below": self.below}
+        ends = [(words, end) for words, end in named.items() if end is not None]
+        if len(ends) < 2:
+            return "".join(f"be {words} {end}" for words, end in ends)
+        (_, start), (_, stop) = ends
+        return f"lie in {'(' if self.low is None else '['}{start}, {stop}{')' if self.high is None else ']'}"
+
+
+def option(
+    default: Any,
+    *,
+    help: str,
+    choices: Sequence[Any] = (),
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    nonempty: bool = False,
+    search: Sequence[Any] = (),
+) -> Any:
     """A dataclass field from which flags, specs and checks are made.
+
+    A range is checked by `check_values`; of a tuple, each element must lie in it. No option allows NaN or infinity.
 
     Args:
         default: Its value when nobody gives one.
-        help: What it does, in a few words without a full stop; shown by ``--help``.
-        choices: Every value that is allowed, if they can be listed.
+        help: Its effect, in a few words without a full stop; shown by ``--help``.
+        choices: Every value that is allowed, if they can be listed; the values of a Literal type are listed already.
+        low: Smallest number allowed.
+        high: Largest number allowed.
+        above: Instead of `low`: every number must be greater than this one.
+        below: Instead of `high`: every number must be smaller than this one.
+        nonempty: Whether a tuple must have an element.
         search: Values that a sweep tries, if it is to be searched at all: those of the paper where it gives them.
+
+    Raises:
+        UserError: Both `low` and `above`, or both `high` and `below`, are given.
     """
-    return field(default=default, metadata={"help": help, "choices": tuple(choices), "search": tuple(search)})
+    rules = {"choices": tuple(choices), "range": Range(low, high, above, below), "nonempty": nonempty}
+    return field(default=default, metadata={"help": help, **rules, "search": tuple(search)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Base of the dataclasses whose fields are options and never change: all are checked when an object is made."""
+
+    name: ClassVar[str] = ""
+    """Public name, with which messages begin; set by `register`."""
+
+    def __post_init__(self) -> None:
+        check_values(self.name, self)
+        self.validate()
+
+    def validate(self) -> None:
+        """Refuse fields that do not go together; each by itself is checked by then.
+
+        Raises:
+            UserError: Naming the fields, their values and what is allowed.
+        """
 
 
 def read(spec: str, kind_of: Callable[[str], K]) -> tuple[K, dict[str, Any]]:
@@ -100,36 +173,56 @@ def check_known(name: str, kind: type, options: Iterable[str]) -> None:
 
 
 def check_values(name: str, owner: Any) -> None:
-    """Check types, closed choices and finiteness of every field of a dataclass instance.
+    """Check type, finiteness, choices and range of every field of a dataclass instance.
 
     Raises:
         UserError: A value is not allowed; the message names `name`, the field, the value and what is.
     """
     hints = get_type_hints(type(owner))
     for f in fields(owner):
-        _check_value(name, f, getattr(owner, f.name), hints[f.name])
+        _check_value(f"{name}: {f.name}" if name else f.name, getattr(owner, f.name), hints[f.name], f.metadata)
 
 
-def _check_value(name: str, field: Field[Any], value: Any, hint: Any) -> None:
-    kinds = get_args(hint) or (hint,)
-    if value is None and NoneType in kinds:
-        return
-    allowed = tuple(float if k is float else k for k in kinds)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    fits = number if float in allowed else type(value) in allowed
-    label = f"{name}: {field.name}"
-    if not fits:
-        raise UserError(f"{label} must be of type {_describe(kinds)}, got {value!r}")
-    if number and not math.isfinite(value):
-        raise UserError(f"{label} must be finite, got {value!r}")
-    choices = field.metadata.get("choices", ())
-    if choices and value not in choices:
-        hint = did_you_mean(str(value), map(str, choices))
-        raise UserError(f"{label} must be one of {', '.join(map(str, choices))}, got {value!r}{hint}")
+def _check_value(label: str, value: Any, hint: Any, rules: Mapping[str, Any]) -> None:
+    alternatives = _alternatives(hint)
+    elements = [get_args(a)[0] for a in alternatives if get_origin(a) is tuple]
+    several = isinstance(value, tuple) and bool(elements)
+    if several:
+        alternatives = _alternatives(elements[0])
+        if rules.get("nonempty") and not value:
+            raise UserError(f"{label} must have at least one element, got ()")
+    must = f"{label} must each" if several else f"{label} must"
+    kinds = _kinds(alternatives)
+    choices = rules.get("choices") or [c for a in alternatives if get_origin(a) is Literal for c in get_args(a)]
+    allowed = rules.get("range", Range())
+    for each in value if several else (value,):
+        number = isinstance(each, int | float) and not isinstance(each, bool)
+        if not (type(each) in kinds or (number and float in kinds)):
+            raise UserError(f"{must} be of type {_describe(kinds)}, got {value!r}")
+        if isinstance(each, float) and not math.isfinite(each):
+            raise UserError(f"{must} be finite, got {value!r}")
+        if choices and each is not None and each not in choices:
+            near = did_you_mean(str(each), map(str, choices))
+            raise UserError(f"{must} be one of {', '.join(map(str, choices))}, got {value!r}{near}")
+        if number and each not in allowed:
+            raise UserError(f"{must} {allowed}, got {value!r}")
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _kinds(alternatives: Iterable[Any]) -> tuple[type, ...]:
+    """The classes of the values that some hints allow, each once."""
+    found: list[type] = []
+    for hint in alternatives:
+        origin = get_origin(hint)
+        found += map(type, get_args(hint)) if origin is Literal else [origin or hint]
+    return tuple(dict.fromkeys(found))
 
 
 def _parse(text: str, hint: Any, label: str) -> Any:
-    kinds = get_args(hint) or (hint,)
+    kinds = _kinds(_alternatives(hint))
     if NoneType in kinds and text.lower() in ("none", ""):
         return None
     if bool in kinds:

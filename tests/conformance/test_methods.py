@@ -264,11 +264,17 @@ def wrong_values(field: Field[Any]) -> list[Any]:
         return ["no such choice", None, 3.5]
     if isinstance(field.default, bool):
         return ["maybe", 2, None]
-    if isinstance(field.default, float):
-        return [float("nan"), float("inf"), -1.0, "much", True]
     if isinstance(field.default, str):
         return [-1, 1.5, True, None]
-    return [-1, 1.5, "many", True, None]
+    one = type(field.default)(1)
+    allowed = field.metadata["range"]
+    just_outside = {"low": -one, "above": 0 * one, "high": one, "below": 0 * one}
+    outside = [getattr(allowed, end) + step for end, step in just_outside.items() if getattr(allowed, end) is not None]
+    if allowed.low is None and allowed.above is None:
+        outside.append(-one)  # a method that can use negative numbers says so with `low`
+    if isinstance(field.default, float):
+        return [float("nan"), float("inf"), -float("inf"), *outside, "much", True]
+    return [*outside, 1.5, "many", True, None]
 
 
 @every_method

@@ -74,10 +74,10 @@ class Method:
         self.explicit: frozenset[str] = frozenset(f.name for f in fields(self) if getattr(self, f.name) != f.default)
 
     def validate(self) -> None:
-        """Refuse values that types and choices do not rule out, such as a share above 1.
+        """Refuse fields that do not go together; types, choices and ranges are checked by then.
 
         Raises:
-            UserError: Naming the field, its value and what is allowed.
+            UserError: Naming the fields, their values and what is allowed.
         """
 
     def required(self) -> frozenset[Need]:

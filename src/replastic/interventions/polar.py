@@ -9,7 +9,6 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor
 
 from replastic import linalg
-from replastic.errors import UserError
 from replastic.interventions.aim import TARGETS_HELP, aimed, check_targets
 from replastic.interventions.method import WeightMethod
 from replastic.interventions.run import Need, Run
@@ -37,13 +36,15 @@ class PolarMethod(WeightMethod):
     batched: ClassVar[bool] = True
 
     solver: str = option("exact", help="how the polar factor is computed", choices=tuple(linalg.SOLVERS))
-    num_iters: int = option(10, help="newton_schulz: number of steps (the paper uses 10 for vision, 5 for language)")
+    num_iters: int = option(
+        10, help="newton_schulz: number of steps (the paper uses 10 for vision, 5 for language)", low=1
+    )
     coefficients: str = option(
         "cubic", help="newton_schulz: polynomial of Algorithm 1 or of Appendix A.2", choices=("cubic", "quintic")
     )
-    tol: float = option(1e-8, help="iterative: largest residual accepted")
-    max_iters: int = option(20, help="iterative: most steps allowed")
-    polish: int = option(0, help="fast: further steps in float32")
+    tol: float = option(1e-8, help="iterative: largest residual accepted", above=0)
+    max_iters: int = option(20, help="iterative: most steps allowed", low=1)
+    polish: int = option(0, help="fast: further steps in float32", low=0)
     complete: bool = option(True, help="exact, iterative, svd: fill up the directions that a weight of low rank lacks")
     scale: str = option(
         "modular", help="factor on the orthonormal matrix (modular: the paper's)", choices=tuple(linalg.SCALES)
@@ -59,12 +60,7 @@ class PolarMethod(WeightMethod):
     )
 
     def validate(self) -> None:
-        """Counts and tolerances are positive."""
-        for field, least in (("num_iters", 1), ("max_iters", 1), ("polish", 0)):
-            if getattr(self, field) < least:
-                raise UserError(f"{self.name}: {field} must be at least {least}, got {getattr(self, field)}")
-        if self.tol <= 0:
-            raise UserError(f"{self.name}: tol must be positive, got {self.tol}")
+        """Refuse an empty pattern in `targets`."""
         check_targets(self.name, self.targets)
 
     def required(self) -> frozenset[Need]:

@@ -69,7 +69,7 @@ def _spec_of_part(method: Method) -> str:
 
 
 def check_fields(method: Method) -> None:
-    """Check types, closed choices and finiteness of every field, then what the method itself asks (`validate`).
+    """Check the type, choices and range of every field, then how the fields go together (`validate`).
 
     Raises:
         UserError: A value is not allowed; the message names the field, the value and what is.

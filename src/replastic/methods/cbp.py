@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from replastic.errors import UserError
 from replastic.interventions.method import register
 from replastic.interventions.run import Run
 from replastic.interventions.unit_method import UnitMethod
@@ -37,19 +36,14 @@ class ContinualBackprop(UnitMethod):
     """
 
     replacement_rate: float = option(
-        1e-4, help="share of the mature units of a layer that is replaced per update", search=(1e-4, 1e-5)
+        1e-4,
+        help="share of the mature units of a layer that is replaced per update",
+        low=0,
+        high=1,
+        search=(1e-4, 1e-5),
     )
-    maturity_threshold: int = option(1000, help="updates for which a new unit is left alone", search=(1000, 100))
-    decay: float = option(0.99, help="decay of utilities and mean activations per update")
-
-    def validate(self) -> None:
-        """`replacement_rate` is a share, `maturity_threshold` not negative, `decay` from 0 up to but not 1."""
-        if not 0.0 <= self.replacement_rate <= 1.0:
-            raise UserError(f"{self.name}: replacement_rate must lie in [0, 1], got {self.replacement_rate}")
-        if self.maturity_threshold < 0:
-            raise UserError(f"{self.name}: maturity_threshold must not be negative, got {self.maturity_threshold}")
-        if not 0.0 <= self.decay < 1.0:
-            raise UserError(f"{self.name}: decay must lie in [0, 1), got {self.decay}")
+    maturity_threshold: int = option(1000, help="updates for which a new unit is left alone", low=0, search=(1000, 100))
+    decay: float = option(0.99, help="decay of utilities and mean activations per update", low=0, below=1)
 
     def memory(self, units: Units) -> dict[str, Tensor]:
         """Decayed sums by unit; ages, and fractions of units to replace by group, on the CPU: nobody waits for them."""

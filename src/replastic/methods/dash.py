@@ -35,17 +35,12 @@ class Dash(WeightMethod):
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "batches", "loss"})
     scope: ClassVar[Scope] = "layers"
 
-    alpha: float = option(0.3, help="weight of the newest gradient in the running mean", search=(0.1, 0.3))
-    min_shrink: float = option(
-        0.05, help="smallest factor (lambda of the paper): 1 keeps the weights", search=(0.05, 0.1, 0.3)
+    alpha: float = option(
+        0.3, help="weight of the newest gradient in the running mean", above=0, high=1, search=(0.1, 0.3)
     )
-
-    def validate(self) -> None:
-        """Both are shares."""
-        if not 0.0 < self.alpha <= 1.0:
-            raise UserError(f"{self.name}: alpha must lie in (0, 1], got {self.alpha}")
-        if not 0.0 <= self.min_shrink <= 1.0:
-            raise UserError(f"{self.name}: min_shrink must lie in [0, 1], got {self.min_shrink}")
+    min_shrink: float = option(
+        0.05, help="smallest factor (lambda of the paper): 1 keeps the weights", low=0, high=1, search=(0.05, 0.1, 0.3)
+    )
 
     def reference(self, run: Run) -> Mapping[str, Tensor]:
         """G, after one pass over the data; the mean over the processes of a data-parallel run.

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from replastic.errors import UserError
 from replastic.interventions.aim import choose
 from replastic.interventions.fisher import squared_gradients
 from replastic.interventions.method import Method, register
@@ -37,29 +36,22 @@ class Ewc(Method):
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "loss"})
 
     strength: float = option(
-        100.0, help="weight of the pull (lambda): 0 turns it off", search=(1.0, 10.0, 100.0, 1000.0, 10000.0)
+        100.0, help="weight of the pull (lambda): 0 turns it off", low=0, search=(1.0, 10.0, 100.0, 1000.0, 10000.0)
     )
-    decay: float = option(1.0, help="factor on the Fisher information of earlier phases at a boundary (gamma)")
+    decay: float = option(
+        1.0, help="factor on the Fisher information of earlier phases at a boundary (gamma)", low=0, high=1
+    )
     fisher: str = option(
         "empirical",
         help="gradients of the loss at the labels of the data, or at labels drawn from the network's own outputs",
         choices=("empirical", "true"),
     )
-    samples: int = option(16, help="samples of each batch of the past data that are used; 0 uses all")
+    samples: int = option(16, help="samples of each batch of the past data that are used; 0 uses all", low=0)
 
     @property
     def draws(self) -> bool:
         """Labels are drawn for the true Fisher information."""
         return self.fisher == "true"
-
-    def validate(self) -> None:
-        """`strength` and `samples` are not negative, `decay` is a share."""
-        if self.strength < 0.0:
-            raise UserError(f"{self.name}: strength must not be negative, got {self.strength}")
-        if not 0.0 <= self.decay <= 1.0:
-            raise UserError(f"{self.name}: decay must lie in [0, 1], got {self.decay}")
-        if self.samples < 0:
-            raise UserError(f"{self.name}: samples must not be negative, got {self.samples}")
 
     def check(self, run: Run) -> None:
         """See that the patterns match."""

@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from replastic.errors import UserError
 from replastic.interventions.aim import choose
 from replastic.interventions.method import Method, register
 from replastic.interventions.parts import working_dtype
@@ -38,15 +37,12 @@ class HareTortoise(Method):
 
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
 
-    momentum: float = option(0.999, help="share of the old average that each update keeps", search=(0.99, 0.999))
-    every: int = option(1000, help="updates between two resets of the network to its average", search=(500, 1000, 2000))
-
-    def validate(self) -> None:
-        """`momentum` is a share below 1, `every` is positive."""
-        if not 0.0 <= self.momentum < 1.0:
-            raise UserError(f"{self.name}: momentum must lie in [0, 1), got {self.momentum}")
-        if self.every < 1:
-            raise UserError(f"{self.name}: every must be at least 1, got {self.every}")
+    momentum: float = option(
+        0.999, help="share of the old average that each update keeps", low=0, below=1, search=(0.99, 0.999)
+    )
+    every: int = option(
+        1000, help="updates between two resets of the network to its average", low=1, search=(500, 1000, 2000)
+    )
 
     def check(self, run: Run) -> None:
         """See that the patterns match."""

@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from replastic.errors import UserError
 from replastic.interventions.draws import drawn
 from replastic.interventions.method import Scope, WeightMethod, register
 from replastic.interventions.run import Need, Run
@@ -30,16 +29,15 @@ class Interpolation(WeightMethod):
     scope: ClassVar[Scope] = "parameters"
 
     strength: float = option(
-        0.8, help="how far to go: 0 keeps the weights, 1 gives the initial ones", search=(0.2, 0.4, 0.6, 0.8)
+        0.8,
+        help="how far to go: 0 keeps the weights, 1 gives the initial ones",
+        low=0,
+        high=1,
+        search=(0.2, 0.4, 0.6, 0.8),
     )
     toward: str = option(
         "init", help="stored initial weights, or a new draw at every boundary", choices=("init", "fresh")
     )
-
-    def validate(self) -> None:
-        """`strength` is a share."""
-        if not 0.0 <= self.strength <= 1.0:
-            raise UserError(f"{self.name}: strength must lie in [0, 1], got {self.strength}")
 
     def required(self) -> frozenset[Need]:
         """What is pulled toward."""

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from replastic.errors import UserError
 from replastic.interventions.aim import choose
 from replastic.interventions.initial import Initial
 from replastic.interventions.method import Method, register
@@ -27,12 +26,7 @@ class L2Init(Method):
 
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "init"})
 
-    strength: float = option(1e-3, help="weight of the pull: 0 turns it off", search=(1e-3, 1e-4, 1e-5))
-
-    def validate(self) -> None:
-        """`strength` is not negative."""
-        if self.strength < 0.0:
-            raise UserError(f"{self.name}: strength must not be negative, got {self.strength}")
+    strength: float = option(1e-3, help="weight of the pull: 0 turns it off", low=0, search=(1e-3, 1e-4, 1e-5))
 
     def check(self, run: Run) -> None:
         """See that every chosen parameter has an initial value."""

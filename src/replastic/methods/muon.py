@@ -31,17 +31,9 @@ class Muon(Method):
 
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
 
-    lr: float = option(1e-2, help="Muon's learning rate", search=(3e-3, 1e-2, 3e-2))
-    adam_lr: float = option(1e-3, help="Adam's learning rate, for all that is no hidden matrix")
-    momentum: float = option(0.95, help="Muon's momentum")
-
-    def validate(self) -> None:
-        """Learning rates are positive, `momentum` is a share below 1."""
-        for field in ("lr", "adam_lr"):
-            if getattr(self, field) <= 0.0:
-                raise UserError(f"{self.name}: {field} must be positive, got {getattr(self, field)}")
-        if not 0.0 <= self.momentum < 1.0:
-            raise UserError(f"{self.name}: momentum must lie in [0, 1), got {self.momentum}")
+    lr: float = option(1e-2, help="Muon's learning rate", above=0, search=(3e-3, 1e-2, 3e-2))
+    adam_lr: float = option(1e-3, help="Adam's learning rate, for all that is no hidden matrix", above=0)
+    momentum: float = option(0.95, help="Muon's momentum", low=0, below=1)
 
     def setup(self, run: Run) -> None:
         """Look up the hidden matrices.

@@ -41,13 +41,11 @@ class Nap(Method):
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "init", "batches"})
     changes_forward: ClassVar[bool] = True
 
-    every: int = option(10, help="updates between two projections of the weights", search=(1, 10, 100))
+    every: int = option(10, help="updates between two projections of the weights", low=1, search=(1, 10, 100))
     targets: str = option("", help=TARGETS_HELP)
 
     def validate(self) -> None:
-        """`every` is positive."""
-        if self.every < 1:
-            raise UserError(f"{self.name}: every must be at least 1, got {self.every}")
+        """Refuse an empty pattern in `targets`."""
         check_targets(self.name, self.targets)
 
     def check(self, run: Run) -> None:

@@ -8,7 +8,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from replastic.errors import UserError
 from replastic.interventions.draws import haar
 from replastic.interventions.kernels import joined_taps, split_taps
 from replastic.interventions.method import WeightMethod, register
@@ -30,12 +29,7 @@ class OrthogonalReset(WeightMethod):
 
     draws: ClassVar[bool] = True
 
-    gain: float = option(1.0, help="factor on the orthonormal matrix; 1.414 is torch's for ReLU")
-
-    def validate(self) -> None:
-        """`gain` is positive."""
-        if self.gain <= 0.0:
-            raise UserError(f"{self.name}: gain must be positive, got {self.gain}")
+    gain: float = option(1.0, help="factor on the orthonormal matrix; 1.414 is torch's for ReLU", above=0)
 
     def solve(self, w: Tensor, info: MatrixInfo, w0: Tensor | None, generator: torch.Generator) -> Tensor:
         """The new weights; groups of a convolution are drawn on their own."""

@@ -8,7 +8,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from replastic.errors import UserError
 from replastic.interventions.aim import TARGETS_HELP, aimed_matrices, check_targets, choose
 from replastic.interventions.kernels import joined_taps
 from replastic.interventions.method import Method, register
@@ -33,17 +32,13 @@ class Parseval(Method):
 
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
 
-    strength: float = option(1e-3, help="weight of the term (lambda): 0 turns it off", search=(1e-3, 1e-4, 1e-5))
-    s: float = option(1.0, help="squared length of the rows it pulls toward")
+    strength: float = option(1e-3, help="weight of the term (lambda): 0 turns it off", low=0, search=(1e-3, 1e-4, 1e-5))
+    s: float = option(1.0, help="squared length of the rows it pulls toward", above=0)
     norms: bool = option(True, help="include the weights of normalisation layers")
     targets: str = option("", help=TARGETS_HELP)
 
     def validate(self) -> None:
-        """`strength` is not negative, `s` is positive."""
-        if self.strength < 0.0:
-            raise UserError(f"{self.name}: strength must not be negative, got {self.strength}")
-        if self.s <= 0.0:
-            raise UserError(f"{self.name}: s must be positive, got {self.s}")
+        """Refuse an empty pattern in `targets`."""
         check_targets(self.name, self.targets)
 
     def check(self, run: Run) -> None:

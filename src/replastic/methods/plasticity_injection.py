@@ -41,13 +41,8 @@ class PlasticityInjection(Method):
     draws: ClassVar[bool] = True
 
     hidden: int = option(
-        1, help="most hidden layers before the last Linear that belong to the classifier, each an nn.Sequential"
+        1, help="most hidden layers before the last Linear that belong to the classifier, each an nn.Sequential", low=0
     )
-
-    def validate(self) -> None:
-        """`hidden` is not negative."""
-        if self.hidden < 0:
-            raise UserError(f"{self.name}: hidden must not be negative, got {self.hidden}")
 
     def check(self, run: Run) -> None:
         """See that there is a classifier whose weights may be touched."""

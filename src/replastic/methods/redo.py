@@ -30,19 +30,13 @@ class Redo(UnitMethod):
     """
 
     dormancy_threshold: float = option(
-        0.1, help="share of the layer's mean activation up to which a unit is dormant (tau)", search=(0.5, 0.05, 0.01)
+        0.1,
+        help="share of the layer's mean activation up to which a unit is dormant (tau)",
+        low=0,
+        search=(0.5, 0.05, 0.01),
     )
-    every: int = option(0, help="updates between two checks; 0 is one pass over the data")
-    batches: int = option(10, help="training batches before a check whose activations count")
-
-    def validate(self) -> None:
-        """`dormancy_threshold` and `every` are not negative, `batches` is positive."""
-        if self.dormancy_threshold < 0.0:
-            raise UserError(f"{self.name}: dormancy_threshold must not be negative, got {self.dormancy_threshold}")
-        if self.every < 0:
-            raise UserError(f"{self.name}: every must not be negative, got {self.every}")
-        if self.batches < 1:
-            raise UserError(f"{self.name}: batches must be 1 or more, got {self.batches}")
+    every: int = option(0, help="updates between two checks; 0 is one pass over the data", low=0)
+    batches: int = option(10, help="training batches before a check whose activations count", low=1)
 
     def check(self, run: Run) -> None:
         """See that there is a unit to reset and a time to do so."""

@@ -8,7 +8,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from replastic.errors import UserError
 from replastic.interventions.method import Scope, WeightMethod, register
 from replastic.options import option
 from replastic.weights.entries import MatrixInfo
@@ -27,16 +26,9 @@ class ShrinkPerturb(WeightMethod):
     scope: ClassVar[Scope] = "parameters"
 
     shrink: float = option(
-        0.4, help="factor on the old weights: 1 keeps them, 0 drops them", search=(0.2, 0.4, 0.6, 0.8)
+        0.4, help="factor on the old weights: 1 keeps them, 0 drops them", low=0, high=1, search=(0.2, 0.4, 0.6, 0.8)
     )
-    perturb_std: float = option(0.01, help="standard deviation of the noise, in weight units")
-
-    def validate(self) -> None:
-        """`shrink` is a share, the deviation not negative."""
-        if not 0.0 <= self.shrink <= 1.0:
-            raise UserError(f"{self.name}: shrink must lie in [0, 1], got {self.shrink}")
-        if self.perturb_std < 0.0:
-            raise UserError(f"{self.name}: perturb_std must not be negative, got {self.perturb_std}")
+    perturb_std: float = option(0.01, help="standard deviation of the noise, in weight units", low=0)
 
     def solve(self, w: Tensor, info: MatrixInfo, w0: Tensor | None, generator: torch.Generator) -> Tensor:
         """The shrunk and perturbed value."""

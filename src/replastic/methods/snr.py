@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from replastic.errors import UserError
 from replastic.interventions.method import register
 from replastic.interventions.run import Run
 from replastic.interventions.unit_method import UnitMethod
@@ -33,16 +32,13 @@ class SelfNormalisedResets(UnitMethod):
     """
 
     percentile: float = option(
-        0.99, help="share of its past gaps that a silence must exceed", search=(0.92, 0.96, 0.98, 0.99)
+        0.99,
+        help="share of its past gaps that a silence must exceed",
+        above=0,
+        below=1,
+        search=(0.92, 0.96, 0.98, 0.99),
     )
-    max_gap: int = option(100, help="updates of silence after which any unit is reset")
-
-    def validate(self) -> None:
-        """`percentile` lies inside (0, 1), `max_gap` is positive."""
-        if not 0.0 < self.percentile < 1.0:
-            raise UserError(f"{self.name}: percentile must lie between 0 and 1, got {self.percentile}")
-        if self.max_gap < 1:
-            raise UserError(f"{self.name}: max_gap must be 1 or more, got {self.max_gap}")
+    max_gap: int = option(100, help="updates of silence after which any unit is reset", low=1)
 
     def memory(self, units: Units) -> dict[str, Tensor]:
         """By unit: updates since it fired, past gaps by length, how many, and how many the silence has outlived."""

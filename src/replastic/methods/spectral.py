@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from replastic.errors import UserError
 from replastic.interventions.aim import TARGETS_HELP, aimed_matrices, check_targets, choose
 from replastic.interventions.kernels import joined_taps
 from replastic.interventions.method import Method, register
@@ -39,21 +38,15 @@ class Spectral(Method):
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
 
     strength: float = option(
-        1e-3, help="weight of the terms (lambda): 0 turns them off", search=(1e-2, 1e-3, 1e-4, 1e-5)
+        1e-3, help="weight of the terms (lambda): 0 turns them off", low=0, search=(1e-2, 1e-3, 1e-4, 1e-5)
     )
-    power: int = option(2, help="exponent k on the largest singular value and on the norm of a bias")
-    iterations: int = option(1, help="steps of power iteration per update; 0 computes singular values exactly")
+    power: int = option(2, help="exponent k on the largest singular value and on the norm of a bias", low=1)
+    iterations: int = option(1, help="steps of power iteration per update; 0 computes singular values exactly", low=0)
     others: bool = option(True, help="include biases and the gains of normalisation layers")
     targets: str = option("", help=TARGETS_HELP)
 
     def validate(self) -> None:
-        """`strength` and `iterations` are not negative, `power` is positive."""
-        if self.strength < 0.0:
-            raise UserError(f"{self.name}: strength must not be negative, got {self.strength}")
-        if self.power < 1:
-            raise UserError(f"{self.name}: power must be at least 1, got {self.power}")
-        if self.iterations < 0:
-            raise UserError(f"{self.name}: iterations must not be negative, got {self.iterations}")
+        """Refuse an empty pattern in `targets`."""
         check_targets(self.name, self.targets)
 
     def check(self, run: Run) -> None:
