@@ -4,10 +4,11 @@ A run is one method with one seed on one benchmark:
 
     run.json         the resolved configuration, seed, versions, git revision, hardware (see `RunInfo`)
     metrics.jsonl    one record a line, append-only (see `Record`)
-    state/           what resuming needs; removed when the run has finished
+    state/           everything that resuming needs; removed when the run has finished
     DONE             exists when the run has finished
 
 An experiment is a folder of runs, ``<experiment>/<method>/seed-<n>/``; its runs are found by their `run.json`.
+This file is the one home of these names, of the events of a run and of the keys of its measures.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import platform
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,20 +29,53 @@ from replastic._version import __version__
 from replastic.errors import UserError
 
 FORMAT = 1
+RUN = "run.json"
+RECORDS = "metrics.jsonl"
+STATE = "state"
+DONE = "DONE"
+
+
+class Event(StrEnum):
+    """The moments at which a run writes a record, in the order of time around a boundary."""
+
+    BEFORE_BOUNDARY = "before_boundary"
+    """Just before the boundary: the new phase has begun, its method is not yet applied."""
+    BOUNDARY = "boundary"
+    """Just after the boundary: the method is applied, and no update of the new phase has been made."""
+    EVALUATION = "evaluation"
+    """Inside a phase, before its last update."""
+    PHASE_END = "phase_end"
+    """After the last update of a phase."""
+
+
 Record = dict[str, Any]
 """One line of metrics.jsonl.
 
-Keys: ``phase`` (int, from 0), ``step`` (optimizer updates since the run began), ``event`` (``"before_boundary"``,
-``"boundary"``, ``"evaluation"`` or ``"phase_end"``), ``seconds`` (processor time since the run began, not reproducible)
-and measures ``metric/<name>`` or ``metric/<name>/<layer>`` with a float each.
+Keys: ``phase`` (int, from 0), ``step`` (optimizer updates since the run began), ``event`` (an `Event`), ``seconds``
+(processor time since the run began, not reproducible), and measures (see `key`). A measure is a number, a list of
+numbers (a spectrum), or null. A number in a list may be null, too.
 """
+Measures = dict[str, Any]
+"""Measures by their keys, as a record holds them: each a number, or a list of numbers."""
 REQUIRED = {"phase": int, "step": int, "event": str}
-"""What every record must have."""
+"""Keys that every record must have, with the type of each."""
+METRIC = "metric/"
+"""Beginning of the key of a measure."""
+
+
+def key(name: str, layer: str = "") -> str:
+    """Record key of a measure: ``metric/<name>`` of the network, or ``metric/<name>/<layer>`` of one layer."""
+    return f"{METRIC}{name}/{layer}" if layer else f"{METRIC}{name}"
+
+
+def metric_name(key: str) -> str:
+    """The inverse of `key`: ``<name>``, or ``<name>/<layer>``."""
+    return key.removeprefix(METRIC)
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What run.json holds."""
+    """The content of run.json."""
 
     benchmark: str
     method: str
@@ -67,21 +102,21 @@ class RunDirectory:
     def create(self, info: RunInfo) -> None:
         """Write run.json, making the folder if need be; an existing run.json is left to the caller to compare."""
         make_folder(self.path)
-        write_text(self.path / "run.json", json.dumps(asdict(info), indent=2, default=str) + "\n")
+        write_text(self.path / RUN, json.dumps(asdict(info), indent=2, default=str) + "\n")
 
     @property
     def exists(self) -> bool:
         """Whether a run.json is there."""
-        return (self.path / "run.json").is_file()
+        return (self.path / RUN).is_file()
 
     @property
     def done(self) -> bool:
         """Whether the run has finished."""
-        return (self.path / "DONE").is_file()
+        return (self.path / DONE).is_file()
 
     def finish(self) -> None:
         """Mark the run as finished."""
-        write_text(self.path / "DONE", "")
+        write_text(self.path / DONE, "")
 
     def info(self) -> RunInfo:
         """Read run.json.
@@ -89,9 +124,9 @@ class RunDirectory:
         Raises:
             UserError: The file is missing, is not JSON, or was written by a newer format.
         """
-        file = self.path / "run.json"
+        file = self.path / RUN
         if not self.exists:
-            raise UserError(f"{self.path} is not a run: it has no run.json")
+            raise UserError(f"{self.path} is not a run: it has no {RUN}")
         content = read_object(file)
         if not isinstance(content.get("format", 0), int):
             raise _damaged(file, f"format must be int, got {content['format']!r}")
@@ -114,7 +149,7 @@ class RunDirectory:
             UserError: The disk is full or the folder cannot be written.
         """
         text = "".join(json.dumps(r) + "\n" for r in records)
-        path = self.path / "metrics.jsonl"
+        path = self.path / RECORDS
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(text)
@@ -124,12 +159,12 @@ class RunDirectory:
             raise _not_written(path, error) from error
 
     def records(self) -> list[Record]:
-        """Every complete record; a last line cut short by a kill is left out.
+        """Every complete record. A last line that a kill cut short is left out.
 
         Raises:
-            UserError: A complete line is not a record, or the run has finished and there is none.
+            UserError: A complete line is not a record, or the run has finished without any record.
         """
-        file, done = self.path / "metrics.jsonl", self.done
+        file, done = self.path / RECORDS, self.done
         lines = file.read_bytes().split(b"\n")[:-1] if file.is_file() else []
         try:
             records = [json.loads(line) for line in lines if line]
@@ -143,19 +178,19 @@ class RunDirectory:
         return records
 
     def keep_records(self, count: int) -> None:
-        """Drop every record after the first `count`: what a resumed run will write again."""
+        """Drop every record after the first `count`: a resumed run will write those again."""
         kept = self.records()[:count]
-        write_text(self.path / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in kept))
+        write_text(self.path / RECORDS, "".join(json.dumps(r) + "\n" for r in kept))
 
 
 def find_runs(path: str | Path) -> list[RunDirectory]:
     """The runs at or below `path`, sorted by path.
 
     Raises:
-        UserError: There is none.
+        UserError: There is no run.
     """
     root = Path(path)
-    found = [RunDirectory(folder) for folder, _, files in sorted(os.walk(root)) if "run.json" in files]
+    found = [RunDirectory(folder) for folder, _, files in sorted(os.walk(root)) if RUN in files]
     if not found:
         raise UserError(f"no runs found in {str(path)!r}: give a folder that `replastic run` wrote")
     return found
@@ -165,7 +200,7 @@ def read_object(file: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        UserError: It holds anything else.
+        UserError: The file holds anything else.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -179,7 +214,7 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, git revision and dirty flag of the checkout this package lies in, and hardware, for run.json."""
+    """Versions, hardware, and the git revision and dirty flag of the checkout this package lies in, for run.json."""
     return {
         "replastic": __version__,
         "python": platform.python_version(),
@@ -192,7 +227,7 @@ def environment() -> dict[str, Any]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that readers see the old content or the new, never a part.
+    """Write a file so that readers see the old content or the new, never a part of it.
 
     Raises:
         UserError: The disk is full or the folder cannot be written.
@@ -201,7 +236,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """`write_text` for what is no text, such as a picture."""
+    """`write_text` for bytes, such as a picture."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -219,7 +254,7 @@ def make_folder(path: Path) -> None:
     """Make a folder and those above it, unless it is there.
 
     Raises:
-        UserError: Something else stands in its place, or it cannot be made.
+        UserError: A file has that name, or the folder cannot be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -236,13 +271,16 @@ def _damaged(file: Path, problem: str) -> UserError:
 
 
 def _problem(record: Any) -> str:
-    """What keeps a line of metrics.jsonl from being a record; empty if nothing does."""
+    """The reason why a line of metrics.jsonl is not a record; empty if it is one."""
     if not isinstance(record, dict) or not all(isinstance(record.get(k), kind) for k, kind in REQUIRED.items()):
         return "a line lacks its phase, step or event"
-    numbers = {"seconds": record.get("seconds", 0.0)}
-    numbers |= {key: value for key, value in record.items() if key.startswith("metric/") and value is not None}
-    wrong = [key for key, value in numbers.items() if not isinstance(value, int | float)]
-    return f"{wrong[0]} is no number in one of its lines" if wrong else ""
+    if not isinstance(record.get("seconds", 0.0), int | float):
+        return "seconds is not a number in one of its lines"
+    for name, value in record.items():
+        numbers = value if isinstance(value, list) else [value]
+        if name.startswith(METRIC) and not all(isinstance(number, int | float | None) for number in numbers):
+            return f"{name} is neither a number nor a list of numbers in one of its lines"
+    return ""
 
 
 def _versions(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:

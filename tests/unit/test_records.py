@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -11,7 +12,17 @@ from typing import Any
 import pytest
 
 from replastic.errors import UserError
-from replastic.records import Record, RunDirectory, RunInfo, environment, find_runs, write_text
+from replastic.records import (
+    Event,
+    Record,
+    RunDirectory,
+    RunInfo,
+    environment,
+    find_runs,
+    key,
+    metric_name,
+    write_text,
+)
 
 INFO = RunInfo(benchmark="digits_random_labels", method="fire", seed=3, config={"tasks": 2})
 
@@ -48,6 +59,26 @@ def test_a_line_cut_short_by_a_kill_is_left_out_and_overwritten(run: RunDirector
     assert [r["phase"] for r in run.records()] == [0, 7]
 
 
+def test_a_measure_may_be_a_list_of_numbers(run: RunDirectory) -> None:
+    spectrum = record(0, **{"metric/spectrum/fc.weight": [2, 1.5, None], "metric/accuracy": 0.5})
+    run.append(spectrum)
+    assert run.records() == [spectrum]
+    run.append(record(1, **{"metric/spectrum/fc.weight": [math.inf, math.nan]}))
+    assert run.records()[1]["metric/spectrum/fc.weight"][0] == math.inf
+
+
+def test_keys_of_measures_are_made_and_read_in_one_place() -> None:
+    assert key("dfi") == "metric/dfi"
+    assert key("dfi", "fc.weight[q]") == "metric/dfi/fc.weight[q]"
+    assert metric_name(key("dfi", "fc.weight")) == "dfi/fc.weight"
+
+
+def test_an_event_is_stored_as_its_word(run: RunDirectory) -> None:
+    run.append(record(0, event=Event.BOUNDARY))
+    assert json.loads((run.path / "metrics.jsonl").read_text())["event"] == "boundary"
+    assert run.records()[0]["event"] == Event.BOUNDARY
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
@@ -57,8 +88,14 @@ def test_a_line_cut_short_by_a_kill_is_left_out_and_overwritten(run: RunDirector
         ("[]", "a line lacks its phase, step or event"),
         ('{"step": 3}', "a line lacks its phase, step or event"),
         (json.dumps(record(0, event=None)), "a line lacks its phase, step or event"),
-        (json.dumps(record(0, seconds="long")), "seconds is no number"),
-        (json.dumps(record(0, **{"metric/accuracy": "high"})), "metric/accuracy is no number"),
+        (json.dumps(record(0, seconds="long")), "seconds is not a number"),
+        (json.dumps(record(0, seconds=[1.0])), "seconds is not a number"),
+        (
+            json.dumps(record(0, **{"metric/accuracy": "high"})),
+            "metric/accuracy is neither a number nor a list of numbers",
+        ),
+        (json.dumps(record(0, **{"metric/spectrum/fc": [1.0, "2"]})), "metric/spectrum/fc is neither a number"),
+        (json.dumps(record(0, **{"metric/spectrum/fc": [[1.0], [2.0]]})), "metric/spectrum/fc is neither a number"),
     ],
 )
 def test_a_line_that_is_no_record_is_named_with_what_to_do(run: RunDirectory, line: str, problem: str) -> None:

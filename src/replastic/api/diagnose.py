@@ -15,6 +15,7 @@ from replastic.api.diagnosis import WeightReport, weight_report
 from replastic.api.live import probe_loss
 from replastic.errors import UserError
 from replastic.probes import check_loss_fn
+from replastic.records import key
 from replastic.text import columns, json_ready
 from replastic.weights.module_store import ModuleStore
 from replastic.weights.recipe import Recipe
@@ -120,8 +121,10 @@ def diagnose(
     trainable = any(parameter.requires_grad for parameter in model.parameters())
     names = ["dormant", "feature_srank", *(["hessian_top"] if loss_fn is not None and trainable else [])]
     found = metrics.measure(names, store=store, recipe=chosen, model=model, batch=batch, loss_fn=loss_fn)
-    prefix = "metric/dormant/"
-    layers = [key.removeprefix(prefix) for key in found if key.startswith(prefix)]
-    units = (UnitHealth(name, found[prefix + name], round(found[f"metric/feature_srank/{name}"])) for name in layers)
+    prefix = f"{key('dormant')}/"
+    layers = [name.removeprefix(prefix) for name in found if name.startswith(prefix)]
+    units = (
+        UnitHealth(layer, found[key("dormant", layer)], round(found[key("feature_srank", layer)])) for layer in layers
+    )
     loss = None if loss_fn is None else probe_loss(model, batch, loss_fn)
-    return Diagnosis(report, tuple(units), loss, found.get("metric/hessian_top"))
+    return Diagnosis(report, tuple(units), loss, found.get(key("hessian_top")))

@@ -30,7 +30,7 @@ from replastic.experiments.sweep import (
     searches,
 )
 from replastic.extras import require
-from replastic.records import write_text
+from replastic.records import metric_name, write_text
 from replastic.text import columns
 
 EXAMPLES = """\
@@ -132,7 +132,7 @@ def _finish(
     job = planned.jobs[0]
     outcome = {
         "benchmark": job.benchmark,
-        "chosen_by": f"mean {job.summary['score'].removeprefix('metric/')} on held-out data at the end",
+        "chosen_by": f"mean {metric_name(job.summary['score'])} on held-out data at the end",
         "seeds": list(dict.fromkeys(job.seed for job in planned.jobs)),
         "methods": {search.method: search.to_dict() for search in found},
         "failed": failures,

@@ -18,7 +18,7 @@ from replastic.experiments.runs import Job, check_device, execute
 from replastic.experiments.spec import BenchmarkSpec
 from replastic.parallel import distributed
 from replastic.parallel.workers import work
-from replastic.records import find_runs, write_text
+from replastic.records import RUN, find_runs, write_text
 from replastic.report.experiment import differences
 from replastic.training import Protocol
 from replastic.training.failures import DivergedError, memory_in_words
@@ -192,7 +192,7 @@ def _check_fit(protocol: Protocol, specs: Iterable[str], seed: int, device: str)
 
 def _check(job: Job) -> None:
     """See that the runs in the folder are of this benchmark, settings and data, whatever their method."""
-    if not job.folder.is_dir() or not any(job.folder.rglob("run.json")):
+    if not job.folder.is_dir() or not any(job.folder.rglob(RUN)):
         return
     task = job.protocol.task
     samples = task.facts(task.open())

@@ -9,7 +9,7 @@ from typing import Any
 
 from replastic.experiments.cost import one_thread
 from replastic.experiments.runs import SHARED, check_device
-from replastic.records import RunDirectory, read_object
+from replastic.records import RUN, RunDirectory, read_object
 from replastic.training import Protocol
 from replastic.training.failures import memory_in_words
 from replastic.training.speed import Choice, choose
@@ -40,7 +40,7 @@ def settle(protocol: Protocol, folder: Path, device: str) -> tuple[Protocol, Cho
 
 def _known(folder: Path) -> Mapping[str, Any] | None:
     """Settings of speed of the first run, or shared phase, in the folder."""
-    runs, shared = sorted(folder.rglob("run.json")), sorted(folder.rglob(SHARED))
+    runs, shared = sorted(folder.rglob(RUN)), sorted(folder.rglob(SHARED))
     if runs:
         config = RunDirectory(runs[0].parent).info().config
     elif shared:

@@ -1,8 +1,9 @@
-"""From names of measures to records: which matrices, which features, and one number for each layer and for all."""
+"""From names of measures to records: measures are taken of matrices, features or the loss, by layer and in all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from replastic.errors import UserError
 from replastic.metrics._metric import Metric, get
 from replastic.probes import activations, loss_on, undisturbed
+from replastic.records import Measures, key
 from replastic.weights.entries import MatrixInfo, WeightStore
 from replastic.weights.recipe import Recipe
 from replastic.weights.targets import select
@@ -26,25 +28,26 @@ def measure(
     loss_fn: Callable[[nn.Module, Any], Tensor] | None = None,
     old: Mapping[str, Tensor] | None = None,
     generator: torch.Generator | None = None,
-) -> dict[str, float]:
+) -> Measures:
     """Evaluate measures of a network, leaving no trace in it.
 
     Args:
         names: Names of measures.
         store: The weights.
-        recipe: Whose choice of weights measures of weights and of their change look at.
-        model: The live module, for measures of features and of the loss; in evaluation mode while they look.
-        batch: What `loss_fn` takes; for measures of features, any samples.
+        recipe: Chooses the weights that measures of weights and of their change are taken of.
+        model: The live module, for measures of features and of the loss. They run it in evaluation mode.
+        batch: The argument of `loss_fn`. Without `loss_fn`, measures of features take any samples.
         loss_fn: Mean loss of the model on a batch.
         old: Weights by name to compare with, for measures of change; see `snapshot`.
         generator: Source of the draws of measures of the loss; on the CPU. Seeded with 0 unless given.
 
     Returns:
         ``metric/<name>`` for the network and ``metric/<name>/<layer>`` for each layer. The value of several matrices,
-        units or layers is the measure's `total` over all of them.
+        units or layers is the measure's `total` over all of them. A vector measure gives a list of numbers for each
+        layer and none for the network; a vector of the loss is ``metric/<name>``.
 
     Raises:
-        UserError: Unknown name, or something a measure needs is not given.
+        UserError: A name is unknown, or an argument that a measure needs is missing.
     """
     chosen = {name: get(name) for name in names}
     for name, metric in chosen.items():
@@ -68,14 +71,17 @@ def measure(
         if metric.on == "loss":
             draw = generator or torch.Generator().manual_seed(0)
             layers[name][""] = metric.compute(model, [batch], loss_fn, generator=draw)
-    found: dict[str, float] = {}
+    found: Measures = {}
     for name, metric in chosen.items():
+        if metric.vector:
+            found |= {key(name, layer): _vector(metric, value) for layer, value in layers[name].items()}
+            continue
         found |= _records(name, metric, layers[name], shares[name])
     return found
 
 
 def snapshot(store: WeightStore, recipe: Recipe) -> dict[str, Tensor]:
-    """Copies of the weights that measures of change will look at, by name."""
+    """Copies, by name, of the weights that measures of change compare with."""
     targets = select(store.entries(), recipe).targets
     return {t.entry.name: store.read(t.entry.name).clone() for t in targets}
 
@@ -83,7 +89,7 @@ def snapshot(store: WeightStore, recipe: Recipe) -> dict[str, Tensor]:
 def _matrices(
     store: WeightStore, recipe: Recipe, old: Mapping[str, Tensor] | None
 ) -> Iterator[tuple[MatrixInfo, Tensor, Tensor]]:
-    """Each batch of matrices with its old values (the same where nothing is compared)."""
+    """Each batch of matrices with its old values, or with itself if there are no old values."""
     for target in select(store.entries(), recipe).targets:
         name = target.entry.name
         new = store.read(name)
@@ -101,7 +107,7 @@ def _watch(
     features: Mapping[str, Metric],
     layers: Mapping[str, dict[str, Tensor]],
 ) -> None:
-    """One forward pass, every measure of features evaluated as each layer's output comes by."""
+    """Run one forward pass and take every measure of features of each layer's output."""
 
     def visit(layer: str, output: Tensor) -> None:
         if not output.numel():
@@ -123,7 +129,7 @@ def _watch(
 
 
 def _forward(model: nn.Module, batch: Any) -> None:
-    """Run the model on a batch, or on its first part where it has several."""
+    """Run the model on a batch, or on its first part if it is a list or tuple."""
     if isinstance(batch, list | tuple) and not batch:
         raise UserError("the batch is empty")
     inputs = batch[0] if isinstance(batch, list | tuple) else batch
@@ -131,8 +137,8 @@ def _forward(model: nn.Module, batch: Any) -> None:
         model(inputs)
     except Exception as error:
         error.add_note(
-            f"raised by the model, which was called with the batch (a {type(inputs).__name__}); if it is to be called "
-            "in another way, pass loss_fn=<function (model, batch) -> mean loss>"
+            f"raised by the model, which was called with the batch (a {type(inputs).__name__}); to call it in another "
+            "way, pass loss_fn=<function (model, batch) -> mean loss>"
         )
         raise
 
@@ -144,7 +150,7 @@ def _require(name: str, metric: Metric, model: object, batch: object, loss_fn: o
         "features": {"model": model, "batch": batch},
         "loss": {"model": model, "batch": batch, "loss_fn": loss_fn},
     }
-    missing = [what for what, value in needed[metric.on].items() if value is None]
+    missing = [argument for argument, value in needed[metric.on].items() if value is None]
     if missing:
         raise UserError(f"the measure {name} needs {', '.join(missing)}: pass {missing[0]}=")
 
@@ -155,18 +161,27 @@ def _records(name: str, metric: Metric, layers: Mapping[str, Tensor], shares: Ma
     values = {layer: torch.as_tensor(value, dtype=torch.float64).flatten().cpu() for layer, value in layers.items()}
     weights = {layer: shares[layer].double().flatten().cpu() if shares else None for layer in layers}
     together = torch.cat([weight for weight in weights.values() if weight is not None]) if shares else None
-    found = {f"metric/{name}": _total(metric, torch.cat(list(values.values())), together)}
-    return found | {
-        f"metric/{name}/{layer}": _total(metric, value, weights[layer]) for layer, value in values.items() if layer
-    }
+    found = {key(name): _total(metric, torch.cat(list(values.values())), together)}
+    return found | {key(name, layer): _total(metric, value, weights[layer]) for layer, value in values.items() if layer}
+
+
+def _vector(metric: Metric, values: Tensor) -> list[float]:
+    """One vector of several: (k,), or (batch, k), entry by entry."""
+    rows = torch.as_tensor(values, dtype=torch.float64).cpu()
+    vector: list[float] = _REDUCE[metric.total](rows.reshape(-1, rows.shape[-1])).tolist()
+    return vector
 
 
 def _total(metric: Metric, values: Tensor, weights: Tensor | None) -> float:
-    """Many values as one; where weights are given and not all 0, their weighted mean over those that count."""
+    """One value of many: the measure's total, or the weighted mean if there are weights that are not all 0."""
     if weights is not None and bool(weights.any()):
         counts = weights > 0
         return float((values[counts] * weights[counts]).sum() / weights.sum())
     return float(_REDUCE[metric.total](values))
 
 
-_REDUCE: dict[str, Callable[[Tensor], Tensor]] = {"sum": torch.sum, "mean": torch.mean, "max": torch.max}
+_REDUCE: dict[str, Callable[[Tensor], Tensor]] = {
+    "sum": partial(torch.sum, dim=0),
+    "mean": partial(torch.mean, dim=0),
+    "max": partial(torch.amax, dim=0),
+}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from replastic.errors import UserError
 from replastic.registry import Registry
 
 On = Literal["weight", "change", "features", "loss"]
@@ -15,11 +16,17 @@ On = Literal["weight", "change", "features", "loss"]
 class Metric:
     """A registered measure.
 
-    `on` says what it is a function of, and so how it is called:
+    `on` names the argument of the measure, and so the way it is called:
     ``weight``: compute(w, info) with matrices (batch, d_out, d_in) -> (batch,);
-    ``change``: compute(new, old, info) likewise;
+    ``change``: compute(new, old, info) with the same shapes;
     ``features``: compute(features) with the outputs of one layer (samples, units) -> scalar, or one value per unit;
     ``loss``: compute(model, batches, loss_fn, generator=...) -> scalar.
+
+    A `vector` measure returns k numbers where another returns one: (batch, k) from ``weight`` and ``change``, (k,)
+    from ``features`` and ``loss``.
+
+    Raises:
+        UserError: A vector measure has a `share`.
     """
 
     compute: Callable[..., Any]
@@ -28,10 +35,18 @@ class Metric:
     """Axis label, with the unit."""
     better: Literal["lower", "higher", "neither"] = "neither"
     total: Literal["sum", "mean", "max"] = "mean"
-    """How the values of several matrices or layers become one number for the network."""
+    """How the values of several matrices or layers become one number for the network. The vectors of the matrices of
+    one layer become one vector in the same way, entry by entry."""
     share: Callable[..., Any] | None = None
-    """For a mean over matrices: how much each counts in it, called as `compute` is and 0 for none; None counts all
-    alike."""
+    """Weight of each matrix in a mean over matrices. It is called as `compute` is, and 0 leaves the matrix out. None
+    gives all matrices the same weight."""
+    vector: bool = False
+    """Whether the measure of a layer is a list of numbers, such as a spectrum. Layers differ in its length, so there is
+    no value for the network."""
+
+    def __post_init__(self) -> None:
+        if self.vector and self.share is not None:
+            raise UserError(f"the measure {self.label!r} is a vector, so it cannot have a share: leave share out")
 
 
 REGISTRY: Registry[Metric] = Registry("metric", "replastic.metrics")

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from replastic.records import Record
+from replastic.records import Event, Record
 from replastic.report.experiment import Experiment, RunData, points
 
 NEAR = 0.95
 """Share of its final score that a phase is asked to reach."""
-CURVE = ("boundary", "evaluation", "phase_end")
-"""Events of the scores within a phase: just after its boundary, inside it, at its end."""
+CURVE = (Event.BOUNDARY, Event.EVALUATION, Event.PHASE_END)
+"""Events of the scores of one phase: just after its boundary, inside it, at its end."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +80,15 @@ def boundaries(
     for record in run.records:
         if key in record and record["phase"] < phases:
             by_phase[record["phase"]].append(record)
-    inside = [[*points(records, key, "evaluation", "phase_end").values()] for records in by_phase]
-    if not any(r["event"] == "evaluation" for records in by_phase for r in records) or not all(inside):
+    inside = [[*points(records, key, Event.EVALUATION, Event.PHASE_END).values()] for records in by_phase]
+    if not any(r["event"] == Event.EVALUATION for records in by_phase for r in records) or not all(inside):
         return None
     sign = 1.0 if higher_is_better else -1.0
     drops, recoveries, near = [], [], []
     for phase in range(max(1, first), phases):
         values = inside[phase]
-        before = [*inside[phase - 1], *points(by_phase[phase], key, "before_boundary").values()][-1]
-        after = [*points(by_phase[phase], key, "boundary").values(), *values]
+        before = [*inside[phase - 1], *points(by_phase[phase], key, Event.BEFORE_BOUNDARY).values()][-1]
+        after = [*points(by_phase[phase], key, Event.BOUNDARY).values(), *values]
         drops.append(sign * (before - after[0]))
         recoveries.append(_reached(after, before, sign, start=1 + len(values) - len(after)))
         near.append(_reached(values, values[-1] * (NEAR if higher_is_better else 1 / NEAR), sign))

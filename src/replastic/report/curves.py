@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from replastic.records import Event, metric_name
 from replastic.report import axes, dots, series, style, words
 from replastic.report.plot import NARROW, WIDE, Plot, plot, subplots
 from replastic.report.series import Series
@@ -22,7 +23,7 @@ def draw(table: Table, more: Sequence[Sheet] = ()) -> list[Plot]:
     experiment = table.experiment
     plots = [dots.final(table), _score(table)]
     plots += [_further(table, key) for key in experiment.further_scores]
-    if experiment.shown.score in experiment.keys("evaluation"):
+    if experiment.shown.score in experiment.keys(Event.EVALUATION):
         plots.append(_learning(table))
     if any(not line.front for line in style.lines(table).values()):
         plots.append(_each(table))
@@ -41,7 +42,7 @@ def _score(table: Table) -> Plot:
 def _further(table: Table, key: str) -> Plot:
     experiment, label = table.experiment, table.experiment.shown.phase_label
     drawn = series.over_phases(experiment, key)
-    name = key.removeprefix("metric/")
+    name = metric_name(key)
     title = f"{words.further(key, experiment.shown.score)}, over {label}s"
     span, taken = words.count(experiment.phases, label), f"the end of each {label}"
     return _over(table, drawn, name, title, label, span, taken, score=words.further(key, experiment.shown.score))
@@ -145,10 +146,10 @@ def _diagnostic(table: Table, key: str) -> Plot:
     )
 
 
-WHEN = {
-    "before_boundary": "before the {}, its method not yet applied",
-    "boundary": "before the {}, its method applied",
-    "phase_end": "at the end of the {}",
+WHEN: dict[str, str] = {
+    Event.BEFORE_BOUNDARY: "before the {}, its method not yet applied",
+    Event.BOUNDARY: "before the {}, its method applied",
+    Event.PHASE_END: "at the end of the {}",
 }
 """Events at which diagnostics are taken, in order of time."""
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from replastic.errors import UnknownNameError, UserError
 from replastic.options import name_of
-from replastic.records import Record, RunDirectory, RunInfo, find_runs
+from replastic.records import METRIC, Event, Record, RunDirectory, RunInfo, find_runs, metric_name
 
 Paths = str | Path | Sequence[str | Path]
 Array = NDArray[np.float64]
@@ -33,7 +33,7 @@ class Presentation:
 
     score: str
     score_label: str
-    event: str = "phase_end"
+    event: str = Event.PHASE_END
     higher_is_better: bool = True
     phase_label: str = "phase"
     curves: tuple[str, ...] = ()
@@ -48,8 +48,8 @@ class Presentation:
             raise UserError(f"the run.json of {info.method!r} (seed {info.seed}) names no score in its summary")
         return cls(
             score=score,
-            score_label=str(summary.get("score_label", score.removeprefix("metric/"))),
-            event=str(summary.get("event", "phase_end")),
+            score_label=str(summary.get("score_label", metric_name(score))),
+            event=str(summary.get("event", Event.PHASE_END)),
             higher_is_better=bool(summary.get("higher_is_better", True)),
             phase_label=str(summary.get("phase_label", "phase")),
             curves=tuple(key for key in summary.get("curves", ()) if key != score),
@@ -155,7 +155,7 @@ class Experiment:
         found = {
             key for run in self for r in run.records if r["event"] == event and r["phase"] < self.phases for key in r
         }
-        return tuple(sorted(key for key in found if key.startswith("metric/")))
+        return tuple(sorted(key for key in found if key.startswith(METRIC)))
 
 
 def load(paths: Paths) -> Experiment:
@@ -237,7 +237,9 @@ def _directories(paths: Paths) -> list[RunDirectory]:
 
 
 def _read(directory: RunDirectory) -> RunData:
-    return RunData(directory.path, directory.info(), tuple(directory.records()), directory.done)
+    """The run with the numbers of its records. Tables and curves show no lists (spectra), so these are left out."""
+    records = [{k: v for k, v in r.items() if not isinstance(v, list)} for r in directory.records()]
+    return RunData(directory.path, directory.info(), tuple(records), directory.done)
 
 
 def _completed(run: RunData, shown: Presentation) -> int:

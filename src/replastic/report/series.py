@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from replastic.records import Event
 from replastic.report.experiment import Array, Experiment, points
 from replastic.report.statistics import mean_interval
-
-EVENTS = ("before_boundary", "boundary", "evaluation", "phase_end")
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def over_updates(experiment: Experiment, key: str) -> list[Series]:
 
     Only updates at which every seed of the method was evaluated, and one has a value, are kept.
     """
-    if key not in experiment.keys("evaluation"):
+    if key not in experiment.keys(Event.EVALUATION):
         return []
     found: list[Series] = []
     for method in experiment.methods:
@@ -58,7 +57,7 @@ def over_updates(experiment: Experiment, key: str) -> list[Series]:
             [record for record in run.records if record["phase"] < experiment.phases]
             for run in experiment.runs[method].values()
         ]
-        runs = [points(records, key, "evaluation", "phase_end") for records in taken]
+        runs = [points(records, key, Event.EVALUATION, Event.PHASE_END) for records in taken]
         common = sorted(set.intersection(*(set(run) for run in runs)))
         values = np.array([[run[step] for step in common] for run in runs], dtype=np.float64)
         found += _known(method, np.array(common, dtype=np.float64), values)
@@ -68,7 +67,7 @@ def over_updates(experiment: Experiment, key: str) -> list[Series]:
 def events_of(experiment: Experiment, key: str) -> list[str]:
     """The events at which a measure was recorded in the common phases: the score's own first, then in order of time."""
     own = experiment.shown.event
-    events = [own, *(event for event in EVENTS if event not in (own, "evaluation"))]
+    events = [own, *(event for event in Event if event not in (own, Event.EVALUATION))]
     return [event for event in events if key in experiment.keys(event)]
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from replastic.records import Event, key
 from replastic.report import tables, words
 from replastic.report.experiment import HELD_OUT, Experiment
 from replastic.report.statistics import Estimate, mean_interval
 from replastic.report.tables import Table
 
-AFTER = "boundary"
-"""The event right after a method was applied, and the name of the table of what was measured there."""
+AFTER = Event.BOUNDARY.value
+"""The event just after a method was applied; also the name of the table of measures taken there."""
 
 
 @dataclass(frozen=True)
@@ -112,15 +113,15 @@ def _measured(experiment: Experiment) -> list[Column]:
     """Scores first, then measures in the order in which the runs were told to take them."""
     shown, keys = experiment.shown, experiment.keys(AFTER)
     scores = [k for k in (shown.score, *experiment.further_scores) if k in keys]
-    asked = [f"metric/{name}" for name in experiment.settings.get("boundary_metrics", ())]
+    asked = [key(name) for name in experiment.settings.get("boundary_metrics", ())]
     rest = [k for k in keys if k.count("/") == 1 and k not in scores and not k.endswith(HELD_OUT)]
     rest.sort(key=lambda k: asked.index(k) if k in asked else len(asked))
     columns = []
-    for key in (*scores, *rest):
-        measure = words.measure(key)
+    for of in (*scores, *rest):
+        measure = words.measure(of)
         head, meaning = measure.name.replace("_", " "), measure.summary or f"{measure.label} right after the boundary"
-        if key in experiment.further_scores:
-            head = words.further(key, shown.score)
+        if of in experiment.further_scores:
+            head = words.further(of, shown.score)
         columns.append(Column(measure.name, head, meaning.rstrip("."), measure.reference))
     return columns
 
@@ -129,7 +130,7 @@ def _after(experiment: Experiment, method: str, columns: list[Column]) -> dict[s
     """Each measure averaged over the boundaries of a run, then over seeds."""
     found = {}
     for column in columns:
-        values = experiment.over_phases(method, f"metric/{column.name}", AFTER)[:, max(1, experiment.first) :]
+        values = experiment.over_phases(method, key(column.name), AFTER)[:, max(1, experiment.first) :]
         taken = values[:, ~np.isnan(values).all(axis=0)]
         if taken.size:
             found[column.name] = mean_interval(taken.mean(axis=1))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from replastic.records import metric_name
 from replastic.report import around, measures, words
 from replastic.report.experiment import Experiment
 from replastic.report.statistics import Estimate, mean_interval, paired_difference
@@ -113,7 +114,7 @@ def to_csv(table: Table) -> str:
     """Every number at full precision; an empty field where there is none."""
     beside, further = table.around, table.experiment.further_scores
     higher = table.experiment.shown.higher_is_better
-    lines: list[list[Any]] = [[*CSV_HEAD, *beside, *(key.removeprefix("metric/") for key in further)]]
+    lines: list[list[Any]] = [[*CSV_HEAD, *beside, *map(metric_name, further)]]
     for row in table.rows:
         difference = fields(row.difference)
         difference += [str(row.difference.n), row.difference.standing(higher)] if row.difference else ["", ""]

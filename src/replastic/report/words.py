@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from replastic import metrics
 from replastic.errors import UnknownNameError
 from replastic.options import name_of
+from replastic.records import metric_name
 from replastic.report.statistics import Estimate
 
 MINUS = "\u2212"
@@ -64,7 +65,7 @@ def labels(methods: Sequence[str]) -> dict[str, str]:
 
 def further(key: str, score: str) -> str:
     """What a score on other data is called: ``accuracy: all`` for ``metric/accuracy_all``."""
-    name, which = (part.removeprefix("metric/").replace("_", " ") for part in (score, key.removeprefix(f"{score}_")))
+    name, which = (metric_name(part).replace("_", " ") for part in (score, key.removeprefix(f"{score}_")))
     return f"{name}: {which}"
 
 
@@ -82,7 +83,7 @@ class Measure:
 
 def measure(key: str) -> Measure:
     """Describe a record key ``metric/<name>`` by its registered measure, or by its own name if it is none."""
-    name = key.removeprefix("metric/")
+    name = metric_name(key)
     words = name.replace("_", " ").replace("/", ", ")
     try:
         entry = metrics.entry(name)

@@ -114,6 +114,46 @@ def test_only_the_blocks_of_the_recipe_are_looked_at() -> None:
     assert found["metric/weight_norm"] == pytest.approx(float(q.norm() + k.norm()) / 2)
 
 
+def test_spectrum_of_a_layer_is_the_mean_of_its_sorted_spectra() -> None:
+    model = nn.Sequential(nn.Conv1d(2, 2, 2, bias=False), nn.Linear(3, 2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.stack([torch.diag(torch.tensor([1.0, 3.0])), torch.tensor([[0, 4.0], [6, 0]])], -1))
+        model[1].weight.copy_(torch.tensor([[0.0, 5, 0], [0, 0, 2]]))
+    found = metrics.measure(["spectrum", "weight_norm"], store=ModuleStore(model), recipe=WEIGHTS)
+    assert found.pop("metric/spectrum/0.weight") == pytest.approx([4.5, 2.5])  # (3, 1) and (6, 4)
+    assert found.pop("metric/spectrum/1.weight") == pytest.approx([5, 2])
+    assert set(found) == {"metric/weight_norm", "metric/weight_norm/0.weight", "metric/weight_norm/1.weight"}
+
+
+def test_a_vector_of_features_is_recorded_by_layer_and_one_of_the_loss_for_the_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    profile = metrics.Metric(lambda h: h.mean(0), "features", "mean activity", vector=True)
+    top = metrics.Metric(lambda *_, generator: torch.tensor([2.0, math.nan]), "loss", "eigenvalues", vector=True)
+    monkeypatch.setattr("replastic.metrics._evaluate.get", {"profile": profile, "top": top}.get)
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU())
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(2))
+    batch = torch.tensor([[1.0, 4.0], [2.0, -4.0]])
+    found = metrics.measure(
+        ["profile", "top"],
+        store=ModuleStore(model),
+        recipe=WEIGHTS,
+        model=model,
+        batch=batch,
+        loss_fn=lambda m, b: m(b).mean(),
+    )
+    assert found["metric/profile/1"] == [1.5, 2.0]
+    assert found["metric/top"][0] == 2.0
+    assert math.isnan(found["metric/top"][1])
+    assert set(found) == {"metric/profile/1", "metric/top"}
+
+
+def test_a_vector_has_no_share() -> None:
+    with pytest.raises(UserError, match="'spectra' is a vector, so it cannot have a share"):
+        metrics.Metric(lambda w, info: w, "weight", "spectra", vector=True, share=lambda w, info: w)
+
+
 def test_change_since_a_snapshot() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     store = ModuleStore(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -29,6 +30,20 @@ def test_everything_is_written_and_twice_the_same(small_folder: Path, tmp_path: 
     assert set(first) == FILES
     report.build(small_folder, out)
     assert files(out) == first
+
+
+def test_lists_of_numbers_leave_the_report_as_it_is(small_folder: Path, tmp_path: Path) -> None:
+    report.build(small_folder, tmp_path / "without")
+    for file in small_folder.rglob("metrics.jsonl"):
+        records = [json.loads(line) for line in file.read_text().splitlines()]
+        spectra = {"metric/spectrum/fc.weight": [2.0, None], "metric/spectrum": [1.0]}
+        file.write_text("".join(json.dumps(r | spectra) + "\n" for r in records))
+    report.build(small_folder, tmp_path / "with")
+    assert files(tmp_path / "with") == files(tmp_path / "without")
+    for file in small_folder.rglob("run.json"):
+        file.write_text(file.read_text().replace('"metric/dfi"', '"metric/dfi", "metric/spectrum"'))
+    report.build(small_folder, tmp_path / "asked")
+    assert set(files(tmp_path / "asked")) == FILES, "a list has no curve, also where one is asked for"
 
 
 def test_by_default_beside_the_runs(tmp_path: Path, write_run) -> None:
