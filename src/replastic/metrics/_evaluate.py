@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from replastic.errors import UserError
 from replastic.metrics._metric import Metric, get
-from replastic.probes import activations, loss_on, undisturbed
+from replastic.probes import activations, check_features, forward_on, loss_on, undisturbed
 from replastic.weights.entries import MatrixInfo, WeightStore
 from replastic.weights.recipe import Recipe
 from replastic.weights.targets import select
@@ -104,13 +104,7 @@ def _watch(
     """One forward pass, every measure of features evaluated as each layer's output comes by."""
 
     def visit(layer: str, output: Tensor) -> None:
-        if not output.numel():
-            raise UserError("the batch holds no samples")
-        if not bool(torch.isfinite(output).all()):
-            raise UserError(
-                f"the output of {layer} holds NaN or infinite numbers on this batch: check the batch, then the "
-                "weights, biases and running statistics before it"
-            )
+        check_features(f"the output of {layer}", output)
         with torch.autocast(output.device.type, enabled=False):
             for name, metric in features.items():
                 layers[name][layer] = metric.compute(output)
@@ -119,22 +113,7 @@ def _watch(
         if loss_fn is not None:
             loss_on(model, batch, loss_fn, finite=False)
         else:
-            _forward(model, batch)
-
-
-def _forward(model: nn.Module, batch: Any) -> None:
-    """Run the model on a batch, or on its first part where it has several."""
-    if isinstance(batch, list | tuple) and not batch:
-        raise UserError("the batch is empty")
-    inputs = batch[0] if isinstance(batch, list | tuple) else batch
-    try:
-        model(inputs)
-    except Exception as error:
-        error.add_note(
-            f"raised by the model, which was called with the batch (a {type(inputs).__name__}); if it is to be called "
-            "in another way, pass loss_fn=<function (model, batch) -> mean loss>"
-        )
-        raise
+            forward_on(model, batch)
 
 
 def _require(name: str, metric: Metric, model: object, batch: object, loss_fn: object, old: object) -> None:
