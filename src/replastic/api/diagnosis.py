@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from replastic import linalg
-from replastic.errors import UserError
+from replastic.api._readable import readable
 from replastic.text import columns, json_ready
 from replastic.weights.change import Skipped
 from replastic.weights.entries import MatrixInfo, WeightEntry, WeightStore
 from replastic.weights.outcome import grouped
 from replastic.weights.recipe import Recipe, Target
-from replastic.weights.targets import matches_any, select
 
 COLLAPSED = 0.25
 """A layer counts as collapsed if its effective rank is below this share of min(d_out, d_in) (ours).
@@ -167,39 +166,13 @@ def weight_report(
     Raises:
         UserError: A pattern matches nothing, or nothing is chosen.
     """
-    entries = store.entries()
-    unclear = [s for s in (_unclear(e, recipe) for e in entries) if s is not None]
-    known = {s.weight for s in unclear}
-    measurable = [replace(e, trainable=True) for e in entries if e.name not in known]  # frozen ones can be measured
-    if unclear and not measurable:
-        raise UserError(f"nothing can be measured: {unclear[0].weight}: {unclear[0].reason}")
-    selection = select(
-        measurable,
-        recipe,
-        target_modules=target_modules,
-        exclude_modules=exclude_modules,
-        include=include,
-    )
+    chosen = readable(store, recipe, target_modules=target_modules, exclude_modules=exclude_modules, include=include)
     layers = [
         _health(target.entry, info, w)
-        for target in progress(selection.targets)
+        for target in progress(chosen.targets)
         for info, w in target.matrices(store.read(target.entry.name))
     ]
-    return WeightReport(tuple(layers), (*selection.skipped, *unclear), recipe.name, notes)
-
-
-def _unclear(entry: WeightEntry, recipe: Recipe) -> Skipped | None:
-    """Why the matrices of an entry cannot be told, if they cannot; a rule that gives a layout may tell them."""
-    if entry.refusal:
-        return Skipped(entry.name, entry.refusal)
-    told = next((rule for rule in recipe.rules if matches_any(entry, rule.match)), None)
-    if entry.view is None or (told is not None and told.layout):
-        return None
-    try:
-        entry.view.infos(entry.name, entry.shape)
-    except UserError as error:
-        return Skipped(entry.name, str(error))
-    return None
+    return WeightReport(tuple(layers), chosen.skipped, recipe.name, notes)
 
 
 @torch.no_grad()

@@ -1,7 +1,15 @@
 """Tensors in, tensors out: polar factors, measures of isometry, spectra and ranks. Knows no layers and no models."""
 
-from replastic.linalg.bounds import dfi_for_no_dormant, dormancy_interval, hessian_bound, srank_bound
+from replastic.linalg.bounds import (
+    dfi_for_no_dormant,
+    dormancy_interval,
+    hessian_bound,
+    hessian_factors,
+    srank_bound,
+    why_no_promise,
+)
 from replastic.linalg.direction import alignment
+from replastic.linalg.dormancy import dormancy_scores
 from replastic.linalg.lanczos import LanczosResult, lanczos
 from replastic.linalg.matmul import matmul_backend
 from replastic.linalg.measures import dfi, dfi_scaled, normalised_sfe, residual, sfe
@@ -22,8 +30,10 @@ __all__ = [
     "dfi_for_no_dormant",
     "dfi_scaled",
     "dormancy_interval",
+    "dormancy_scores",
     "effective_rank",
     "hessian_bound",
+    "hessian_factors",
     "lanczos",
     "matmul_backend",
     "normalised_sfe",
@@ -35,4 +45,5 @@ __all__ = [
     "srank",
     "srank_bound",
     "stable_rank",
+    "why_no_promise",
 ]

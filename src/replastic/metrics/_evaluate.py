@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from replastic.errors import UserError
 from replastic.metrics._metric import Metric, get
-from replastic.probes import activations, loss_on, undisturbed
+from replastic.probes import activations, check_features, forward_on, loss_on, undisturbed
 from replastic.records import Measures, key
 from replastic.weights.entries import MatrixInfo, WeightStore
 from replastic.weights.recipe import Recipe
@@ -110,13 +110,7 @@ def _watch(
     """Run one forward pass and take every measure of features of each layer's output."""
 
     def visit(layer: str, output: Tensor) -> None:
-        if not output.numel():
-            raise UserError("the batch holds no samples")
-        if not bool(torch.isfinite(output).all()):
-            raise UserError(
-                f"the output of {layer} holds NaN or infinite numbers on this batch: check the batch, then the "
-                "weights, biases and running statistics before it"
-            )
+        check_features(f"the output of {layer}", output)
         with torch.autocast(output.device.type, enabled=False):
             for name, metric in features.items():
                 layers[name][layer] = metric.compute(output)
@@ -125,22 +119,7 @@ def _watch(
         if loss_fn is not None:
             loss_on(model, batch, loss_fn, finite=False)
         else:
-            _forward(model, batch)
-
-
-def _forward(model: nn.Module, batch: Any) -> None:
-    """Run the model on a batch, or on its first part if it is a list or tuple."""
-    if isinstance(batch, list | tuple) and not batch:
-        raise UserError("the batch is empty")
-    inputs = batch[0] if isinstance(batch, list | tuple) else batch
-    try:
-        model(inputs)
-    except Exception as error:
-        error.add_note(
-            f"raised by the model, which was called with the batch (a {type(inputs).__name__}); to call it in another "
-            "way, pass loss_fn=<function (model, batch) -> mean loss>"
-        )
-        raise
+            forward_on(model, batch)
 
 
 def _require(name: str, metric: Metric, model: object, batch: object, loss_fn: object, old: object) -> None:

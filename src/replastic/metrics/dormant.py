@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-import torch
 from torch import Tensor
 
+from replastic import linalg
 from replastic.metrics._metric import register
 
 DORMANCY_THRESHOLD: Final = 0.025
@@ -28,5 +28,4 @@ def dormant(features: Tensor, threshold: float = DORMANCY_THRESHOLD) -> Tensor:
 
     Reference: Sokar et al. (2023), definition 3.1; tau as in FIRE (Han et al., ICLR 2026), corollary 2.
     """
-    activity = features.abs().mean(0, dtype=torch.float64)
-    return (activity <= threshold * activity.mean()).double()
+    return (linalg.dormancy_scores(features) <= threshold).double()

@@ -1,9 +1,20 @@
 """Looking inside a running network without leaving a trace: activations, gradients, curvature."""
 
 from replastic.probes.activations import activations
+from replastic.probes.forward import check_features, forward_on, linear_inputs
 from replastic.probes.gradients import gradients
 from replastic.probes.hessian import HessianProduct
 from replastic.probes.loss import check_loss_fn, loss_on
 from replastic.probes.quiet import undisturbed
 
-__all__ = ["HessianProduct", "activations", "check_loss_fn", "gradients", "loss_on", "undisturbed"]
+__all__ = [
+    "HessianProduct",
+    "activations",
+    "check_features",
+    "check_loss_fn",
+    "forward_on",
+    "gradients",
+    "linear_inputs",
+    "loss_on",
+    "undisturbed",
+]

@@ -15,6 +15,7 @@ from replastic.linalg import (
     dfi_for_no_dormant,
     dormancy_interval,
     hessian_bound,
+    hessian_factors,
     polar,
     residual,
     srank,
@@ -74,14 +75,14 @@ def test_the_smaller_gram_matrix_would_not_do() -> None:
     """[I | 0] transposed: an isometry of its 2 inputs with a dead third unit."""
     w = torch.eye(3, 2)
     assert float(residual(w)) == pytest.approx(0, abs=1e-12)
-    with pytest.raises(UserError, match=r"assumption cannot hold: .* expanding layer"):
+    with pytest.raises(UserError, match=r"cannot hold: 2 to 3 expands, and DfI is at least 1"):
         dormancy_interval(w)
 
 
 @pytest.mark.parametrize("w", [2 * torch.eye(3), torch.zeros(2, 4)])
-def test_assumption_that_cannot_hold(w: Tensor) -> None:
+def test_assumption_that_does_not_hold(w: Tensor) -> None:
     for promise in (dormancy_interval, srank_bound):
-        with pytest.raises(UserError, match="assumption cannot hold"):
+        with pytest.raises(UserError, match=r"sqrt\(DfI\) < 1 does not hold: it is"):
             promise(w)
 
 
@@ -100,26 +101,49 @@ def hessian_norm(weights: Sequence[Tensor], z: Tensor, y: Tensor, gates: Sequenc
     return float(torch.linalg.matrix_norm(torch.autograd.functional.hessian(loss, flat), ord=2))
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.1, 0.3])
-@pytest.mark.parametrize("relu", [False, True])
-def test_theorem_2(relu: bool, noise: float) -> None:
-    weights = [near_isometry(4, 5, noise, 1), near_isometry(4, 4, noise, 2), near_isometry(3, 4, noise, 3)]
-    z = whitened(40, 5)
-    y = torch.randn(40, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+def gated(weights: Sequence[Tensor], z: Tensor, *, relu: bool) -> tuple[list[Tensor], Tensor]:
+    """Gates of every hidden layer at these weights, and the output."""
     gates, h = [], z
     for w in weights[:-1]:
         h = h @ w.mT
         gates.append((h > 0).double() if relu else torch.ones_like(h))
         h = h * gates[-1]
-    gamma = float((h @ weights[-1].mT - y).norm(dim=1).max())
-    bound = hessian_bound(weights, beta=1.0, gamma=gamma)
+    return gates, h @ weights[-1].mT
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.3])
+@pytest.mark.parametrize("relu", [False, True])
+def test_theorem_2(relu: bool, noise: float) -> None:
+    weights = [near_isometry(4, 5, noise, 1), near_isometry(4, 4, noise, 2), near_isometry(3, 4, noise, 3)]
+    z = whitened(40, 5) * 1.5
+    y = torch.randn(40, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    gates, output = gated(weights, z, relu=relu)
+    gamma = float((output - y).norm(dim=1).max())
+    energy = float(z.square().sum(1).mean()) if relu else float(torch.linalg.matrix_norm(z, ord=2) ** 2 / len(z))
+    bound = hessian_bound([float(dfi(w)) for w in weights], beta=1.0, gamma=gamma, energy=energy)
     assert hessian_norm(weights, z, y, gates) <= bound
 
 
+def test_theorem_2_as_the_paper_has_it_fails_with_relu() -> None:
+    """Every assumption of the paper holds: whitened inputs, isometries, fixed gates, beta = 1, gamma = 0."""
+    width = 16
+    weights = [torch.eye(width, dtype=torch.float64), torch.full((1, width), width**-0.5, dtype=torch.float64)]
+    z = whitened(200, width)
+    deviations = [float(dfi(w)) for w in weights]
+    norms = {}
+    for relu in (False, True):
+        gates, output = gated(weights, z, relu=relu)
+        norms[relu] = hessian_norm(weights, z, output, gates)
+    assert norms[False] <= hessian_bound(deviations, beta=1.0, gamma=0.0, energy=1.0) + 1e-6 < norms[True]
+    assert norms[True] <= hessian_bound(deviations, beta=1.0, gamma=0.0, energy=width)
+
+
 def test_theorem_2_by_hand() -> None:
-    w = torch.tensor([[2.0]])  # DfI 9, nu 4
-    assert hessian_bound([w, w], beta=1.0, gamma=0.0) == 8.0
-    assert hessian_bound([w, w], beta=1.0, gamma=0.5) == 9.0
+    """DfI 9 makes nu 4."""
+    assert hessian_factors([9.0, 9.0]) == (8.0, 1.0)
+    assert hessian_factors([0.0, 1.0, 4.0]) == (2 * 3 + 1 * 3 + 1 * 2, 3 + 2 + 1)
+    assert hessian_bound([9.0, 9.0], beta=1.0, gamma=0.0, energy=1.0) == 8.0
+    assert hessian_bound([9.0, 9.0], beta=1.0, gamma=0.5, energy=4.0) == 4 * 8 + 2
 
 
 def test_out_of_range() -> None:
