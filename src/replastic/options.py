@@ -187,15 +187,14 @@ def _check_value(label: str, value: Any, hint: Any, rules: Mapping[str, Any]) ->
     choices = rules.get("choices") or [c for a in alternatives if get_origin(a) is Literal for c in get_args(a)]
     allowed = rules.get("range", Range())
     for each in value if several else (value,):
-        number = isinstance(each, int | float) and not isinstance(each, bool)
-        if not (type(each) in kinds or (number and float in kinds)):
+        if not _fits(each, kinds):
             raise UserError(f"{must} be of type {_describe(kinds)}, got {value!r}")
         if isinstance(each, float) and not math.isfinite(each):
             raise UserError(f"{must} be finite, got {value!r}")
         if choices and each is not None and each not in choices:
             near = did_you_mean(str(each), map(str, choices))
             raise UserError(f"{must} be one of {', '.join(map(str, choices))}, got {value!r}{near}")
-        if number and each not in allowed:
+        if isinstance(each, int | float) and not isinstance(each, bool) and each not in allowed:
             raise UserError(f"{must} {allowed}, got {value!r}")
 
 
@@ -207,9 +206,16 @@ def _kinds(alternatives: Iterable[Any]) -> tuple[type, ...]:
     """The classes of the values that some hints allow, each once."""
     found: list[type] = []
     for hint in alternatives:
-        origin = get_origin(hint)
-        found += map(type, get_args(hint)) if origin is Literal else [origin or hint]
+        origin = get_origin(hint) or hint
+        found += map(type, get_args(hint)) if origin is Literal else [object if origin is Any else origin]
     return tuple(dict.fromkeys(found))
+
+
+def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether a value is of one of these classes; a whole number is a float, too, and a bool is no number."""
+    if isinstance(value, bool):
+        return bool in kinds or object in kinds
+    return isinstance(value, (*kinds, int) if float in kinds else kinds)
 
 
 def _parse(text: str, hint: Any, label: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
 import tyro
@@ -11,12 +11,13 @@ import tyro
 from replastic import benchmarks, data, networks
 from replastic.benchmarks import BenchmarkSpec, Preset
 from replastic.cli._arguments import Parser, parse
+from replastic.cli._fields import flags_of, with_flags
 from replastic.errors import UserError
 from replastic.experiments.runs import LONGEST, folder_name
 from replastic.networks import Network
 from replastic.registry import load_plugin
 from replastic.report.experiment import flatten
-from replastic.training import Protocol
+from replastic.training import Protocol, Trainer
 
 
 @dataclass(kw_only=True)
@@ -84,17 +85,14 @@ def read(
         UserError: The arguments cannot be read, or a setting is not allowed.
     """
     protocol = chosen.protocol
-    parts = {name: getattr(protocol, name) for name in ("stream", "network", "trainer")}
-    flat = tyro.conf.arg(name="")
-    whole: Any = make_dataclass(
-        kind.__name__,
-        [(f"{name}_settings", Annotated[type(part), flat], field(default=part)) for name, part in parts.items()],
-        bases=(kind,),
-        kw_only=True,
-    )
-    options = parse(whole, args=args, prog=prog, description=description)
-    settings = {name: getattr(options, f"{name}_settings") for name in parts}
-    protocol = replace(protocol, recipe=options.recipe or protocol.recipe, **settings)
+    parts: dict[str, Any] = {name: getattr(protocol, name) for name in ("stream", "network")}
+    trainer = ("trainer", Annotated[Trainer, tyro.conf.arg(name="")], field(default=protocol.trainer))
+    flags = [flag for part in parts.values() for flag in flags_of(part)]
+    options: Any = parse(with_flags(kind, [*flags, trainer]), args=args, prog=prog, description=description)
+    settings = {
+        name: replace(part, **{f.name: getattr(options, f.name) for f in fields(part)}) for name, part in parts.items()
+    }
+    protocol = replace(protocol, recipe=options.recipe or protocol.recipe, trainer=options.trainer, **settings)
     if options.from_start and not protocol.methods_from:
         raise UserError("--from-start has no effect: the methods of this preset are on from the start; leave it out")
     return options, replace(protocol, methods_from=0) if options.from_start else protocol
