@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -180,7 +180,9 @@ def check_values(name: str, owner: Any) -> None:
     """
     hints = get_type_hints(type(owner))
     for f in fields(owner):
-        _check_value(f"{name}: {f.name}" if name else f.name, getattr(owner, f.name), hints[f.name], f.metadata)
+        value = getattr(owner, f.name)
+        if not is_dataclass(value):  # It has checked its own.
+            _check_value(f"{name}: {f.name}" if name else f.name, value, hints[f.name], f.metadata)
 
 
 def _check_value(label: str, value: Any, hint: Any, rules: Mapping[str, Any]) -> None:
@@ -196,15 +198,14 @@ def _check_value(label: str, value: Any, hint: Any, rules: Mapping[str, Any]) ->
     choices = rules.get("choices") or [c for a in alternatives if get_origin(a) is Literal for c in get_args(a)]
     allowed = rules.get("range", Range())
     for each in value if several else (value,):
-        number = isinstance(each, int | float) and not isinstance(each, bool)
-        if not (type(each) in kinds or (number and float in kinds)):
+        if not _fits(each, kinds):
             raise UserError(f"{must} be of type {_describe(kinds)}, got {value!r}")
         if isinstance(each, float) and not math.isfinite(each):
             raise UserError(f"{must} be finite, got {value!r}")
         if choices and each is not None and each not in choices:
             near = did_you_mean(str(each), map(str, choices))
             raise UserError(f"{must} be one of {', '.join(map(str, choices))}, got {value!r}{near}")
-        if number and each not in allowed:
+        if isinstance(each, int | float) and not isinstance(each, bool) and each not in allowed:
             raise UserError(f"{must} {allowed}, got {value!r}")
 
 
@@ -216,9 +217,16 @@ def _kinds(alternatives: Iterable[Any]) -> tuple[type, ...]:
     """The classes of the values that some hints allow, each once."""
     found: list[type] = []
     for hint in alternatives:
-        origin = get_origin(hint)
-        found += map(type, get_args(hint)) if origin is Literal else [origin or hint]
+        origin = get_origin(hint) or hint
+        found += map(type, get_args(hint)) if origin is Literal else [object if origin is Any else origin]
     return tuple(dict.fromkeys(found))
+
+
+def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether a value is of one of these classes; a whole number is a float, too, and a bool is no number."""
+    if isinstance(value, bool):
+        return bool in kinds or object in kinds
+    return isinstance(value, (*kinds, int) if float in kinds else kinds)
 
 
 def _parse(text: str, hint: Any, label: str) -> Any:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
-from typing import Annotated, Any, get_type_hints
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from replastic import benchmarks, data
 from replastic.benchmarks import BenchmarkSpec, Preset
 from replastic.cli._arguments import Parser, parse
+from replastic.cli._fields import Flag, flags_of, with_flags
 from replastic.errors import UserError
 from replastic.experiments.runs import LONGEST, folder_name
 from replastic.options import name_of
 from replastic.registry import load_plugin
 from replastic.report.experiment import flatten
 from replastic.training import Protocol
+
+P = TypeVar("P")
 
 EARLY = ("data", "network")
 """Settings that decide which others there are: read first, and given by name."""
@@ -87,17 +90,14 @@ def read(
         UserError: The arguments cannot be read, or a setting is not allowed.
     """
     protocol = chosen.protocol
-    parts = settings_of(protocol)
-    flat = tyro.conf.arg(name="")
-    whole: Any = make_dataclass(
-        kind.__name__,
-        [(f"{name}_settings", Annotated[type(part), flat], field(default=part)) for name, part in parts.items()],
-        bases=(kind,),
-        kw_only=True,
+    flags = [flag for part in (protocol.task, protocol.trainer) for flag in _flags(part)]
+    options: Any = parse(with_flags(kind, flags), args=args, prog=prog, description=description)
+    protocol = replace(
+        protocol,
+        task=_with(protocol.task, options),
+        trainer=_with(protocol.trainer, options),
+        recipe=options.recipe or protocol.recipe,
     )
-    options = parse(whole, args=args, prog=prog, description=description)
-    settings = {name: getattr(options, f"{name}_settings") for name in parts}
-    protocol = with_settings(replace(protocol, recipe=options.recipe or protocol.recipe), settings)
     if options.from_start and not protocol.methods_from:
         raise UserError("--from-start has no effect: the methods of this preset are on from the start; leave it out")
     return options, replace(protocol, methods_from=0) if options.from_start else protocol
@@ -134,20 +134,21 @@ def folder(chosen: Chosen, options: ProtocolOptions, protocol: Protocol) -> str:
     return f"runs/{whole}"
 
 
-def settings_of(protocol: Protocol) -> dict[str, Any]:
-    """Dataclasses whose fields are flags: the trainer, the parts of the task, and its fields that are no parts."""
-    task: Any = protocol.task
-    values = {f.name: getattr(task, f.name) for f in fields(task)}
-    parts = {name: value for name, value in values.items() if is_dataclass(value)}
-    plain = [f for f in fields(task) if f.name not in parts and f.name not in EARLY]
-    hints = get_type_hints(type(task))
-    own = make_dataclass(type(task).__name__, [(f.name, hints[f.name], field(default=values[f.name])) for f in plain])
-    return {**parts, "trainer": protocol.trainer, **({"task": own()} if plain else {})}
+def _flags(part: Any) -> Iterator[Flag]:
+    """A flag for each setting of a part of the protocol, and of the parts it has itself."""
+    inner = {f.name: getattr(part, f.name) for f in fields(part) if is_dataclass(getattr(part, f.name))}
+    yield from (flag for flag in flags_of(part) if flag[0] not in (*inner, *EARLY))
+    for value in inner.values():
+        yield from _flags(value)
 
 
-def with_settings(protocol: Protocol, settings: Mapping[str, Any]) -> Protocol:
-    """The protocol with the dataclasses of `settings_of` as they are now."""
-    parts = {name: value for name, value in settings.items() if name not in ("trainer", "task")}
-    own = {f.name: getattr(settings["task"], f.name) for f in fields(settings["task"])} if "task" in settings else {}
-    task: Any = replace(protocol.task, **parts, **own)
-    return replace(protocol, trainer=settings["trainer"], task=task)
+def _with(part: P, options: Any) -> P:
+    """The part with the values that its flags were given."""
+    values = {}
+    for f in fields(part):  # type: ignore[arg-type]
+        value = getattr(part, f.name)
+        if is_dataclass(value):
+            values[f.name] = _with(value, options)
+        elif f.name not in EARLY:
+            values[f.name] = getattr(options, f.name)
+    return replace(part, **values)  # type: ignore[type-var]

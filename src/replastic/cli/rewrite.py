@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields, make_dataclass
-from typing import Annotated, Any, Literal, get_type_hints
+from dataclasses import dataclass, fields
+from typing import Annotated
 
 import tyro
 
@@ -14,8 +14,8 @@ from replastic import methods
 from replastic.api._shared import method_class
 from replastic.api.checkpoints import rewrite
 from replastic.cli._arguments import Parser, parse
+from replastic.cli._fields import flags_of, with_flags
 from replastic.cli._weights import Choice, watched
-from replastic.errors import UserError
 from replastic.registry import load_plugin
 
 DESCRIPTION = """\
@@ -62,7 +62,12 @@ def main(arguments: Sequence[str]) -> int:
     for plugin in first.plugin:
         load_plugin(plugin)
     kind = method_class(first.method)
-    options = parse(_with_options_of(kind), prog="replastic rewrite", description=DESCRIPTION, args=arguments)
+    options = parse(
+        with_flags(Arguments, flags_of(kind, f"Of {kind.name}: ")),
+        prog="replastic rewrite",
+        description=DESCRIPTION,
+        args=arguments,
+    )
     given = _given(arguments, kind)
     outcome = rewrite(
         options.source,
@@ -91,22 +96,6 @@ def _first_look() -> argparse.ArgumentParser:
     parser.add_argument("--method", default="fire")
     parser.add_argument("--plugin", action="append", default=[])
     return parser
-
-
-def _with_options_of(kind: type[methods.Method]) -> type[Any]:
-    """`Arguments` with one more flag for each field of the method."""
-    hints = get_type_hints(kind)
-    taken = {f.name for f in fields(Arguments)}
-    flags: list[tuple[str, Any, Any]] = []
-    for f in fields(kind):
-        if f.name in taken:
-            raise UserError(f"{kind.name}: the field {f.name!r} has the name of a flag that every method has")
-        choices = f.metadata.get("choices") or ()
-        hint = Literal[tuple(choices)] if choices else hints[f.name]
-        about = f"Of {kind.name}: {f.metadata.get('help', f.name)}."
-        default = tyro.MISSING if f.default is MISSING else f.default
-        flags.append((f.name, Annotated[hint, tyro.conf.arg(help=about)], field(default=default, kw_only=True)))
-    return make_dataclass("Arguments", flags, bases=(Arguments,))
 
 
 def _given(arguments: Sequence[str], kind: type[methods.Method]) -> list[str]:

@@ -44,22 +44,14 @@ class ImageSet(Provider):
     """Images of one size with whole numbers for labels, read through Hugging Face `datasets`."""
 
     source: str = option("", help="folder of Parquet files or of images, or a Hub name; empty: see $REPLASTIC_DATA")
-    train: int = option(0, help="training images to use, equally many of each class, held-out ones included; 0: all")
-    test: int = option(0, help="test images to use, equally many of each class; 0: all")
-    first_classes: int = option(0, help="use the images of the first so many classes alone; 0: all")
+    train: int = option(
+        0, help="training images to use, equally many of each class, held-out ones included; 0: all", low=0
+    )
+    test: int = option(0, help="test images to use, equally many of each class; 0: all", low=0)
+    first_classes: int = option(0, help="use the images of the first so many classes alone; 0: all", low=0)
 
     hub: ClassVar[str] = ""
     """What the empty `source` stands for where there is no folder of the set's name: a name on the Hub."""
-
-    def validate(self) -> None:
-        """No negative numbers.
-
-        Raises:
-            UserError: There is one.
-        """
-        for field, value in (("train", self.train), ("test", self.test), ("first_classes", self.first_classes)):
-            if value < 0:
-                raise UserError(f"{self.name}: {field} must be 0 (all) or more, got {value}")
 
     def layout(self) -> Layout:
         """How the set is stored."""

@@ -7,7 +7,7 @@ import torch
 from replastic.data.dataset import Splits
 from replastic.data.provider import Provider, get
 from replastic.errors import UserError
-from replastic.options import check_values, read
+from replastic.options import read
 
 _REMEMBERED: dict[tuple[Provider, str, str], Splits] = {}
 _MOST_REMEMBERED = 2
@@ -20,10 +20,7 @@ def from_spec(spec: str) -> Provider:
         UserError: No such data set or field, a value that is not allowed, or a text that cannot be read.
     """
     kind, given = read(spec, get)
-    provider = kind(**given)
-    check_values(provider.name, provider)
-    provider.validate()
-    return provider
+    return kind(**given)
 
 
 def identity(spec: str) -> str:

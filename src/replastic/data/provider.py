@@ -1,4 +1,4 @@
-"""What a data set is before it is loaded: its options, its identity, and how to get its splits."""
+"""Data sets before they are loaded: their options, their identity, and the way to their splits."""
 
 from __future__ import annotations
 
@@ -6,24 +6,16 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from replastic.data.dataset import Splits
+from replastic.options import Settings
 from replastic.registry import Registry
 
 
 @dataclass(kw_only=True, frozen=True)
-class Provider:
+class Provider(Settings):
     """A data set that can be loaded. Subclasses are keyword-only frozen dataclasses, each field an `option`."""
 
-    name: ClassVar[str] = ""
-    """Public name; set by `register`."""
     whereabouts: ClassVar[frozenset[str]] = frozenset()
     """Names of the fields that say where the data lie and not what they are."""
-
-    def validate(self) -> None:
-        """Refuse values that types and choices do not rule out.
-
-        Raises:
-            UserError: Naming the field, its value and what is allowed.
-        """
 
     def identity(self) -> str:
         """The shortest spec that says what the data are: fields that differ from their defaults, no `whereabouts`."""

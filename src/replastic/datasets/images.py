@@ -24,7 +24,6 @@ class Images(ImageSet):
 
     def validate(self) -> None:
         """There must be a source, and two splits."""
-        super().validate()
         if not self.source:
             raise UserError("images needs a folder or a Hub name: images:source=FOLDER")
         if self.train_split and self.train_split == self.test_split:

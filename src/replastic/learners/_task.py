@@ -1,4 +1,4 @@
-"""What is learned, before anything is loaded: the settings of a learner, its data, and how its results are named."""
+"""The settings of a learner before anything is loaded: its data, its network, and the names of its results."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from replastic.errors import UserError
 from replastic.learners._learner import Learner
 from replastic.learners._trainer import Trainer
+from replastic.options import Settings
 from replastic.registry import Registry
 
 
@@ -25,14 +26,13 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task(ABC):
-    """What is learned. Subclasses are keyword-only frozen dataclasses; flags and run.json come from their fields.
+class Task(Settings, ABC):
+    """The settings of one kind of learning. Subclasses are keyword-only frozen dataclasses.
 
-    A field that is a dataclass itself, such as a network or a stream, gives one flag for each of its own fields.
+    Flags and run.json come from their fields. Each is an `option`, or a dataclass of options, such as a network or a
+    stream.
     """
 
-    name: ClassVar[str] = ""
-    """Public name of the learner; set by `register`."""
     score: ClassVar[Score]
     axis: ClassVar[tuple[str, str]] = ("step", "optimizer updates")
     """Record key of how far training has come, and how to call it: updates, tokens or frames."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
 from replastic.errors import UserError
+from replastic.options import Settings, option
 
 Precision = Literal["float32", "bfloat16"]
 OptimizerPolicy = Literal["reset_all", "reset_touched", "keep"]
@@ -20,66 +21,54 @@ MOST_EVALUATIONS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trainer:
+class Trainer(Settings):
     """How every phase is trained."""
 
-    optimizer: OptimizerName = "adam"
-    """Adam, or stochastic gradient descent."""
-    learning_rate: float = 1e-3
-    """Step size of the optimizer, after the warm-up."""
-    momentum: float = 0.0
-    """Momentum of sgd; no effect on adam."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay of matrices and kernels: each update shrinks them by this times the learning rate."""
-    batch_size: int = 64
-    """Samples per update."""
-    accumulate: int = 1
-    """Parts into which each batch is cut, to be run one after the other: less memory, the same update."""
-    warmup: float = 0.1
-    """Share of each phase over which the learning rate rises linearly."""
-    schedule: Schedule = "constant"
-    """The learning rate after the warm-up: constant, or falling to final_rate by the end of the phase."""
-    final_rate: float = 0.0
-    """linear, cosine: share of the learning rate that is left at the end of a phase."""
-    clip_norm: float = 0.5
-    """Largest norm of the whole gradient; 0 clips nothing."""
-    optimizer_policy: OptimizerPolicy = "reset_all"
-    """Optimizer state at a boundary, for every method alike: all dropped (reset_all), dropped for rewritten weights
-    (reset_touched), or kept."""
-    evaluate_every: int = 0
-    """Passes over the data between evaluations; 0 evaluates at the ends of phases alone."""
-    precision: Precision = "float32"
-    """Number format in which the network is run in training and evaluation. bfloat16 (autocast) keeps weights,
-    optimizer, loss, penalties, what methods look at and measures in float32."""
-    channels_last: bool = False
-    """Keep images and 4-D weights with the channels innermost in memory: often faster for convolutions."""
-    compiled: bool = False
-    """Run the network through torch.compile: faster on a GPU, after minutes of compiling. A network that the method
-    watches through hooks is run as it is."""
-    save_seconds: float = 30.0
-    """Within a phase, save what resuming needs at the first evaluation after so many seconds; no effect on numbers."""
+    optimizer: OptimizerName = option("adam", help="adam, or stochastic gradient descent")
+    learning_rate: float = option(1e-3, help="step size of the optimizer after the warm-up", above=0)
+    momentum: float = option(0.0, help="momentum of sgd", low=0, below=1)
+    weight_decay: float = option(
+        0.0, help="decoupled weight decay: each update shrinks matrices and kernels by this times the step size", low=0
+    )
+    batch_size: int = option(64, help="samples per update", low=1)
+    accumulate: int = option(
+        1,
+        help="parts of each batch that are run one after the other, for less memory; batch norm sees the parts",
+        low=1,
+    )
+    warmup: float = option(0.1, help="share of each phase over which the step size rises linearly", low=0, high=1)
+    schedule: Schedule = option("constant", help="step size after the warm-up: constant, or falling to final_rate")
+    final_rate: float = option(0.0, help="linear, cosine: share of the step size at the end of a phase", low=0, high=1)
+    clip_norm: float = option(0.5, help="largest norm of the whole gradient; 0 clips nothing", low=0)
+    optimizer_policy: OptimizerPolicy = option(
+        "reset_all",
+        help="optimizer state at a boundary, for every method alike: all dropped (reset_all), dropped for rewritten "
+        "weights (reset_touched), or kept",
+    )
+    evaluate_every: int = option(
+        0, help="passes over the data between evaluations; 0 evaluates at the ends of phases alone", low=0
+    )
+    precision: Precision = option(
+        "float32",
+        help="number format in which the network is run in training and evaluation; bfloat16 (autocast) keeps "
+        "weights, optimizer, loss, penalties and measures in float32",
+    )
+    channels_last: bool = option(
+        False, help="keep images and 4-D weights with the channels innermost: often faster for convolutions"
+    )
+    compiled: bool = option(
+        False,
+        help="run the network through torch.compile: faster on a GPU, after minutes of compiling; a network that a "
+        "method watches through hooks is run as it is",
+    )
+    save_seconds: float = option(
+        30.0,
+        help="save what resuming needs at the first evaluation after so many seconds; no effect on numbers",
+        low=0,
+    )
 
-    def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise UserError(f"learning_rate must be positive, got {self.learning_rate}")
-        for name in ("batch_size", "accumulate"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        for name in ("warmup", "final_rate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        if not 0 <= self.momentum < 1:
-            raise UserError(f"momentum must lie in [0, 1), got {self.momentum}")
-        for name, allowed in (("precision", Precision), ("optimizer", OptimizerName), ("schedule", Schedule)):
-            if getattr(self, name) not in get_args(allowed):
-                words = " or ".join(get_args(allowed))
-                raise UserError(f"{name} must be {words}, got {getattr(self, name)!r}")
-        for name in ("clip_norm", "evaluate_every", "save_seconds", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
-        endless = [f.name for f in fields(self) if getattr(self, f.name) == math.inf]
-        if endless:
-            raise UserError(f"{endless[0]} must be finite, got inf")
+    def validate(self) -> None:
+        """Settings that would have no effect are refused."""
         if self.momentum and self.optimizer != "sgd":
             raise UserError(f"momentum {self.momentum} has no effect on {self.optimizer}: give --optimizer sgd")
         if self.final_rate and self.schedule == "constant":

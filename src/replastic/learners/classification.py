@@ -19,7 +19,7 @@ from replastic.learners._task import Score, Task, register
 from replastic.learners._trainer import Trainer
 from replastic.networks import Network
 from replastic.networks.mlp import Mlp
-from replastic.options import completed
+from replastic.options import completed, option
 from replastic.parallel import distributed
 from replastic.probes import undisturbed
 from replastic.seeds import derive
@@ -38,12 +38,11 @@ class Classification(Task):
 
     score: ClassVar[Score] = Score(ACCURACY, "accuracy")
 
-    data: str = "digits"
-    """Data set (see `replastic list data`), or name:field=value,field=value."""
+    data: str = option("digits", help="data set, or name:field=value,field=value")
     stream: Stream = field(default_factory=WarmStart)
     """The phases."""
     network: Network = field(default_factory=Mlp)
-    """What is trained."""
+    """The network that is trained."""
 
     @property
     def phases(self) -> int:

@@ -54,17 +54,3 @@ def image_shape(sample_shape: Sequence[int], network: str, least: int, why: str)
             "take larger images or a smaller network"
         )
     return channels, height, width
-
-
-def check_sizes(**sizes: int | Sequence[int]) -> None:
-    """Refuse sizes below 1, by name; a sequence may be empty only where the caller lets it be.
-
-    Raises:
-        UserError: Naming the field, its value and what is allowed.
-    """
-    for name, value in sizes.items():
-        if isinstance(value, int):
-            if value < 1:
-                raise UserError(f"{name} must be 1 or more, got {value}")
-        elif any(v < 1 for v in value):
-            raise UserError(f"{name} must name numbers of 1 or more, got {tuple(value)}")

@@ -1,4 +1,4 @@
-"""What a network file gives: its sizes as a dataclass, and the module made from them."""
+"""Networks as their sizes in a dataclass, from which the module is built."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import ClassVar
 
 from torch import nn
 
+from replastic.options import Settings
 from replastic.registry import Registry
 from replastic.seeds import drawing_from
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network(ABC):
-    """An architecture. Subclasses are keyword-only dataclasses whose fields are its sizes."""
+class Network(Settings, ABC):
+    """An architecture. Subclasses are keyword-only frozen dataclasses whose fields are its sizes, each an `option`."""
 
     recipe: ClassVar[str] = ""
     """Recipe made for this architecture; empty if there is none."""

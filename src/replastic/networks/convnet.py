@@ -9,9 +9,9 @@ from itertools import pairwise
 
 from torch import nn
 
-from replastic.errors import UserError
 from replastic.networks._layers import convolution, image_shape
 from replastic.networks._network import Network, register
+from replastic.options import option
 
 
 @register("convnet")
@@ -19,12 +19,7 @@ from replastic.networks._network import Network, register
 class ConvNet(Network):
     """Stages of 3x3 convolution, batch normalisation and ReLU, each but the first halving the image; mean; head."""
 
-    channels: tuple[int, ...] = (32, 64, 64)
-    """Channels of the stages."""
-
-    def __post_init__(self) -> None:
-        if not self.channels or min(self.channels) < 1:
-            raise UserError(f"channels must name at least one number of 1 or more, got {self.channels}")
+    channels: tuple[int, ...] = option((32, 64, 64), help="channels of the stages", low=1, nonempty=True)
 
     def module(self, sample_shape: Sequence[int], classes: int) -> nn.Module:
         """Blocks ``stage1``, ``stage2``, ... (each ``conv``, ``norm``, ``relu``), ``pool``, ``flatten``, ``head``."""

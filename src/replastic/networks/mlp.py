@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from replastic.errors import UserError
 from replastic.networks._layers import head
 from replastic.networks._network import Network, register
+from replastic.options import option
 
 
 @register("mlp")
@@ -19,12 +19,7 @@ from replastic.networks._network import Network, register
 class Mlp(Network):
     """Linear layers with ReLU between them; inputs of any shape are flattened."""
 
-    hidden: tuple[int, ...] = (256, 256, 256)
-    """Widths of the hidden layers."""
-
-    def __post_init__(self) -> None:
-        if not self.hidden or min(self.hidden) < 1:
-            raise UserError(f"hidden must name at least one width of 1 or more, got {self.hidden}")
+    hidden: tuple[int, ...] = option((256, 256, 256), help="widths of the hidden layers", low=1, nonempty=True)
 
     def module(self, sample_shape: Sequence[int], classes: int) -> nn.Module:
         """Blocks ``flatten``, ``hidden1``, ``hidden2``, ... (each ``linear`` and ``relu``), ``head``."""

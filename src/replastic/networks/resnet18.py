@@ -10,9 +10,9 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from replastic.errors import UserError
-from replastic.networks._layers import check_sizes, convolution, head, image_shape
+from replastic.networks._layers import convolution, head, image_shape
 from replastic.networks._network import Network, register
+from replastic.options import option
 
 
 @register("resnet18", reference="https://arxiv.org/abs/1512.03385")
@@ -26,19 +26,17 @@ class ResNet18(Network):
 
     recipe: ClassVar[str] = "paper-cnn"
 
-    width: int = 64
-    """Channels of the stem and of the first stage."""
-    blocks: tuple[int, ...] = (2, 2, 2, 2)
-    """Blocks of each stage; every stage but the first halves the image and doubles the channels."""
-    stem_stride: int = 1
-    """Stride of the first convolution; 2 halves the image at once, for a quarter of the work."""
-    head: tuple[int, ...] = (512,)
-    """Widths of the hidden layers between the mean and the outputs."""
-
-    def __post_init__(self) -> None:
-        if not self.blocks:
-            raise UserError("blocks must name at least one stage")
-        check_sizes(width=self.width, blocks=self.blocks, stem_stride=self.stem_stride, head=self.head)
+    width: int = option(64, help="channels of the stem and of the first stage", low=1)
+    blocks: tuple[int, ...] = option(
+        (2, 2, 2, 2),
+        help="blocks of each stage; every stage but the first halves the image and doubles the channels",
+        low=1,
+        nonempty=True,
+    )
+    stem_stride: int = option(
+        1, help="stride of the first convolution; 2 halves the image at once, for a quarter of the work", low=1
+    )
+    head: tuple[int, ...] = option((512,), help="widths of the hidden layers between the mean and the outputs", low=1)
 
     @classmethod
     def reduced(cls) -> ResNet18:

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from replastic.errors import UserError
-from replastic.networks._layers import check_sizes, convolution, head, image_shape
+from replastic.networks._layers import convolution, head, image_shape
 from replastic.networks._network import Network, register
+from replastic.options import option
 
 _WIDEST = 8
 """Channels stop doubling at this multiple of the first stage's."""
@@ -29,19 +29,21 @@ class Vgg16(Network):
 
     recipe: ClassVar[str] = "paper-cnn"
 
-    width: int = 64
-    """Channels of the first stage; they double from stage to stage up to eight times as many."""
-    blocks: tuple[int, ...] = (2, 2, 3, 3, 3)
-    """Convolutions of each stage; every stage halves the image at its end."""
-    stem_stride: int = 1
-    """Stride of the first convolution; 2 halves the image at once, for a quarter of the work."""
-    head: tuple[int, ...] = (1024, 1024)
-    """Widths of the hidden layers between the flattened image and the outputs."""
-
-    def __post_init__(self) -> None:
-        if not self.blocks:
-            raise UserError("blocks must name at least one stage")
-        check_sizes(width=self.width, blocks=self.blocks, stem_stride=self.stem_stride, head=self.head)
+    width: int = option(
+        64, help="channels of the first stage; they double from stage to stage up to eight times as many", low=1
+    )
+    blocks: tuple[int, ...] = option(
+        (2, 2, 3, 3, 3),
+        help="convolutions of each stage; every stage halves the image at its end",
+        low=1,
+        nonempty=True,
+    )
+    stem_stride: int = option(
+        1, help="stride of the first convolution; 2 halves the image at once, for a quarter of the work", low=1
+    )
+    head: tuple[int, ...] = option(
+        (1024, 1024), help="widths of the hidden layers between the flattened image and the outputs", low=1
+    )
 
     @classmethod
     def reduced(cls) -> Vgg16:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from replastic.errors import UserError
-from replastic.networks._layers import check_sizes, image_shape
+from replastic.networks._layers import image_shape
 from replastic.networks._network import Network, register
+from replastic.options import option
 
 _TOKEN_STD = 0.02
 """Standard deviation of class token and positions at initialisation."""
@@ -29,21 +30,16 @@ class VitTiny(Network):
 
     recipe: ClassVar[str] = "paper-vit"
 
-    patch: int = 4
-    """Side of a square patch, in pixels."""
-    dim: int = 192
-    """Width of a token."""
-    depth: int = 12
-    """Number of blocks."""
-    heads: int = 3
-    """Attention heads; each has dim / heads units."""
-    mlp: int = 768
-    """Width of a block's hidden layer."""
+    patch: int = option(4, help="side of a square patch, in pixels", low=1)
+    dim: int = option(192, help="width of a token", low=1)
+    depth: int = option(12, help="number of blocks", low=1)
+    heads: int = option(3, help="attention heads; each has dim / heads units", low=1)
+    mlp: int = option(768, help="width of a block's hidden layer", low=1)
 
-    def __post_init__(self) -> None:
-        check_sizes(patch=self.patch, dim=self.dim, depth=self.depth, heads=self.heads, mlp=self.mlp)
+    def validate(self) -> None:
+        """Every head has as many units as the others."""
         if self.dim % self.heads:
-            raise UserError(f"dim must be a multiple of heads, got {self.dim} and {self.heads}")
+            raise UserError(f"{self.name}: dim must be a multiple of heads, got {self.dim} and {self.heads}")
 
     @classmethod
     def reduced(cls) -> VitTiny:

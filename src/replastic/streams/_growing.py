@@ -12,6 +12,7 @@ from torch import Tensor
 
 from replastic.data import Dataset, Splits
 from replastic.errors import UserError
+from replastic.options import option
 from replastic.seeds import generator
 from replastic.streams._stream import Phase, Stream
 
@@ -25,18 +26,22 @@ class Growing(Stream):
     The FIRE paper keeps all past data (``access="full"``); limited access is ours.
     """
 
-    access: Access = "full"
-    """Data of earlier phases: all kept (full), or gone but for the replay (limited)."""
-    replay: float = 0.0
-    """limited: share of all past images that is shown beside the new ones, drawn anew in each phase."""
+    access: Access = option(
+        "full", help="data of earlier phases: all kept (full), or gone but for the replay (limited)"
+    )
+    replay: float = option(
+        0.0,
+        help="with limited access: share of all past images shown beside the new ones, drawn anew in each phase",
+        low=0,
+        high=1,
+    )
 
-    def __post_init__(self) -> None:
-        if self.access not in ("full", "limited"):
-            raise UserError(f"access must be full or limited, got {self.access!r}")
-        if not 0 <= self.replay <= 1:
-            raise UserError(f"replay must lie in [0, 1], got {self.replay}")
+    def validate(self) -> None:
+        """A replay needs limited access."""
         if self.replay and self.access == "full":
-            raise UserError(f"replay {self.replay} has no effect where all past data is kept; give --access limited")
+            raise UserError(
+                f"{self.name}: replay {self.replay} has no effect where all past data is kept; give --access limited"
+            )
 
     @abstractmethod
     def parts(self, train: Dataset, seed: int) -> Sequence[Tensor]:

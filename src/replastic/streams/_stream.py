@@ -1,4 +1,4 @@
-"""What a stream file gives: phases by number, each a pure function of the data and the seed."""
+"""Streams: phases by number, each a pure function of the data and the seed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from replastic.data import Dataset, Splits
 from replastic.errors import UserError
+from replastic.options import Settings
 from replastic.registry import Registry
 
 
@@ -32,22 +33,12 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stream(ABC):
-    """Ordered phases. Subclasses are keyword-only dataclasses whose fields are the settings.
+class Stream(Settings, ABC):
+    """Ordered phases. Subclasses are keyword-only frozen dataclasses whose fields are the settings, each an `option`.
 
     Phases are asked for by number, so that a resumed run begins anywhere; a phase that keeps past data, or has only a
     part of it, says so by what it puts in `Phase.train`.
     """
-
-    def check_counts(self, *names: str) -> None:
-        """Refuse fields below 1.
-
-        Raises:
-            UserError: Naming the first of them.
-        """
-        for name in names:
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be 1 or more, got {getattr(self, name)}")
 
     @abstractmethod
     def __len__(self) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from replastic.data import Dataset, Splits
 from replastic.errors import UserError
+from replastic.options import option
 from replastic.seeds import generator
 from replastic.streams._growing import Growing, scores, shuffled
 from replastic.streams._stream import register
@@ -24,14 +25,8 @@ class ClassIncremental(Growing):
     in which order its 20 phases bring the classes; here the seed draws it.
     """
 
-    phases: int = 20
-    """Number of phases; a divisor of the number of classes."""
-    epochs: int = 100
-    """Passes over its data in each phase."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_counts("phases", "epochs")
+    phases: int = option(20, help="number of phases; a divisor of the number of classes", low=1)
+    epochs: int = option(100, help="passes over its data in each phase", low=1)
 
     def __len__(self) -> int:
         """`phases`."""

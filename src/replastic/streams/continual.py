@@ -9,6 +9,7 @@ from torch import Tensor
 
 from replastic.data import Dataset
 from replastic.errors import UserError
+from replastic.options import option
 from replastic.streams._growing import Growing, shuffled
 from replastic.streams._stream import register
 
@@ -22,14 +23,8 @@ class Continual(Growing):
     multiple of the stages, sizes differ by one.
     """
 
-    stages: int = 10
-    """Number of stages."""
-    epochs: int = 100
-    """Passes over its data in each stage."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_counts("stages", "epochs")
+    stages: int = option(10, help="number of stages", low=1)
+    epochs: int = option(100, help="passes over its data in each stage", low=1)
 
     def __len__(self) -> int:
         """One phase per stage."""

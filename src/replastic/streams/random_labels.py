@@ -8,6 +8,7 @@ import torch
 
 from replastic.data import Splits
 from replastic.errors import UserError
+from replastic.options import option
 from replastic.seeds import generator
 from replastic.streams._stream import Phase, Stream, register
 
@@ -17,15 +18,9 @@ from replastic.streams._stream import Phase, Stream, register
 class RandomLabels(Stream):
     """Each task draws some training images and gives each a fresh random label; scored on the same images."""
 
-    tasks: int = 30
-    """Number of tasks."""
-    images: int = 600
-    """Images of a task, drawn without replacement."""
-    steps: int = 300
-    """Optimizer updates per task."""
-
-    def __post_init__(self) -> None:
-        self.check_counts("tasks", "images", "steps")
+    tasks: int = option(30, help="number of tasks", low=1)
+    images: int = option(600, help="images of a task, drawn without replacement", low=1)
+    steps: int = option(300, help="optimizer updates per task", low=1)
 
     def __len__(self) -> int:
         """One phase per task."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from replastic.data import Dataset
 from replastic.errors import UserError
+from replastic.options import option
 from replastic.streams._growing import Growing, shuffled
 from replastic.streams._stream import register
 
@@ -17,18 +18,9 @@ from replastic.streams._stream import register
 class WarmStart(Growing):
     """Two phases: a share of the training data that the seed decides, then all of it; scored on the test split."""
 
-    ratio: float = 0.1
-    """Share of the training data in the first phase."""
-    first_epochs: int = 1000
-    """Passes over that share."""
-    epochs: int = 100
-    """Passes over the data in the second phase."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.ratio < 1:
-            raise UserError(f"ratio must lie between 0 and 1, got {self.ratio}")
-        self.check_counts("first_epochs", "epochs")
+    ratio: float = option(0.1, help="share of the training data in the first phase", above=0, below=1)
+    first_epochs: int = option(1000, help="passes over that share", low=1)
+    epochs: int = option(100, help="passes over the data in the second phase", low=1)
 
     def __len__(self) -> int:
         """Two phases."""
