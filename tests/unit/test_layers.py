@@ -34,6 +34,7 @@ FLOORS = {
     "methods": 4,
     "metrics": 4,
     "datasets": 4,
+    "learners": 4,
     "api": 5,
     "training": 5,
     "report": 5,
