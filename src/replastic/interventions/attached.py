@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sized
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -15,13 +15,15 @@ from torch.optim import Optimizer
 from replastic.errors import UserError
 from replastic.interventions.method import Method, WeightMethod
 from replastic.interventions.needs import Plans, check_needs, used
-from replastic.interventions.plan import plan
+from replastic.interventions.plan import Plan, plan
 from replastic.interventions.run import Run
 from replastic.interventions.solve import propose
 from replastic.weights.change import Change, Proposal
+from replastic.weights.entries import WeightEntry
 from replastic.weights.followers import Followers
-from replastic.weights.optimizer_state import OptimizerState, Policy, check_policy
+from replastic.weights.optimizer_state import Policy, check_policy
 from replastic.weights.outcome import Outcome
+from replastic.weights.targets import protected
 from replastic.weights.writer import write
 
 Batches = Callable[[], Iterable[Any]]
@@ -36,7 +38,7 @@ class Attached:
     Over a run its user calls `begin` in the first phase in which the method is on; for every update `penalty` (before
     the backward pass) and `after_update` (after the optimizer's step); and `cross` between two phases. Gradient
     accumulation, learning-rate schedulers and gradient scalers stay the user's: one call per optimizer step is all
-    that is asked for.
+    that is asked for. Frozen weights and those of `Run.exclude_modules` are never written, whatever a method proposes.
 
     Args:
         method: The method, or several joined by ``+``.
@@ -68,7 +70,9 @@ class Attached:
         """Whether the method has been set up, and so has a say."""
         self._followers = followers
         self._staging = staging
-        self._plans: dict[str, Any] = {}
+        self._plans: dict[str, Plan] = {}
+        self._planned_for: Sequence[WeightEntry] = ()
+        self._barred: tuple[Sequence[WeightEntry], Mapping[str, str]] = ((), {})
         self._note_optimizer()
 
     def __enter__(self) -> Attached:
@@ -95,9 +99,9 @@ class Attached:
         Raises:
             UserError: A field is not allowed, something the method needs is missing, or a pattern matches nothing.
         """
-        plans = check_needs(self.method, self.run)
-        self._plans = dict(plans)
-        return plans
+        self._plans = dict(check_needs(self.method, self.run))
+        self._planned_for = self.run.store.entries()
+        return self._plans
 
     def unused(self, given: Mapping[str, object]) -> tuple[str, ...]:
         """Names of what was given although neither the method nor a rule of the recipe uses it; call `check` first."""
@@ -115,29 +119,37 @@ class Attached:
         if self.is_on:
             return
         self.check()
+        if self.method.makes_optimizer and not self.optimizers:
+            raise UserError(f"{self.method.name} trains with an optimizer of its own: pass optimizer= to replace")
         self.method.setup(self.run)
         self.is_on = True
         if self.method.makes_optimizer:
-            if not self.optimizers:
-                raise UserError(f"{self.method.name} trains with an optimizer of its own: pass optimizer= to replace")
             self.optimizers = {name: self._own(optimizer) for name, optimizer in self.optimizers.items()}
             self._note_optimizer()
 
     def penalty(self) -> Tensor | None:
-        """The term to add to the loss of the next update, a scalar; None if the method has none."""
-        return self.method.penalty(self.run) if self.is_on else None
+        """The term to add to the loss of the next update, a scalar; None if the method has none.
 
-    def after_update(self) -> None:
+        It is computed in the weights' own precision, inside `torch.autocast` too.
+        """
+        if not self.is_on or self.run.model is None:
+            return None
+        device = next((p.device.type for p in self.run.model.parameters()), "cpu")
+        with torch.autocast(device, enabled=False):
+            return self.method.penalty(self.run)
+
+    def after_update(self) -> list[Outcome]:
         """Let the method act after an update of the weights; what it proposes is written.
 
+        Returns:
+            What each part that acted did; empty if none did. Undo them in reverse order.
+
         Raises:
-            UserError: What it proposes cannot be written; nothing was.
+            UserError: What a part proposes cannot be written; of that nothing was.
         """
         self.run.step += 1
-        for part in self.method.parts if self.is_on else ():
-            change = part.after_step(self.run)
-            if change is not None:
-                self._write(change, "keep")
+        changes = (part.after_step(self.run) for part in self._parts())
+        return [self._write(change, "keep") for change in changes if change is not None]
 
     def cross(
         self,
@@ -155,47 +167,46 @@ class Attached:
                 crossed again, so a resumed loop may call this as it did before.
             policy: What becomes of the optimizers' state; that of the constructor if None.
             batches: Data of the phase that begins. What was given before then counts as data of the past phase.
-            dry_run: Compute and report all, write nothing.
+            dry_run: Compute and report all, write nothing; the boundary is still to be crossed. Each part then sees
+                the weights as they are, not as the part before it would leave them.
             progress: Wraps the new weights on their way.
 
         Returns:
-            What each part that acts between phases did; empty if the boundary was crossed before. Undo them in reverse
-            order.
+            What each part that acts between phases did, and for ``reset_all`` that the state was dropped if none acts;
+            empty if the boundary was crossed before. Undo them in reverse order: that puts back the weights, not what
+            the method itself remembers.
 
         Raises:
-            UserError: What a part proposes cannot be written; the weights are what they were.
+            UserError: What a part proposes cannot be written; weights and method are what they were, and the boundary
+                is still to be crossed.
         """
         policy = check_policy(policy or self.policy)
         past = self.run.phase
         phase = past + 1 if phase is None else phase
         if phase <= past:
             return []
-        self.run.phase = phase
-        if batches is not None:
-            self.run.past_batches = self.run.batches
-            self.run.batches, self.run.pass_steps = as_passes(batches)
         outcomes: list[Outcome] = []
-        try:
-            for part in self.method.parts if self.is_on else ():
+        with self._entering(phase, outcomes, dry_run=dry_run):
+            if batches is not None:
+                self.run.past_batches = self.run.batches
+                self.run.batches, self.run.pass_steps = as_passes(batches)
+            for part in self._parts():
                 change = self._change(part)
                 if change is not None:
                     change = replace(change, proposals=progress(change.proposals))
                     outcomes.append(self._write(change, policy, between_phases=True, dry_run=dry_run))
-        except BaseException:
-            self.run.phase = past
-            for outcome in reversed(outcomes):
-                outcome.undo_()
-            raise
-        if policy == "reset_all" and not outcomes and not dry_run:
-            OptimizerState(tuple(self.optimizers.values())).drop_all()
+            if policy == "reset_all" and not outcomes:
+                outcomes.append(self._write(Change(), policy, between_phases=True, dry_run=dry_run))
         return outcomes
 
     def state_dict(self) -> dict[str, Tensor]:
         """What going on later needs beside model and optimizer; tensors by name."""
-        state = {"phase": self.run.phase, "step": self.run.step, "is_on": int(self.is_on)}
         kept = self.method.state_dict() if self.is_on else {}
         return {
-            **{name: torch.tensor(value) for name, value in state.items()},
+            "phase": torch.tensor(self.run.phase),
+            "step": torch.tensor(self.run.step),
+            "is_on": torch.tensor(int(self.is_on)),
+            "name": torch.tensor(list(self._name.encode()), dtype=torch.uint8),
             **{f"{_METHOD}{name}": value for name, value in kept.items()},
         }
 
@@ -208,9 +219,12 @@ class Attached:
         Raises:
             UserError: The state is that of another method or network.
         """
-        missing = {"phase", "step", "is_on"} - state.keys()
+        missing = {"phase", "step", "is_on", "name"} - state.keys()
         if missing:
             raise UserError(f"this is no state of a method at work: it lacks {', '.join(sorted(missing))}")
+        name = bytes(state["name"].tolist()).decode()
+        if int(state["is_on"]) and name != self._name:
+            raise UserError(f"the saved state is that of {name}, not of {self._name}")
         self.run.phase, self.run.step = int(state["phase"]), int(state["step"])
         if not int(state["is_on"]):
             return
@@ -230,21 +244,49 @@ class Attached:
         self.method.close()
         self.is_on = False
 
+    @property
+    def _name(self) -> str:
+        return "+".join(part.name for part in self.method.parts)
+
+    def _parts(self) -> tuple[Method, ...]:
+        return self.method.parts if self.is_on else ()
+
+    @contextmanager
+    def _entering(self, phase: int, outcomes: list[Outcome], *, dry_run: bool) -> Iterator[None]:
+        """Be in that phase; after a dry run or an error everything is as before, with `outcomes` undone."""
+        run = self.run
+        past = run.phase, run.batches, run.past_batches, run.pass_steps
+        kept = {name: value.clone() for name, value in self.method.state_dict().items()} if self.is_on else {}
+        run.phase, done = phase, False
+        try:
+            yield
+            done = not dry_run
+        finally:
+            if not done:
+                run.phase, run.batches, run.past_batches, run.pass_steps = past
+                for outcome in reversed(outcomes if not dry_run else ()):
+                    outcome.undo_()
+                if self.is_on:
+                    self.method.load_state_dict(kept)
+
     def _change(self, part: Method) -> Change | None:
         if not isinstance(part, WeightMethod):
             return part.on_boundary(self.run)
         planned = self._plans.pop(part.name, None)
-        return propose(planned if planned is not None else plan(part, self.run), self.run)
+        # A plan holds copies of the method, made before it was set up, and is of the weights as they were then.
+        if planned is None or type(part).setup is not Method.setup or self.run.store.entries() != self._planned_for:
+            planned = plan(part, self.run)
+        return propose(planned, self.run)
 
     def _write(self, change: Change, policy: Policy, *, between_phases: bool = False, dry_run: bool = False) -> Outcome:
         """Write what a part proposes, and tell every part where weights were replaced (`Method.after_write`)."""
         names: list[str] = []
 
         def noted(proposal: Proposal) -> Proposal:
-            names.append(proposal.name)
+            names.append(self._allowed(proposal.name))
             return proposal
 
-        units = tuple(change.units)
+        units = tuple(unit for unit in change.units if self._allowed(unit.name))
         replaces = bool(units) or between_phases
         outcome = write(
             self.run.store,
@@ -259,16 +301,39 @@ class Attached:
             if replaces:
                 self.method.after_write(self.run, names, units)
             if change.modules:
-                self._adopt(change)
+                outcome = outcome.then_undo(self._adopt(change))
         return outcome
 
-    def _adopt(self, change: Change) -> None:
-        """Hand trainable parameters of new modules to the first optimizer, if no optimizer has them."""
+    def _allowed(self, name: str) -> str:
+        """The name itself, unless the tensor is to be left alone."""
+        entries = self.run.store.entries()
+        if entries is not self._barred[0]:
+            self._barred = entries, protected(entries, self.run.exclude_modules)
+        reason = self._barred[1].get(name)
+        if reason:
+            raise UserError(f"{self._name} would write {name}, which is to be left alone ({reason})")
+        return name
+
+    def _adopt(self, change: Change) -> Callable[[], None]:
+        """Hand trainable parameters of new modules to the first optimizer, if no optimizer has them.
+
+        Returns what takes them away again.
+        """
         known = {id(p) for o in self.optimizers.values() for g in o.param_groups for p in g["params"]}
         inside = [p for module in change.modules.values() for p in module.parameters()]
         new = [p for p in dict.fromkeys(inside) if p.requires_grad and id(p) not in known]
-        if new and self.optimizers:
-            next(iter(self.optimizers.values())).add_param_group({"params": new})
+        if not new or not self.optimizers:
+            return lambda: None
+        optimizer = next(iter(self.optimizers.values()))
+        optimizer.add_param_group({"params": new})
+        added = optimizer.param_groups[-1]
+
+        def undo() -> None:
+            optimizer.param_groups[:] = [group for group in optimizer.param_groups if group is not added]
+            for parameter in new:
+                optimizer.state.pop(parameter, None)
+
+        return undo
 
     def _own(self, optimizer: Optimizer) -> Optimizer:
         """The method's own optimizer for the parameters of one that was given."""

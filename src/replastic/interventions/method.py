@@ -41,6 +41,8 @@ class Method:
     """Public name; set by `register`."""
     needs: ClassVar[frozenset[Need]] = frozenset()
     """What must be in the run; checked before `setup`, with a message that says how to give it. See `required`."""
+    inert: ClassVar[bool] = False
+    """Whether it is meant to change nothing at all, as what other methods are compared with."""
     changes_structure: ClassVar[bool] = False
     """Whether it adds or replaces modules; see `rebuild`."""
     changes_forward: ClassVar[bool] = False

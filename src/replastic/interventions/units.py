@@ -17,6 +17,7 @@ from replastic.probes.units import UnitGroup, UnitSlice, unit_groups
 from replastic.weights.change import Change, Proposal, UnitReset
 from replastic.weights.entries import LiveStore
 from replastic.weights.naming import strip_prefixes
+from replastic.weights.targets import protected
 
 _DRAWS_KEPT = 2
 """Draws of the network held in memory: layers that use up their rows at different speeds need different ones."""
@@ -45,15 +46,17 @@ class Units:
         groups = [_stored(group) for group in found.groups]
         refused = {strip_prefixes(weight): reason for weight, reason in found.skipped.items()}
         allowed, targeted = _names(replace(run, target_modules=None)), _names(run)
-        buffers = {e.name for e in run.store.entries() if e.role == "buffer"}
+        entries = run.store.entries()
+        barred = protected(entries, run.exclude_modules)
+        buffers = {e.name for e in entries if e.role == "buffer" and e.name not in barred}
         kept = []
         for group in groups:
             fed = group.incoming[0].tensor
             tensors = {part.tensor for part in (*group.incoming, *group.outgoing)} - buffers
             if fed not in targeted:
                 refused[fed] = "it is frozen, excluded or not among target_modules"
-            elif tensors - allowed:
-                refused[fed] = f"{min(tensors - allowed)} is frozen or excluded"
+            elif blocked := tensors - allowed:
+                refused[fed] = f"{min(blocked)} is frozen or excluded"
             else:
                 kept.append(_without_biases(group, allowed))
         if not kept:
@@ -117,7 +120,7 @@ class Units:
                     bias = biases.get(part.bias, run.store.read(part.bias))
                     biases[part.bias] = bias + _received(old.movedim(part.dim, 1), given).to(bias)
         # Columns after rows: a new unit of a later layer must not read a new unit of this one.
-        return Change([Proposal(name, value) for name, value in biases.items()], [*rows, *columns])
+        return Change([Proposal(n, value, shift=True) for n, value in biases.items()], [*rows, *columns])
 
     def parts(self, flat: Tensor) -> list[Tensor]:
         """A flat statistic by group."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from replastic.interventions.method import Method, register
 from replastic.interventions.run import Run
@@ -13,6 +14,8 @@ from replastic.weights.change import Change
 @dataclass(kw_only=True)
 class Base(Method):
     """Keeps the weights as training left them."""
+
+    inert: ClassVar[bool] = True
 
     def on_boundary(self, run: Run) -> Change:
         """An empty change: a boundary like any other, at which nothing is rewritten."""

@@ -92,6 +92,7 @@ class Ewc(Method):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore them, on the devices of the parameters."""
+        self._fisher, self._anchor = {}, {}
         for key, value in state.items():
             kind, name = key.split("/", 1)
             values = self._fisher if kind == "fisher" else self._anchor

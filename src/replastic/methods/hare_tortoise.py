@@ -86,7 +86,7 @@ class HareTortoise(Method):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore it, on the devices of the parameters."""
-        self._tortoise = {name: value.to(self._tortoise[name], copy=True) for name, value in state.items()}
+        self._tortoise = {name: state[name].to(slow, copy=True) for name, slow in self._tortoise.items()}
 
     def close(self) -> None:
         """Let go of the model."""

@@ -55,6 +55,8 @@ class Proposal:
     name: str
     value: Tensor
     layers: tuple[LayerOutcome, ...] = ()
+    shift: bool = False
+    """Whether the value is the old one with something added: copies that follow get as much added to their own."""
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from replastic.errors import UserError
+from replastic.weights.change import UnitReset
 from replastic.weights.entries import WeightEntry
 from replastic.weights.naming import strip_prefixes
 from replastic.weights.staging import open_stage
@@ -56,12 +58,37 @@ class FollowerSet:
         return list(found.values())
 
 
+@dataclass(frozen=True)
+class Copy:
+    """A tensor that follows a weight, and in what it follows; in everything unless `units` or `before` are given."""
+
+    tensor: Tensor
+    live: Tensor
+    """The weight itself."""
+    units: Sequence[UnitReset] = ()
+    """The copy takes over these rows (or columns) of the weight and keeps the rest."""
+    before: Tensor | None = None
+    """The weight before the write: the copy gets the same difference added, as it may be an average of many values."""
+
+    @torch.no_grad()
+    def bring_up(self) -> None:
+        """Write into the copy what changed in the weight."""
+        copy, live = self.tensor, self.live.to(self.tensor)
+        if self.before is None and not self.units:
+            copy.copy_(live)
+        if self.before is not None:
+            copy.add_(live - self.before.to(copy))
+        for unit in self.units:
+            index = unit.index.to(copy.device)
+            copy.index_copy_(unit.dim, index, live.index_select(unit.dim, index))
+
+
 @torch.no_grad()
-def follow(copies: Sequence[tuple[Tensor, Tensor]], staging: str) -> Callable[[], None]:
-    """Overwrite each copy with its weight's value; returns what puts the old values back.
+def follow(copies: Sequence[Copy], staging: str) -> Callable[[], None]:
+    """Bring every copy up to date; returns what puts the old values back.
 
     Args:
-        copies: Pairs (copy, live weight).
+        copies: What follows.
         staging: Where the old values are kept; see `open_stage`.
     """
     stage = open_stage(staging)
@@ -69,14 +96,14 @@ def follow(copies: Sequence[tuple[Tensor, Tensor]], staging: str) -> Callable[[]
 
     @torch.no_grad()
     def undo() -> None:
-        for key, copy in reversed(kept):
-            copy.copy_(stage.get(key))
+        for key, tensor in reversed(kept):
+            tensor.copy_(stage.get(key))
         stage.close()
 
     try:
-        for copy, live in copies:
-            kept.append((stage.put(copy.detach().clone()), copy))
-            copy.copy_(live)
+        for copy in copies:
+            kept.append((stage.put(copy.tensor.detach().clone()), copy.tensor))
+            copy.bring_up()
     except BaseException:
         undo()
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from replastic.errors import UserError
@@ -67,6 +67,10 @@ class Outcome:
         if self._undo is None:
             raise UserError("nothing to undo: this was a dry run")
         self._undo()
+
+    def then_undo(self, step: Callable[[], None]) -> Outcome:
+        """The same outcome, where undoing takes back `step` first: something that was done after the write."""
+        return self if self._undo is None else replace(self, _undo=Undo((self._undo, step)))
 
     @property
     def sfe(self) -> float:

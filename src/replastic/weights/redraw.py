@@ -25,7 +25,7 @@ def redraw(model: nn.Module, seed: int) -> dict[str, Tensor]:
     Raises:
         UserError: A module holds parameters and has no `reset_parameters`; the message names it.
     """
-    duplicate = copy.deepcopy(model)
+    duplicate = _without_hooks(model)
     with drawing_from(seed, duplicate):
         for name, module in _inside_out("", duplicate, set()):
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
@@ -37,6 +37,17 @@ def redraw(model: nn.Module, seed: int) -> dict[str, Tensor]:
                     "reset_parameters(); add that method, or pass fresh=<function seed -> state dict>"
                 )
     return {name: value.detach() for name, value in duplicate.state_dict().items()}
+
+
+def _without_hooks(model: nn.Module) -> nn.Module:
+    """A copy that does not call, nor copy, what watches the passes of the model."""
+    hooks = [
+        table
+        for module in model.modules()
+        for name, table in vars(module).items()
+        if name.startswith(("_forward_", "_backward_")) and "hooks" in name
+    ]
+    return copy.deepcopy(model, {id(table): type(table)() for table in hooks})
 
 
 def _inside_out(name: str, module: nn.Module, seen: set[nn.Module]) -> Iterator[tuple[str, nn.Module]]:

@@ -28,6 +28,8 @@ _WHY_ROLE = {
     "other": "is no weight matrix by its name",
 }
 _FROZEN = "is frozen (requires_grad=False)"
+_FROZEN_LAYER = "its layer is frozen"
+_EXCLUDED = "excluded by exclude_modules"
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def select(
     skipped: list[Skipped] = []
     for entry in entries:
         if matches_any(entry, excluded_patterns):
-            skipped.append(Skipped(entry.name, "excluded by exclude_modules"))
+            skipped.append(Skipped(entry.name, _EXCLUDED))
             continue
         if chosen_patterns is not None and not _chosen(entry, chosen_patterns, roles):
             skipped.append(Skipped(entry.name, "not among target_modules"))
@@ -89,6 +91,23 @@ def select(
         raise UserError(_nothing(recipe, target_modules, skipped))
     buffers = {e.name for e in entries if e.role == "buffer" and not e.refusal} if scope != "state" else set()
     return Selection(tuple(targets), tuple(s for s in skipped if s.weight not in buffers))
+
+
+def protected(entries: Sequence[WeightEntry], exclude_modules: str | Sequence[str] = ()) -> dict[str, str]:
+    """The tensors that are never written, by every name they have, each with the reason: frozen or excluded ones."""
+    entries = _with_layers(entries)
+    excluded = _texts("exclude_modules", exclude_modules)
+    frozen_modules = _frozen_modules(entries)
+    found = {}
+    for entry in entries:
+        reason = _EXCLUDED if matches_any(entry, excluded) else ""
+        if not reason and entry.role != "buffer" and not entry.trainable:
+            reason = _FROZEN
+        if not reason and entry.role == "buffer" and _module(entry.name) in frozen_modules:
+            reason = _FROZEN_LAYER
+        if reason:
+            found.update(dict.fromkeys((entry.name, *entry.aliases), reason))
+    return found
 
 
 def matches(entry: WeightEntry, pattern: str) -> bool:
@@ -161,7 +180,7 @@ def _untouchable(entry: WeightEntry, rule: Rule | None, scope: Scope, frozen_mod
     if entry.role == "buffer":
         if scope != "state":
             return entry.refusal or _WHY_ROLE["buffer"]
-        return "its layer is frozen" if _module(entry.name) in frozen_modules else ""
+        return _FROZEN_LAYER if _module(entry.name) in frozen_modules else ""
     if not entry.trainable:
         return _FROZEN
     if entry.derived and scope != "matrices":

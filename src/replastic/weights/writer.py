@@ -12,7 +12,7 @@ from torch import Tensor
 from replastic.errors import UserError, did_you_mean
 from replastic.weights.change import Change, LayerOutcome, Skipped, UnitReset
 from replastic.weights.entries import LiveStore, Transaction, WeightEntry, WeightStore
-from replastic.weights.followers import Followers, FollowerSet, follow
+from replastic.weights.followers import Copy, Followers, FollowerSet, follow
 from replastic.weights.optimizer_state import Optimizers, OptimizerState, Policy, check_policy
 from replastic.weights.outcome import Outcome, Undo
 from replastic.weights.tables import all_finite
@@ -42,7 +42,8 @@ def write(
         optimizer: The optimizer (or several) that trains a live model. Its parameter groups are left alone.
         policy: ``reset_touched`` forgets the state of rewritten weights, ``reset_all`` all state, ``keep`` none. Rows
             of replaced units are cleared under every policy, but only those rows.
-        followers: Copies to bring up to date for the touched weights: modules or mappings of tensors, by name.
+        followers: Copies to bring up to date for the touched weights: modules or mappings of tensors, by name. They
+            take over new values; where units are reset only their rows and columns, as a copy may be an average.
         dry_run: Compute, check and report everything, write nothing.
         staging: ``memory`` or ``disk``.
 
@@ -80,6 +81,7 @@ class _Write:
         self._touched: dict[str, WeightEntry] = {}
         self._units: dict[str, list[UnitReset]] = defaultdict(list)
         self._rewritten: set[str] = set()
+        self._shifted: set[str] = set()
         self._layers: dict[str, tuple[LayerOutcome, ...]] = {}
         self._passed_over: list[Skipped] = []
         self._check_fit()
@@ -96,6 +98,8 @@ class _Write:
             self._passed_over += [Skipped(layer.label, _ALL_ZERO) for layer in proposal.layers if layer.passed_over]
             if layers or not proposal.layers:
                 self._rewritten.add(entry.name)
+                if proposal.shift:
+                    self._shifted.add(entry.name)
                 self._layers[entry.name] = layers
                 self._put(transaction, entry, proposal.value)
             del proposal  # or it would stay in memory while the next one is made
@@ -107,11 +111,11 @@ class _Write:
         """What follows the commit, checked to fit: each step, done, returns what takes it back."""
         if self._live is None:
             return []
-        live, copies, held = self._live, list[tuple[Tensor, Tensor]](), dict[str, list[Tensor]]()
+        live, copies, held = self._live, list[Copy](), dict[str, list[Tensor]]()
         for name, entry in self._touched.items():
             tensor = live.tensor(name)
             mine = self._followers.copies(entry)
-            copies.extend((copy, tensor) for copy in mine)
+            copies.extend(self._copy(name, copy, tensor) for copy in mine)
             held[name] = self._optimizer.held(name, [tensor, *mine])
         steps: list[Callable[[], Callable[[], None]]] = [partial(follow, copies, staging)] if copies else []
         if self._change.modules:
@@ -131,6 +135,13 @@ class _Write:
             dry_run=undo is None,
             _undo=undo,
         )
+
+    def _copy(self, name: str, copy: Tensor, live: Tensor) -> Copy:
+        """How a copy follows a tensor that is about to be written."""
+        if name in self._rewritten - self._shifted:
+            return Copy(copy, live)
+        before = live.detach().clone() if name in self._shifted else None
+        return Copy(copy, live, self._units.get(name, ()), before)
 
     def _check_fit(self) -> None:
         change = self._change

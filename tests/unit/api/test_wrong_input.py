@@ -46,7 +46,7 @@ def refused(call: Callable[[nn.Module], object], message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"optimizer": "adam"}, r"optimizer must be a torch\.optim\.Optimizer, or a list of them, got str"),
+        ({"optimizer": "adam"}, r"optimizer must be a torch\.optim\.Optimizer, or a list or table of them, got str"),
         ({"optimizer": [3]}, "optimizer must be .* got int"),
         ({"optimizer": torch.amp.GradScaler("cpu")}, "optimizer must be .* got GradScaler"),
         ({"followers": "x"}, "followers must be a table of copies by name"),

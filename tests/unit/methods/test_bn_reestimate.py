@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from replastic import methods
 from replastic.errors import UserError
+from replastic.interventions.attached import Attached
 from replastic.weights.writer import write
 
 RunOn = Callable[..., methods.Run]
@@ -69,12 +70,9 @@ def test_statistics_are_those_of_the_coming_data(run_on: RunOn) -> None:
 def test_after_a_projection_the_statistics_are_those_of_the_new_weights(run_on: RunOn) -> None:
     model, oracle = network(), network()
     run = run_on(model, batches=batches, phase=1)
-    method = methods.from_spec("fire+bn_reestimate")
-    method.setup(run)
-    for part in method.parts:
-        change = part.on_boundary(run)
-        assert change is not None
-        write(run.store, change)
+    with Attached(methods.from_spec("fire+bn_reestimate"), run) as attached:
+        attached.begin()
+        assert len(attached.cross()) == 2
     oracle.load_state_dict(model.state_dict())
     for name, wanted in by_hand(oracle).items():
         torch.testing.assert_close(model.state_dict()[name], wanted, rtol=1e-10, atol=1e-12)

@@ -130,10 +130,10 @@ def test_processes_that_see_half_of_each_batch_agree_on_the_whole(run_on: RunOn,
         assert torch.allclose(found[name], value, rtol=1e-9, atol=1e-14), name
 
 
-def test_without_batches(run_on: RunOn) -> None:
+def test_without_batches(run_on: RunOn, proposed: Proposed) -> None:
     run = run_on(mlp(), batches=lambda: iter(()), loss_fn=loss_fn)
     with pytest.raises(UserError, match="batches gave none"):
-        methods.from_spec("dash").on_boundary(run)
+        proposed(methods.from_spec("dash"), run)
 
 
 @pytest.mark.parametrize("outer", ["fire", "dash"])

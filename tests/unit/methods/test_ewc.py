@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from replastic import methods
 from replastic.errors import UserError
-from replastic.methods import _fisher
+from replastic.interventions import fisher
+from replastic.interventions.attached import Attached
 
 RunOn = Callable[..., methods.Run]
 Batch = tuple[Tensor, Tensor]
@@ -70,7 +71,7 @@ def crossed(run: methods.Run, spec: str = "ewc:samples=0") -> methods.Method:
 
 @pytest.mark.parametrize("chunk", [1, 400, 1 << 26])
 def test_fisher_is_the_mean_of_squared_gradients(chunk: int, run: methods.Run, monkeypatch: Any) -> None:
-    monkeypatch.setattr(_fisher, "CHUNK", chunk)
+    monkeypatch.setattr(fisher, "CHUNK", chunk)
     model = run.model
     assert isinstance(model, nn.Sequential)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -164,19 +165,14 @@ def test_no_penalty_without_a_past(run_on: RunOn) -> None:
 
 
 def test_order_in_a_combination_decides_what_is_held(run: methods.Run) -> None:
-    from replastic.weights.writer import write
-
     ends = {}
     for spec in ("ewc:samples=0+fire", "fire+ewc:samples=0"):
         run.model.load_state_dict(network().state_dict())
-        method = methods.from_spec(spec)
-        method.setup(run)
-        for part in method.parts:
-            change = part.on_boundary(run)
-            assert change is not None
-            write(run.store, change)
-        penalty = method.penalty(run)
-        assert penalty is not None
+        with Attached(methods.from_spec(spec), run) as attached:
+            attached.begin()
+            assert len(attached.cross()) == 2
+            penalty = attached.penalty()
+            assert penalty is not None
         ends[spec] = float(penalty.detach())
     assert ends["fire+ewc:samples=0"] == 0.0
     assert ends["ewc:samples=0+fire"] > 0.0

@@ -72,12 +72,9 @@ def test_interpolation_toward_a_fresh_draw(net: Net, run_on: RunOn, proposed: Pr
 
 
 @pytest.mark.parametrize("spec", ["fresh", "interpolation:toward=fresh", "plasticity_injection"])
-def test_a_draw_that_is_no_table_is_refused(spec: str, net: Net, run_on: RunOn) -> None:
-    run = run_on(net, fresh=lambda seed: None)
-    method = methods.from_spec(spec)
-    method.setup(run)
+def test_a_draw_that_is_no_table_is_refused(spec: str, net: Net, run_on: RunOn, proposed: Proposed) -> None:
     with pytest.raises(UserError, match=r"what fresh\(seed\) returns must be a state dict"):
-        method.on_boundary(run)
+        proposed(methods.from_spec(spec), run_on(net, fresh=lambda seed: None))
 
 
 def test_full_reset_and_fresh_restore_buffers_too(

@@ -126,9 +126,7 @@ def test_needs_are_united_and_named_by_part(run_on: RunOn) -> None:
     assert method.required() == {"model", "batches", "loss", "init"}
     with pytest.raises(UserError, match="dash needs data of the coming phase"):
         methods.check_needs(method, run_on(nn.Linear(3, 3)))
-    assert methods.used(methods.from_spec("fire:scale=init+dash"), run_on(nn.Sequential(nn.Linear(3, 3)))) == {
-        "init", "model", "batches", "loss"
-    }  # fmt: skip
+    assert methods.from_spec("fire:scale=init+dash").required() == {"init", "model", "batches", "loss"}
 
 
 def test_penalties_are_added(run_on: RunOn) -> None:

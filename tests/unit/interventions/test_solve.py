@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from replastic import methods
 from replastic.errors import UserError
-from replastic.methods import Run, Scope, WeightMethod, _propose, option
+from replastic.interventions import solve
+from replastic.interventions.plan import plan
+from replastic.methods import Run, Scope, WeightMethod, option
 from replastic.weights.entries import MatrixInfo
 from replastic.weights.recipe import Recipe, Rule
 from replastic.weights.redraw import redraw
@@ -61,17 +63,18 @@ def with_rules(run: Run, *rules: Rule) -> Run:
     return replace(run, recipe=Recipe("test", rules))
 
 
-def test_untouched_blocks_stay_bit_identical(run_on: RunOn, proposed: Proposed) -> None:
+def test_untouched_blocks_stay_bit_identical(run_on: RunOn) -> None:
     model = Attention().to(torch.bfloat16)
     old = model.qkv.weight.detach().clone()
     rule = Rule(("qkv",), layout={"split": ["q", "k", "v"]}, blocks=("q", "k"))
-    new, layers = proposed(methods.from_spec("fire"), with_rules(run_on(model), rule))
-    assert set(new) == {"qkv.weight"}
-    assert set(layers) == {"qkv.weight[q]", "qkv.weight[k]"}
-    stored = new["qkv.weight"].to(torch.bfloat16)
+    run = with_rules(run_on(model), rule)
+    (new,) = solve.propose(plan(methods.from_spec("fire"), run), run).proposals
+    assert new.name == "qkv.weight"
+    assert {layer.label for layer in new.layers} == {"qkv.weight[q]", "qkv.weight[k]"}
+    stored = new.value.to(torch.bfloat16)
     assert torch.equal(stored[12:], old[12:])
     for rows in (slice(0, 6), slice(6, 12)):
-        q = new["qkv.weight"][rows].double()
+        q = new.value[rows].double()
         assert torch.allclose(q @ q.mT, torch.eye(6).double(), atol=1e-5)
 
 
@@ -92,7 +95,7 @@ def test_calls_stay_bounded_and_the_result_the_same(
 ) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(*[nn.Linear(5, 5) for _ in range(5)], nn.Conv2d(5, 5, 3))
-    monkeypatch.setattr(_propose, "CHUNK", chunk)
+    monkeypatch.setattr(solve, "CHUNK", chunk)
     method = Recorder()
     new, layers = proposed(method, run_on(model, target_modules="*"))
     assert all(shape[0] * 25 <= max(chunk, 25) for shape, _ in method.calls)
@@ -110,7 +113,7 @@ def test_facts_are_those_of_the_layer_however_it_was_cut(
 ) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 5), nn.Conv2d(5, 5, 3))
-    monkeypatch.setattr(_propose, "CHUNK", chunk)
+    monkeypatch.setattr(solve, "CHUNK", chunk)
     method = methods.from_spec("fire:solver=newton_schulz,num_iters=3")
     _, layers = proposed(method, run_on(model, target_modules="*"))
     for name, layer in layers.items():
@@ -128,8 +131,7 @@ def test_proposals_are_lazy_and_let_go(run_on: RunOn) -> None:
     method = Recorder()
     run = run_on(model, target_modules="*")
     method.setup(run)
-    change = method.on_boundary(run)
-    assert change is not None
+    change = solve.propose(plan(method, run), run)
     assert method.calls == []
     stream = iter(change.proposals)
     assert isinstance(stream, Iterator)
@@ -290,15 +292,15 @@ def test_a_reference_is_asked_for_once_and_before_anything_is_solved(run_on: Run
         ),
         Rule(("*.weight",), options={"factor": 2.0}),
     )
-    change = Toward().on_boundary(with_rules(run_on(model), *rules))
+    run = with_rules(run_on(model), *rules)
+    change = solve.propose(plan(Toward(), run), run)
     assert sorted(asked) == [1.0, 2.0]
-    assert change is not None
     found = {p.name: p.value.unique().tolist() for p in change.proposals}
     assert found == {"0.weight": [5.0], "1.weight": [5.0], "2.weight": [10.0], "3.weight": [10.0]}
     assert len(asked) == 2
 
 
-def test_solve_is_told_the_role_that_the_store_knows(run_on: RunOn) -> None:
+def test_solve_is_told_the_role_that_the_store_knows(run_on: RunOn, proposed: Proposed) -> None:
     """Which the name does not tell."""
     told = {}
 
@@ -312,9 +314,8 @@ def test_solve_is_told_the_role_that_the_store_knows(run_on: RunOn) -> None:
             return w
 
     model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.LayerNorm(4), nn.Conv1d(4, 4, 1))
-    change = Asker().on_boundary(run_on(model))
-    assert change is not None
-    assert len(list(change.proposals)) == len(told)
+    new, _ = proposed(Asker(), run_on(model))
+    assert new.keys() == told.keys()
     assert told == {
         "0.weight": "embedding",
         "1.weight": "matrix",
@@ -362,12 +363,14 @@ def test_tied_weights_are_done_once(run_on: RunOn, proposed: Proposed) -> None:
     assert method.calls == [((1, 4, 4), torch.float32)]
 
 
-def test_float64_stays_float64_and_half_is_computed_in_float32(run_on: RunOn, proposed: Proposed) -> None:
+def test_float64_stays_float64_and_half_is_computed_in_float32(run_on: RunOn) -> None:
     for stored, working in ((torch.float64, torch.float64), (torch.float16, torch.float32)):
         method = Recorder()
-        new, _ = proposed(method, run_on(nn.Sequential(nn.Linear(4, 4)).to(stored), target_modules="0"))
+        run = run_on(nn.Sequential(nn.Linear(4, 4)).to(stored), target_modules="0")
+        method.setup(run)
+        (new,) = solve.propose(plan(method, run), run).proposals
         assert method.calls[0][1] == working
-        assert new["0.weight"].dtype == working
+        assert new.value.dtype == working
 
 
 def test_a_solution_of_another_shape_is_refused(run_on: RunOn, proposed: Proposed) -> None:
