@@ -153,9 +153,7 @@ class TheoryReport:
         total = "1 layer" if len(self.layers) == 1 else f"{len(self.layers)} layers"
         broken = [x for x in self.layers if not x.finite]
         if broken:
-            return (
-                f"{len(broken)} of {total} hold NaN or infinite numbers, {broken[0].label} first: nothing is promised."
-            )
+            return f"{len(broken)} of {total} hold NaN or infinite numbers, {broken[0].label} first: nothing is promised of these."
         kept = [x for x in self.layers if not x.reason]
         if kept:
             safe = sum(x.no_dormant for x in kept)
@@ -193,10 +191,9 @@ class TheoryReport:
         if measured:
             head += ["srank on the batch", "scores on the batch"]
         lines = [f"  {line}" for line in columns([head, *(_row(x, measured) for x in self.layers)])]
-        if any(not x.reason for x in self.layers):
-            lines += ["", *_LEGEND]
-        lines += _LEGEND_BATCH if measured else ()
-        lines += ["", *grouped("no promise", [Skipped(x.label, x.reason) for x in self.layers if x.reason])]
+        legend = (*(_LEGEND if any(not x.reason for x in self.layers) else ()), *(_LEGEND_BATCH if measured else ()))
+        lines += ["", *legend, ""] if legend else [""]
+        lines += grouped("no promise", [Skipped(x.label, x.reason) for x in self.layers if x.reason])
         lines += self.hessian.lines()
         return "\n".join([*lines, *grouped("not looked at", self.skipped), *self.notes, "", self.verdict])
 

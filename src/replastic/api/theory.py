@@ -193,10 +193,8 @@ def _chain(model: nn.Module) -> tuple[str, bool]:
     odd = next((m for m in model.modules() if type(m) not in kinds), None)
     if odd is not None:
         return f"it contains {type(odd).__name__}, so that no chain of Linears and ReLUs can be seen", False
-    if len({id(m.weight) for m in _linears(model)}) < len(_linears(model)):
+    modules = [m for _, m in model.named_modules(remove_duplicate=False)]
+    weights = [id(m.weight) for m in modules if isinstance(m, nn.Linear)]
+    if len(set(weights)) < len(weights):
         return "a weight is used more than once", False
-    return "", any(isinstance(m, nn.ReLU) for m in model.modules())
-
-
-def _linears(model: nn.Module) -> list[nn.Linear]:
-    return [m for m in model.modules() if isinstance(m, nn.Linear)]
+    return "", any(isinstance(m, nn.ReLU) for m in modules)
