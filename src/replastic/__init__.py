@@ -7,6 +7,7 @@
     print(replastic.diagnose(model, batch, loss_fn))             numbers, and a verdict in words
     replastic.rewrite("model/", "out/")                          checkpoints on disk
     print(replastic.inspect("model.safetensors"))
+    print(replastic.theory(model, batch))                        what the FIRE paper's theorems promise of it
 
 Names are imported when first used, so that the command line can answer without loading PyTorch.
 """
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from replastic.api.diagnosis import WeightReport
     from replastic.api.live import apply_, fire_
     from replastic.api.loop import during
+    from replastic.api.promises import TheoryReport
+    from replastic.api.theory import theory
     from replastic.errors import UserError
     from replastic.interventions.attached import Attached
     from replastic.registry import load_plugin
@@ -34,6 +37,7 @@ _HOMES = {
     "Outcome": "weights.outcome",
     "Recipe": "weights.recipe",
     "Rule": "weights.recipe",
+    "TheoryReport": "api.promises",
     "UserError": "errors",
     "WeightReport": "api.diagnosis",
     "apply_": "api.live",
@@ -43,6 +47,7 @@ _HOMES = {
     "inspect": "api.checkpoints",
     "load_plugin": "registry",
     "rewrite": "api.checkpoints",
+    "theory": "api.theory",
 }
 
 __all__ = [
@@ -51,6 +56,7 @@ __all__ = [
     "Outcome",
     "Recipe",
     "Rule",
+    "TheoryReport",
     "UserError",
     "WeightReport",
     "__version__",
@@ -61,6 +67,7 @@ __all__ = [
     "inspect",
     "load_plugin",
     "rewrite",
+    "theory",
 ]
 
 

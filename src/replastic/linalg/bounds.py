@@ -123,7 +123,5 @@ def _deviation(w: Tensor) -> float:
 def why_no_promise(e: float, d_out: int, d_in: int) -> str:
     """Why theorems 3 and 4 promise nothing of a weight (d_out, d_in) with e = sqrt(DfI); empty if e < 1."""
     if d_out > d_in:
-        return (
-            f"the assumption sqrt(DfI) < 1 cannot hold: {d_in} to {d_out} expands, and DfI is at least {d_out - d_in}"
-        )
+        return f"sqrt(DfI) < 1 cannot hold: {d_in} to {d_out} expands, and DfI is at least {d_out - d_in}"
     return "" if e < 1 else f"sqrt(DfI) < 1 does not hold: it is {e:.3g}"

@@ -118,8 +118,15 @@ def _watch(
     with undisturbed(model), torch.no_grad(), activations(model, visit):
         if loss_fn is not None:
             loss_on(model, batch, loss_fn, finite=False)
-        else:
+            return
+        try:
             forward_on(model, batch)
+        except Exception as error:
+            error.add_note(_OTHER_CALL)
+            raise
+
+
+_OTHER_CALL = "if the model is to be called in another way, pass loss_fn=<function (model, batch) -> mean loss>"
 
 
 def _require(name: str, metric: Metric, model: object, batch: object, loss_fn: object, old: object) -> None:

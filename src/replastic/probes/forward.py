@@ -24,10 +24,7 @@ def forward_on(model: nn.Module, batch: Any) -> object:
     try:
         return model(inputs)
     except Exception as error:
-        error.add_note(
-            f"raised by the model, which was called with the batch (a {type(inputs).__name__}); if it is to be called "
-            "in another way, pass loss_fn=<function (model, batch) -> mean loss>"
-        )
+        error.add_note(f"raised by the model, which was called with the batch (a {type(inputs).__name__})")
         raise
 
 
