@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from replastic import benchmarks, data
+from replastic import benchmarks, data, metrics
 from replastic.benchmarks import BenchmarkSpec, Preset
 from replastic.cli._arguments import Parser, parse
 from replastic.cli._fields import Flag, flags_of, with_flags
@@ -37,6 +37,10 @@ class ProtocolOptions:
     """Network (see `replastic list networks`); the preset's if left out. Its sizes are settings of their own."""
     recipe: str = ""
     """Which weights boundary methods rewrite (see `replastic list recipes`); the preset's if left out."""
+    metrics: tuple[str, ...] = ()
+    """Measures at the end of every phase (see `replastic list metrics`), in place of the preset's."""
+    boundary_metrics: tuple[str, ...] = ()
+    """Measures right after every boundary, in place of the preset's."""
     from_start: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Methods are on in the first phase too, where the preset has them begin later and share what comes before."""
 
@@ -98,6 +102,7 @@ def read(
         trainer=_with(protocol.trainer, options),
         recipe=options.recipe or protocol.recipe,
     )
+    protocol = _measured(protocol, options, args)
     if options.from_start and not protocol.methods_from:
         raise UserError("--from-start has no effect: the methods of this preset are on from the start; leave it out")
     return options, replace(protocol, methods_from=0) if options.from_start else protocol
@@ -152,3 +157,24 @@ def _with(part: P, options: Any) -> P:
         elif f.name not in EARLY:
             values[f.name] = getattr(options, f.name)
     return replace(part, **values)  # type: ignore[type-var]
+
+
+def _measured(protocol: Protocol, options: ProtocolOptions, args: Sequence[str]) -> Protocol:
+    """The protocol with the measures that were asked for in place of its own.
+
+    Raises:
+        UserError: No names after the flag, an unknown one, or a measure of change for the ends of phases.
+    """
+    measures: dict[str, Any] = {}
+    for name in ("metrics", "boundary_metrics"):
+        flag, asked = f"--{name.replace('_', '-')}", dict.fromkeys(getattr(options, name))
+        if flag in args and not asked:
+            raise UserError(f"{flag} needs the names of measures after it (see `replastic list metrics`)")
+        changes = [measure for measure in asked if metrics.get(measure).on == "change"]
+        if changes and name == "metrics":
+            raise UserError(
+                f"--metrics: {changes[0]} compares two states of the weights; give it to --boundary-metrics"
+            )
+        if asked:
+            measures[name] = tuple(asked)
+    return replace(protocol, **measures)

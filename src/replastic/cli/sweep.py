@@ -1,35 +1,22 @@
-"""Search a method's options on held-out data with Ray Tune, resumable, on one machine or a cluster."""
+"""Search a method's options on held-out data, resumable, on this machine or on a Ray cluster."""
 
 from __future__ import annotations
 
 import json
 import shlex
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from replastic import benchmarks, experiments
-from replastic.benchmarks import BenchmarkSpec
-from replastic.cli._arguments import Parser, job_count, seed_list
-from replastic.cli._progress import Watch
-from replastic.cli._protocol import ProtocolOptions, choose, folder, presented, read
+from replastic.cli._arguments import Parser
+from replastic.cli._experiment import Command, ExperimentOptions
 from replastic.errors import UserError
-from replastic.experiments import Plan
+from replastic.experiments import Plan, sweep
 from replastic.experiments.cluster import ray_crew
-from replastic.experiments.sweep import (
-    Search,
-    as_in,
-    check_held_out,
-    parse_values,
-    search_spaces,
-    search_values,
-    searches,
-)
+from replastic.experiments.experiment import Crew
 from replastic.extras import require
+from replastic.parallel import distributed
 from replastic.records import metric_name, write_text
 from replastic.text import columns
 
@@ -43,11 +30,12 @@ examples:
 Every combination of a method's options is a run per seed, in the same folders as those of `replastic run`, so that
 `replastic report` and `replastic compare` work on them. The best is chosen by the mean score on held-out data; test
 scores play no part. The same command goes on where it was stopped. best.json has the outcome, and the command that
-runs the chosen options is printed. On a cluster (--address) --out must lie on a disk that all machines share."""
+runs the chosen options is printed. On a cluster (--address) Ray is needed: pip install 'replastic[sweep]'. There --out
+must lie on a disk that all machines share."""
 
 
 @dataclass(kw_only=True)
-class Options(ProtocolOptions):
+class Options(ExperimentOptions):
     """What to search, and where."""
 
     methods: tuple[str, ...] = ()
@@ -55,99 +43,66 @@ class Options(ProtocolOptions):
     A name alone keeps what the preset sets for that method and is not searched, such as targets."""
     set: tuple[str, ...] = ()
     """Values to try instead, as method.option=value,value; also for options that are not searched by default."""
-    seeds: str = ""
-    """How many seeds (5 means 0 to 4) or which (3,7; one alone as 3,); the preset's if left out."""
-    out: str = ""
-    """Folder for the runs and best.json; runs/BENCHMARK-PRESET-sweep if left out."""
-    jobs: int | None = None
-    """Runs at a time, each in a process of its own with one thread; no effect on the numbers. If left out, one for each
-    core, or one on a GPU."""
     address: str = ""
-    """Join a running Ray cluster, auto to find it; Ray is started on this machine if left out."""
-    plugin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A Python file that registers something of your own."""
-    device: str = "cpu"
-    """cpu, or cuda: the GPUs of this machine shared among the jobs; on a cluster one for each."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print one JSON object instead of text."""
+    """Run on the Ray cluster at this address, auto to find it; on this machine, without Ray, if left out."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Parse the arguments, carry out the search, say what won."""
-    args = list(arguments)
-    if not args or args[0] in ("-h", "--help"):
-        print(_overview())
-        return 0
-    chosen = choose(args, "replastic sweep")
-    spec = chosen.spec
-    description = f"{__doc__}\n\n{EXAMPLES}"
-    options, protocol = read(Options, chosen, args[1:], prog=f"replastic sweep {spec.name}", description=description)
-    if not options.methods:
-        raise UserError("--methods needs the names of the methods to search (see `replastic list methods`)")
-    jobs = job_count(options.jobs, options.device)
-    values = parse_values(options.set)
-    spaces = search_spaces([as_in(chosen.preset.methods, text, values) for text in options.methods], values)
-    seeds = seed_list(options.seeds) if options.seeds else list(range(chosen.preset.seeds))
-    require("ray.tune", "sweep", "a sweep")
-    check_held_out(spec, protocol, seeds[0])
-    out = options.out or f"{folder(chosen, options, protocol)}-sweep"
-    planned = experiments.plan(
-        presented(spec, options),
-        protocol,
-        [text for space in spaces.values() for text in space],
-        seeds,
-        out,
-        device=options.device,
-        command=shlex.join(["replastic", "sweep", *args]),
-    )
-    failures = _run(planned, jobs, options, spec)
-    return _finish(planned, searches(planned, spaces), failures, options, _winner_command(args))
+class Sweep(Command):
+    """`replastic sweep`: every combination of the methods' options, and the best of them."""
+
+    name, examples, kind = "sweep", EXAMPLES, Options
+    usage = "BENCHMARK --methods METHOD ... [OPTIONS]"
+
+    def __init__(self, args: Sequence[str]) -> None:
+        """Read the arguments, and see that the search can be made."""
+        super().__init__(args)
+        chosen, values = self.options.methods, sweep.parse_values(self.options.set)
+        if not chosen:
+            raise UserError("--methods needs the names of the methods to search (see `replastic list methods`)")
+        preset = self.chosen.preset.methods
+        self.spaces = sweep.search_spaces([sweep.as_in(preset, text, values) for text in chosen], values)
+        if self.options.address:
+            if distributed.launched():
+                raise UserError("--address and torchrun exclude each other: on a cluster each run has one process")
+            require("ray.tune", "sweep", "a sweep on a cluster")
+        sweep.check_held_out(self.spec, self.protocol, self.seeds[0])
+        self.out = self.options.out or f"{self.out}-sweep"
+
+    def _methods(self) -> Sequence[str]:
+        return [text for space in self.spaces.values() for text in space]
+
+    def _crew(self, planned: Plan) -> AbstractContextManager[Crew | None]:
+        options = self.options
+        if not (options.address and planned.todo):
+            return super()._crew(planned)
+        return ray_crew(options.address, jobs=self.jobs, folder=self.out, device=options.device, plugins=options.plugin)
+
+    def _conclude(self, planned: Plan, failures: Mapping[str, str]) -> bool:
+        found = sweep.searches(planned, self.spaces)
+        best = [search.best.spec for search in found if search.best is not None]
+        typed = _winner_command(self.args)
+        again = shlex.join(["replastic", "run", *typed, "--methods", "base", *best]) if best else ""
+        outcome = {
+            "benchmark": self.spec.name,
+            "chosen_by": f"mean {metric_name(planned.jobs[0].summary['score'])} on held-out data at the end",
+            "seeds": list(dict.fromkeys(self.seeds)),
+            "methods": {search.method: search.to_dict() for search in found},
+            "failed": failures,
+            "command": again,
+        }
+        file = Path(self.out) / "best.json"
+        write_text(file, json.dumps(outcome, indent=2) + "\n")
+        answer = json.dumps({"out": str(Path(self.out)), **outcome}, indent=2)
+        print(answer if self.options.json else _in_words(found, file, again))
+        return True
+
+    @classmethod
+    def _more_help(cls) -> list[str]:
+        searched = columns([*sweep.search_values().items()])
+        return ["\n  ".join(["what is searched by default:", *searched])]
 
 
-def _run(planned: Plan, jobs: int, options: Options, spec: BenchmarkSpec) -> dict[str, str]:
-    watch = Watch(planned, workers=jobs, unit=planned.jobs[0].summary["phase_label"])
-    if not planned.todo:
-        return {}
-    with (
-        watch,
-        ray_crew(
-            jobs=jobs,
-            folder=planned.jobs[0].folder,
-            address=options.address,
-            device=options.device,
-            plugins=options.plugin,
-        ) as crew,
-    ):
-        return experiments.run(planned, workers=jobs, listener=watch, crew=crew)
-
-
-def _finish(
-    planned: Plan, found: Sequence[Search], failures: dict[str, str], options: Options, command: Sequence[str]
-) -> int:
-    """Write best.json and say what it holds; the exit code is 1 if a run failed."""
-    for name, problem in failures.items():
-        print(f"replastic: {name} failed: {problem}", file=sys.stderr)
-    best = [search.best.spec for search in found if search.best is not None]
-    again = shlex.join(["replastic", "run", *command, "--methods", "base", *best]) if best else ""
-    job = planned.jobs[0]
-    outcome = {
-        "benchmark": job.benchmark,
-        "chosen_by": f"mean {metric_name(job.summary['score'])} on held-out data at the end",
-        "seeds": list(dict.fromkeys(job.seed for job in planned.jobs)),
-        "methods": {search.method: search.to_dict() for search in found},
-        "failed": failures,
-        "command": again,
-    }
-    file = job.folder / "best.json"
-    write_text(file, json.dumps(outcome, indent=2) + "\n")
-    if options.json:
-        print(json.dumps({"out": str(job.folder), **outcome}, indent=2))
-    else:
-        print(_in_words(found, file, again))
-    return 1 if failures else 0
-
-
-def _in_words(found: Sequence[Search], file: Path, again: str) -> str:
+def _in_words(found: Sequence[sweep.Search], file: Path, again: str) -> str:
     lines = []
     for search in found:
         rows = [["method", "held-out", "lowest seed", "highest seed", "seeds", ""]]
@@ -173,16 +128,4 @@ def _winner_command(args: Sequence[str]) -> list[str]:
     return own.parse_known_args(list(args))[1]
 
 
-def _overview() -> str:
-    names = benchmarks.names()
-    searched = [f"  {name:<16} {values}" for name, values in search_values().items()]
-    return "\n".join(
-        [
-            f"usage: replastic sweep BENCHMARK --methods METHOD ... [OPTIONS]\n\n{__doc__}\n",
-            f"benchmarks: {', '.join(names)}\n",
-            "what is searched by default:",
-            *searched,
-            "\n`replastic sweep BENCHMARK --help` lists every setting.\n",
-            EXAMPLES,
-        ]
-    )
+main = Sweep.main

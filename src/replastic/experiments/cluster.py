@@ -1,4 +1,4 @@
-"""Jobs as trials of Ray Tune, on this machine or on a cluster; what is done and what is not, the run folders say."""
+"""Jobs as trials of Ray Tune on a cluster; the run folders say which are done."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
@@ -31,50 +30,42 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
-"""Set in this process while Ray runs: no reports to its makers, no tables of its own, Ctrl-C stays ours."""
-OBJECT_STORE = 100 * 2**20
-"""Bytes of Ray's shared memory on this machine; nothing but the descriptions of jobs goes through it."""
+"""Set in this process while it is in the cluster: Ray reports nothing to its makers, prints no tables of its own and
+leaves Ctrl-C to this process."""
 PATIENCE = 60.0
 """Seconds that a trial waits for a run folder which the process of a killed sweep may still hold."""
-ATTEMPTS = 3
-"""To start Ray on this machine."""
 PAUSE = 1.0
 """Least seconds between two reports of progress, each of which a trial waits for."""
 
 
 @contextmanager
 def ray_crew(
-    *, jobs: int, folder: str | Path, address: str = "", device: str = "cpu", plugins: Sequence[str] = ()
+    address: str, *, jobs: int, folder: str | Path, device: str = "cpu", plugins: Sequence[str] = ()
 ) -> Iterator[Crew]:
-    """A crew that works while the `with` block lasts: Ray is started, or a cluster joined, and left on the way out.
+    """A crew that works while the `with` block lasts: a Ray cluster is joined, and left on the way out.
 
     Args:
+        address: Of the running cluster; ``auto`` finds it.
         jobs: Most jobs at a time, each in a process of its own with one torch thread.
-        folder: Of the experiment. Machines of a cluster must see it under the same path.
-        address: Of a running cluster, ``auto`` to find it; empty starts Ray on this machine alone.
-        device: ``cpu``, or ``cuda`` for the GPUs of this machine shared evenly among `jobs`; on a cluster each job
-            gets one of its own.
+        folder: Of the experiment. The machines of the cluster must see it under the same path.
+        device: ``cpu``, or ``cuda`` for one GPU for each job.
         plugins: Plug-in files that each process loads first.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        UserError: Ray cannot be started, or the cluster is not there.
+        UserError: The cluster is not there.
     """
-    if device.partition(":")[0] == "cuda" and device != "cuda":
-        raise UserError(f"--device must be cpu or cuda in a sweep, since Ray hands out the GPUs; got {device!r}")
-    ray = require("ray", "sweep", "a sweep")
-    tune = require("ray.tune", "sweep", "a sweep")
-    gpus = torch.cuda.device_count() if device == "cuda" else 0
+    if device not in ("cpu", "cuda"):
+        raise UserError(f"--device must be cpu or cuda with --address, since Ray hands out the GPUs; got {device!r}")
+    ray = require("ray", "sweep", "a sweep on a cluster")
+    tune = require("ray.tune", "sweep", "a sweep on a cluster")
     with ExitStack() as stack:
         stack.enter_context(_environment(ENVIRONMENT))
-        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="replastic-", ignore_cleanup_errors=True)))
-        own = {"num_cpus": jobs, "num_gpus": gpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE}
         stack.callback(ray.shutdown)
-        _start(ray, {"address": address} if address else {**own, "_temp_dir": str(scratch)})
-        storage = Path(folder).resolve() / ".ray" if address else scratch / "tune"
+        _join(ray, address)
+        storage = Path(folder).resolve() / ".ray"
         stack.callback(shutil.rmtree, storage, ignore_errors=True)
-        share = (1.0 if address else min(1.0, gpus / jobs)) if device == "cuda" else 0.0
-        needed = {"cpu": 1, **({"gpu": share} if share else {})}
+        needed = {"cpu": 1, **({"gpu": 1} if device == "cuda" else {})}
         loaded = tuple(str(Path(plugin).expanduser().resolve()) for plugin in plugins)
 
         def crew(named: Mapping[str, Job], listener: Listener) -> dict[str, str]:
@@ -99,22 +90,18 @@ def ray_crew(
         yield crew
 
 
-def _start(ray: Any, options: Mapping[str, Any]) -> None:
-    """Start Ray or join a cluster; Ray gives its own processes 30 seconds, which a busy machine may need twice."""
-    for attempts_left in reversed(range(ATTEMPTS)):
-        try:
-            ray.init(**options, logging_level=logging.CRITICAL, log_to_driver=False)
-            return
-        except Exception as error:  # The bare class, where its processes are slow to start.
-            ray.shutdown()
-            if not attempts_left or "address" in options:
-                what = "the Ray cluster cannot be joined" if "address" in options else "Ray cannot be started here"
-                raise UserError(f"{what}: {str(error).strip().splitlines()[0]}") from error
+def _join(ray: Any, address: str) -> None:
+    """Join the cluster at `address`."""
+    try:
+        ray.init(address=address, logging_level=logging.CRITICAL, log_to_driver=False)
+    except Exception as error:  # Ray raises errors of many classes here, the bare one among them.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"the Ray cluster at {address!r} cannot be joined: {reason}") from error
 
 
 def _trial(config: Mapping[str, Any], *, jobs: Mapping[str, bytes], plugins: Sequence[str], cwd: str) -> None:
     """Body of a trial, in a process of Ray's: one job, its progress and what went wrong told to the sweep."""
-    tell = require("ray.tune", "sweep", "a sweep").report
+    tell = require("ray.tune", "sweep", "a sweep on a cluster").report
     torch.set_num_threads(1)
     reached, told = 0.0, time.monotonic()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -11,13 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from replastic import methods, metrics, recipes
 from replastic.errors import UserError
 from replastic.experiments.cost import Expected, expected
 from replastic.experiments.runs import Job, check_device, execute
 from replastic.experiments.spec import BenchmarkSpec
 from replastic.parallel import distributed
-from replastic.parallel.workers import work
+from replastic.parallel.workers import gpu_names, work
 from replastic.records import RUN, find_runs, write_text
 from replastic.report.experiment import differences
 from replastic.training import Protocol
@@ -119,11 +120,11 @@ def run(
     """Carry out what is not done yet: runs beside each other or, under torchrun, one after another by all processes.
 
     Args:
-        planned: What is to be done.
+        planned: What is to be done. On the device ``cuda`` the runs share all GPUs of this machine evenly.
         workers: Most runs at a time.
         plugins: Plug-in files that each process loads first.
         listener: Told how far the jobs are.
-        crew: Who does the work instead of processes of this machine.
+        crew: Who does the work instead of processes of this machine, such as a cluster.
 
     Returns:
         What went wrong, by name of the job; the other runs are finished.
@@ -138,7 +139,9 @@ def run(
             return crew(named, listener)
         if distributed.world_size() > 1:
             return _together(named, listener)
-        return work(named, execute, workers=workers, plugins=plugins, progress=listener.progress, ended=listener.ended)
+        gpus = gpu_names() if planned.jobs[0].device == "cuda" else ()
+        progress, ended = listener.progress, listener.ended
+        return work(named, execute, workers=workers, plugins=plugins, gpus=gpus, progress=progress, ended=ended)
 
     with alone(folder) if distributed.rank() == 0 else nullcontext():
         if planned.probe is not None:
@@ -162,20 +165,26 @@ def _together(jobs: Mapping[str, Job], listener: Listener) -> dict[str, str]:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder against a second process that would write the same runs."""
+    """Hold the folder, so that no second process writes the same runs.
+
+    The file `.lock` may stay in the folder. It holds nothing back: the operating system lets go of it when the process
+    ends, even one that is killed.
+
+    Raises:
+        UserError: Another process holds the folder, or it cannot be written.
+    """
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"another process is running an experiment in {folder}; wait for it or give --out") from None
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"another process is running an experiment in {folder}; wait for it or give --out"
-            ) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _check_fit(protocol: Protocol, specs: Iterable[str], seed: int, device: str) -> None:

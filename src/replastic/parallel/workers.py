@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from threading import Thread
@@ -28,6 +28,7 @@ def work(
     *,
     workers: int,
     plugins: Iterable[str] = (),
+    gpus: Sequence[str] = (),
     progress: Callable[[str, float], None] = lambda name, value: None,
     ended: Callable[[str, str], None] = lambda name, problem: None,
 ) -> dict[str, str]:
@@ -40,6 +41,8 @@ def work(
         function: A function of a module; it and the jobs are pickled.
         workers: Most processes at a time.
         plugins: Plug-in files that each process loads first.
+        gpus: GPUs to share evenly, by `gpu_names`: each process sees one of them, as ``cuda``. With fewer than two
+            every process sees what this one sees.
         progress: Told the name of a job and the progress it reported.
         ended: Told the name of a job that ended, and what went wrong or "".
 
@@ -53,7 +56,8 @@ def work(
         while waiting or any(worker.job for worker in crew):
             crew = [worker for worker in crew if worker.alive]
             while waiting and len(crew) < workers and not any(not worker.job for worker in crew):
-                crew.append(_Worker(function, tuple(plugins)))
+                slot = min(set(range(workers)) - {worker.slot for worker in crew})
+                crew.append(_Worker(function, tuple(plugins), slot, gpus[slot % len(gpus)] if len(gpus) > 1 else ""))
                 crew[-1].give(waiting[0], jobs[waiting.pop(0)])
             for worker in crew:
                 if waiting and not worker.job:
@@ -76,16 +80,13 @@ def work(
 class _Worker:
     """A process and what it is doing."""
 
-    def __init__(self, function: Function, plugins: tuple[str, ...]) -> None:
+    def __init__(self, function: Function, plugins: tuple[str, ...], slot: int, gpu: str) -> None:
         context = get_context("spawn")
+        self.slot = slot
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_main, args=(theirs, function, plugins), daemon=True)
-        # Ctrl-C reaches the whole group of processes; a worker must leave it to its parent from its first moment on.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        self.process = context.Process(target=_main, args=(theirs, function, plugins, gpu), daemon=True)
+        with _without_interrupts():
             self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         theirs.close()
         self.job = ""
         self.alive = True
@@ -115,6 +116,30 @@ class _Worker:
         self.connection.close()
 
 
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Start processes that leave Ctrl-C, which reaches the whole group, to this one from their first moment on.
+
+    Windows cannot mask signals: there a worker ignores Ctrl-C as soon as it runs `_main`.
+    """
+    mask = getattr(signal, "pthread_sigmask", None)
+    if mask is None:
+        yield
+        return
+    mask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        mask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def gpu_names() -> tuple[str, ...]:
+    """The GPUs that this process may use, each as the environment variable CUDA_VISIBLE_DEVICES names it."""
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return tuple(named.split(",")[:count]) if named else tuple(map(str, range(count)))
+
+
 def _ready(crew: Iterable[_Worker]) -> list[_Worker]:
     by_connection = {worker.connection: worker for worker in crew if worker.job}
     return [by_connection[c] for c in wait(list(by_connection)) if isinstance(c, Connection)]
@@ -128,8 +153,11 @@ def _cause_of_death(exit_code: int) -> str:
     return f"its process was killed ({name}{hint})"
 
 
-def _main(connection: Connection, function: Function, plugins: tuple[str, ...]) -> None:
+def _main(connection: Connection, function: Function, plugins: tuple[str, ...], gpu: str) -> None:
     """Body of a worker: one job after another until the parent closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # Before the first use of CUDA, which is when it is read.
     torch.set_num_threads(1)
     Thread(target=_die_with_parent, daemon=True).start()
     broken = ""
