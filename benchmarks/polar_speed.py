@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
+from backend import fastest_backend
 from layer_lists import MODELS, network, weights
 from measure import Row, arguments, in_turn, publish, ratio
 from torch import Tensor, nn
 
 import replastic
 from reference import batched, loop, matrices
-from replastic.linalg import matmul_backend, polar, residual
+from replastic.linalg import polar, residual
 
 GOALS = {
     "newton_schulz": dict.fromkeys(MODELS, 1.0),
@@ -34,7 +37,7 @@ def run(variant: str, model: nn.Module, num_iters: int) -> None:
     solver = what.removeprefix("fire_ ")
     options = {"num_iters": num_iters} if solver == "newton_schulz" else {}
     pile = [p.data for p in model.parameters()]
-    with matmul_backend("fastest" if backend else "default"):
+    with fastest_backend() if backend else nullcontext():
         if solver == "loop":
             loop(pile, num_iters)
         elif solver != what:
@@ -89,7 +92,7 @@ def main() -> None:
     rows: list[Row] = []
     for name in options.models:
         rows += measure(name, options.repeats)
-    with matmul_backend("fastest") as setting:
+    with fastest_backend() as setting:
         publish("Speed of the polar factor", rows, options.json, fastest_backend=setting, products=products())
 
 

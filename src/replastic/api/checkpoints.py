@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from replastic import methods
+from replastic import methods, recipes
 from replastic.api._shared import as_method, as_recipe, boundary_method, check_flags, check_seed, without_effect
 from replastic.api.diagnosis import WeightReport, weight_report
 from replastic.errors import UserError
@@ -20,7 +20,7 @@ from replastic.weights.recipe import Recipe
 def inspect(
     path: str | Path,
     *,
-    recipe: str | Path | Recipe = "default",
+    recipe: str | Path | Recipe = recipes.DEFAULT,
     target_modules: str | Sequence[str] | None = None,
     exclude_modules: Sequence[str] = (),
     include: Sequence[str] = (),
@@ -60,7 +60,7 @@ def rewrite(
     destination: str | Path | None,
     method: str | methods.Method = "fire",
     *,
-    recipe: str | Path | Recipe = "default",
+    recipe: str | Path | Recipe = recipes.DEFAULT,
     target_modules: str | Sequence[str] | None = None,
     exclude_modules: Sequence[str] = (),
     include: Sequence[str] = (),

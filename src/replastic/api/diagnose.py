@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from replastic import metrics
+from replastic import metrics, recipes
 from replastic.api._shared import as_model, as_recipe
 from replastic.api.diagnosis import WeightReport, weight_report
 from replastic.api.live import probe_loss
@@ -84,7 +84,7 @@ def diagnose(
     batch: Any = None,
     loss_fn: Callable[[nn.Module, Any], Tensor] | None = None,
     *,
-    recipe: str | Path | Recipe = "default",
+    recipe: str | Path | Recipe = recipes.DEFAULT,
     target_modules: str | Sequence[str] | None = None,
     exclude_modules: Sequence[str] = (),
     include: Sequence[str] = (),

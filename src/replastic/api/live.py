@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from replastic import methods
+from replastic import methods, recipes
 from replastic.api._shared import LossFunction, as_method, boundary_method, check_flags, live_run, without_effect
 from replastic.errors import UserError
 from replastic.interventions.attached import Attached
@@ -41,7 +41,7 @@ def apply_(
     optimizer: Optimizers = None,
     policy: Literal["reset_touched", "keep", "reset_all"] = "reset_touched",
     followers: Mapping[str, nn.Module | Mapping[str, Tensor]] | None = None,
-    recipe: str | Path | Recipe = "default",
+    recipe: str | Path | Recipe = recipes.DEFAULT,
     target_modules: str | Sequence[str] | None = None,
     exclude_modules: Sequence[str] = (),
     include: Sequence[str] = (),

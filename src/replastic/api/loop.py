@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from replastic import methods
+from replastic import methods, recipes
 from replastic.api._shared import LossFunction, as_method, live_run
 from replastic.errors import UserError
 from replastic.interventions.attached import Attached
@@ -25,7 +25,7 @@ def during(
     fresh: Callable[[int], Mapping[str, Tensor]] | None = None,
     batches: Callable[[], Iterable[Any]] | Iterable[Any] | None = None,
     loss_fn: LossFunction | None = None,
-    recipe: str | Path | Recipe = "default",
+    recipe: str | Path | Recipe = recipes.DEFAULT,
     target_modules: str | Sequence[str] | None = None,
     exclude_modules: Sequence[str] = (),
     include: Sequence[str] = (),

@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal
 import tyro
 from tqdm import tqdm
 
+from replastic import recipes
+
 
 @dataclass(kw_only=True)
 class Choice:
     """Which weights; see `replastic list recipes`."""
 
-    recipe: str = "default"
+    recipe: str = recipes.DEFAULT
     """Which weights, and how they are seen: a name (`replastic list recipes`) or a TOML file of your own."""
     target_modules: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN ...")] = ()
     """Patterns that replace the recipe's choice, such as q_proj 'layers.*.mlp'; or all-linear."""

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from replastic import report
 from replastic.cli._arguments import Parser
+from replastic.report.statistics import PERCENT
 
-EXAMPLES = """\
-A difference is always second minus first, on the seeds both have; it is called better or worse only if its 95% t
+EXAMPLES = f"""\
+A difference is always second minus first, on the seeds both have. It is called better or worse only if its {PERCENT} t
 interval excludes zero.
 
 examples:

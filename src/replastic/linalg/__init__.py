@@ -11,7 +11,6 @@ from replastic.linalg.bounds import (
 from replastic.linalg.direction import alignment
 from replastic.linalg.dormancy import dormancy_scores
 from replastic.linalg.lanczos import LanczosResult, lanczos
-from replastic.linalg.matmul import matmul_backend
 from replastic.linalg.measures import dfi, dfi_scaled, normalised_sfe, residual, sfe
 from replastic.linalg.polar import SOLVERS, polar
 from replastic.linalg.result import PolarResult
@@ -35,7 +34,6 @@ __all__ = [
     "hessian_bound",
     "hessian_factors",
     "lanczos",
-    "matmul_backend",
     "normalised_sfe",
     "polar",
     "residual",

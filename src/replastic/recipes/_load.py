@@ -13,6 +13,8 @@ from replastic.weights.naming import ROLES
 from replastic.weights.recipe import APPLY, Recipe, Rule
 from replastic.weights.views import KINDS, LAYOUT_KEYS
 
+DEFAULT = "default"
+"""Name of the recipe that every call and command uses unless another is given."""
 _RECIPE_KEYS = {"summary": str, "reference": str, "rule": list}
 _RULE_KEYS = {"match": list, "action": str, "options": dict, "layout": dict, "blocks": list, "why": str}
 _WORDS = {str: "text", list: "a list", dict: "a table", int: "a whole number", bool: "true or false"}

@@ -10,6 +10,7 @@ from replastic.errors import UserError
 from replastic.report import measures, words
 from replastic.report.experiment import Experiment, Paths, differences, load
 from replastic.report.statistics import (
+    INTERVAL,
     Estimate,
     Standing,
     mean_interval,
@@ -150,7 +151,7 @@ def _lines(comparison: Comparison) -> list[str]:
         lines.append(
             f"{name}: {words.number(pair.mean_a.mean)} -> {words.number(pair.mean_b.mean)}, "
             f"difference {words.number(pair.difference.mean, signed=True)} "
-            f"(paired 95% interval {interval}, {words.count(pair.difference.n, 'seed')}): "
+            f"(paired {INTERVAL} {interval}, {words.count(pair.difference.n, 'seed')}): "
             f"{CONCLUSIONS[pair.difference.standing(comparison.higher_is_better)]}"
         )
     if comparison.settings:

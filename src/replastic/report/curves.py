@@ -10,9 +10,13 @@ from replastic.report import axes, dots, series, style, words
 from replastic.report.plot import NARROW, WIDE, Plot, plot, subplots
 from replastic.report.series import Series
 from replastic.report.sheets import AFTER, Sheet
+from replastic.report.statistics import PERCENT
 from replastic.report.tables import Table
 
-BAND = "The band is the 95% t interval over seeds, cut off at the frame; fewer than three seeds are thin lines instead."
+BAND = (
+    f"The band is the {PERCENT} t interval over seeds, cut off at the frame; with fewer than {axes.BAND_SEEDS} seeds "
+    "each seed is a thin line instead."
+)
 
 POINTS = 500
 """Most evaluations in one curve: a screen shows no more, and the page stays small."""

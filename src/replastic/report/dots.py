@@ -9,7 +9,7 @@ from typing import Any
 from replastic.report import axes, words
 from replastic.report.plot import NARROW, WIDE, Plot, plot, subplots
 from replastic.report.sheets import Sheet
-from replastic.report.statistics import Estimate
+from replastic.report.statistics import INTERVAL, Estimate
 from replastic.report.tables import Table
 
 
@@ -31,9 +31,9 @@ def final(table: Table) -> Plot:
     return plot(
         "final",
         f"After the last {shown.phase_label}",
-        f"{shown.score_label} after {shown.phase_label} {table.experiment.phases} with 95% intervals: "
+        f"{shown.score_label} after {shown.phase_label} {table.experiment.phases} with {INTERVAL}s: "
         + "; ".join(f"{row.label} {words.number(row.final.mean)} ({words.interval(row.final)})" for row in table.rows),
-        "Score: mean with its 95% interval, faint dots are single seeds."
+        f"Score: mean with its {INTERVAL}, faint dots are single seeds."
         + (" Difference: an interval that crosses the line at zero settles nothing." if paired else ""),
         fill,
         (WIDE, 0.93 + height),
@@ -62,7 +62,7 @@ def just_after(table: Table, sheet: Sheet) -> Plot:
     return plot(
         sheet.name,
         sheet.title,
-        f"{sheet.title}, one dot with its 95% interval per method: "
+        f"{sheet.title}, one dot with its {INTERVAL} per method: "
         + "; ".join(f"{column.head} {_range(estimates[column.name])}" for column in sheet.columns),
         f"{sheet.note}{scale} Methods in the order of the final table.",
         fill,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from replastic.errors import UserError
-from replastic.records import write_bytes, write_text
+from replastic.records import make_folder, write_bytes, write_text
 from replastic.report import curves, html, sheets, tables, words
 from replastic.report.experiment import Experiment, Paths, load
 from replastic.report.tables import Table, final_table
@@ -46,7 +46,7 @@ def write(table: Table, folder: str | Path) -> Path:
     figures = curves.draw(table, more)
     page = html.page(table, figures, more)
     for child in (folder / "tables", folder / "curves"):
-        _make(child)
+        make_folder(child)
     write_text(folder / "tables" / "final.md", tables.to_markdown(table))
     write_text(folder / "tables" / "final.csv", tables.to_csv(table))
     for sheet in more:
@@ -91,10 +91,3 @@ def _sheet(table: Table, name: str) -> sheets.Sheet:
         known = words.listing([FINAL, *there])
         raise UserError(f"these runs have no table {name!r}; they have {known}")
     return there[name]
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error

@@ -14,6 +14,7 @@ from replastic.report import axes, measures, style, summary, words
 from replastic.report.experiment import Experiment, flatten
 from replastic.report.plot import Plot
 from replastic.report.sheets import Sheet
+from replastic.report.statistics import INTERVAL, PERCENT
 from replastic.report.tables import Table
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -48,6 +49,7 @@ def page(table: Table, plots: Sequence[Plot], sheets: Sequence[Sheet] = ()) -> s
         undefined=jinja.StrictUndefined,
     )
     markup = require("markupsafe", "report", "writing the page").Markup
+    environment.globals.update(percent=PERCENT, interval=INTERVAL)
     environment.filters.update(number=words.number, interval=words.interval, ratio=words.ratio)
     experiment = table.experiment
     beside = [plot for plot in plots if plot.name in {sheet.name for sheet in sheets}]

@@ -13,7 +13,7 @@ from replastic.report.statistics import mean_interval
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: `low` and `high` are its 95% t interval at each point, NaN where one seed has no interval."""
+    """One curve. `low` and `high` are its t interval at each point, NaN where there is one seed alone."""
 
     method: str
     x: Array

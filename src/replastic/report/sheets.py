@@ -11,7 +11,7 @@ import numpy as np
 from replastic.records import Event, key
 from replastic.report import tables, words
 from replastic.report.experiment import HELD_OUT, Experiment
-from replastic.report.statistics import Estimate, mean_interval
+from replastic.report.statistics import PERCENT, Estimate, mean_interval
 from replastic.report.tables import Table
 
 AFTER = Event.BOUNDARY.value
@@ -104,7 +104,7 @@ def _sheet(
     experiment = table.experiment
     crossed = experiment.phases - max(1, experiment.first)
     over = "At the only boundary" if crossed == 1 else f"Mean over the {crossed} boundaries of a run"
-    note = f"{over}; mean over seeds with its 95% t interval."
+    note = f"{over}; mean over seeds with its {PERCENT} t interval."
     labels = {row.method: row.label for row in table.rows}
     return Sheet(name, title, note, tuple(columns), rows if crossed > 0 else {}, labels)
 

@@ -14,6 +14,10 @@ from replastic.errors import UserError
 from replastic.extras import require
 
 LEVEL = 0.95
+"""Coverage of every interval that is computed and shown."""
+PERCENT = f"{LEVEL:.0%}"
+INTERVAL = f"{PERCENT} interval"
+"""Name of the interval in tables, plots and sentences."""
 Verdict = Literal["higher", "lower", "not settled", "one seed", "not finite"]
 Standing = Literal["better", "worse", "not settled", "one seed", "not finite"]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from replastic.report import words
 from replastic.report.experiment import Experiment, RunData
 from replastic.report.measures import final_scores
-from replastic.report.statistics import Estimate, Standing, paired_difference
+from replastic.report.statistics import INTERVAL, LEVEL, Estimate, Standing, paired_difference
 from replastic.report.tables import REFERENCE, Row, Table
 
 MANY = 5
@@ -58,7 +58,7 @@ def _reference(table: Table) -> list[str]:
     if change.verdict == "one seed":
         return [f"{moved} (one seed)."]
     if change.verdict == "not settled":
-        return [f"{moved}, a change that the seeds do not settle (95% interval {_range(change)})."]
+        return [f"{moved}, a change that the seeds do not settle ({INTERVAL} {_range(change)})."]
     better = change.standing(experiment.shown.higher_is_better) == "better"
     return [f"{moved}: {'a gain' if better else 'a loss'} of {_size(change)}."]
 
@@ -78,7 +78,7 @@ def _differences(table: Table) -> list[str]:
     if not settled and "not settled" in groups:
         found.append(f"No method is shown to differ from {table.reference}.")
     if "not settled" in groups:
-        found.append(f"Not settled, as the 95% interval includes zero: {_group(groups['not settled'])}.")
+        found.append(f"Not settled, as the {INTERVAL} includes zero: {_group(groups['not settled'])}.")
     if "one seed" in groups:
         found.append(
             f"Only one seed is common with {table.reference}, so no interval can be given and nothing is settled: "
@@ -108,7 +108,7 @@ def _size(difference: Estimate) -> str:
     if difference.verdict == "not settled":
         return f"{words.number(difference.mean, signed=True)} ({_range(difference)})"
     ends = sorted((abs(difference.low), abs(difference.high)))
-    return f"{words.number(abs(difference.mean))} (95% interval {words.number(ends[0])} to {words.number(ends[1])})"
+    return f"{words.number(abs(difference.mean))} ({INTERVAL} {words.number(ends[0])} to {words.number(ends[1])})"
 
 
 def _range(estimate: Estimate) -> str:
@@ -173,8 +173,8 @@ def _cautions(table: Table) -> list[str]:
     found = [f"Beware: {text}." for text in short if text]
     if compared >= MANY:
         found.append(
-            f"{compared} intervals are shown; each of them misses the true difference in 1 of 20 experiments, so "
-            "a single one that barely excludes zero is weak evidence."
+            f"{compared} intervals are shown; each of them misses the true difference in 1 of {round(1 / (1 - LEVEL))} "
+            "experiments, so a single one that barely excludes zero is weak evidence."
         )
     if experiment.unfinished:
         who = "all others" if experiment.left_out else "all"

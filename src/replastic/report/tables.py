@@ -13,7 +13,7 @@ import numpy as np
 from replastic.records import metric_name
 from replastic.report import around, measures, words
 from replastic.report.experiment import Experiment
-from replastic.report.statistics import Estimate, mean_interval, paired_difference
+from replastic.report.statistics import INTERVAL, Estimate, mean_interval, paired_difference
 from replastic.text import columns, json_ready
 
 REFERENCE = "base"
@@ -142,8 +142,8 @@ def cells(table: Table) -> list[list[str]]:
     shown = table.experiment.shown
     against = table.reference or REFERENCE
     beside, further = table.around, table.experiment.further_scores
-    head = ["method", "final", "95% interval", f"mean over {shown.phase_label}s", "seeds", f"minus {against}"]
-    head += ["95% interval", "cost", *(name for name, _ in beside.values())]
+    head = ["method", "final", INTERVAL, f"mean over {shown.phase_label}s", "seeds", f"minus {against}"]
+    head += [INTERVAL, "cost", *(name for name, _ in beside.values())]
     head += [words.further(key, shown.score) for key in further]
     lines = [head]
     for row in table.rows:

@@ -57,14 +57,14 @@ def test_an_unwritable_folder_is_one_sentence(tmp_path: Path, write_run) -> None
     write_run(tmp_path / "runs", "base", 0, [0.5])
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)
-    with pytest.raises(UserError, match=r"cannot write to .*locked"):
+    with pytest.raises(UserError, match=r"cannot write .*locked"):
         report.build(tmp_path / "runs", locked)
 
 
 def test_a_file_in_the_way_is_one_sentence(tmp_path: Path, write_run) -> None:
     write_run(tmp_path / "runs", "base", 0, [0.5])
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(UserError, match=r"cannot write to .*out"):
+    with pytest.raises(UserError, match=r"cannot write .*out"):
         report.build(tmp_path / "runs", tmp_path / "out")
     assert (tmp_path / "out").read_text() == "mine"
 
