@@ -54,7 +54,7 @@ def room_of(path: Path) -> str:
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """Modules of this package that a file imports, anywhere in it; those of the file itself come as they are written."""
+    """Modules of this package that a file imports, anywhere in it."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "replastic")

@@ -15,6 +15,7 @@ from replastic.api._shared import LossFunction, as_method, boundary_method, chec
 from replastic.errors import UserError
 from replastic.interventions.attached import Attached
 from replastic.probes import check_loss_fn, loss_on, undisturbed
+from replastic.weights.followers import Followers
 from replastic.weights.optimizer_state import Optimizers, by_name
 from replastic.weights.outcome import Outcome, Undo
 from replastic.weights.recipe import Recipe
@@ -40,7 +41,7 @@ def apply_(
     *,
     optimizer: Optimizers = None,
     policy: Literal["reset_touched", "keep", "reset_all"] = "reset_touched",
-    followers: Mapping[str, nn.Module | Mapping[str, Tensor]] | None = None,
+    followers: Followers | None = None,
     recipe: str | Path | Recipe = recipes.DEFAULT,
     target_modules: str | Sequence[str] | None = None,
     exclude_modules: Sequence[str] = (),

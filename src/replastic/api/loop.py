@@ -12,6 +12,7 @@ from replastic import methods, recipes
 from replastic.api._shared import LossFunction, as_method, live_run
 from replastic.errors import UserError
 from replastic.interventions.attached import Attached
+from replastic.weights.followers import Followers
 from replastic.weights.optimizer_state import Optimizers, by_name
 from replastic.weights.recipe import Recipe
 
@@ -30,7 +31,7 @@ def during(
     exclude_modules: Sequence[str] = (),
     include: Sequence[str] = (),
     policy: Literal["reset_touched", "keep", "reset_all"] = "reset_touched",
-    followers: Mapping[str, nn.Module | Mapping[str, Tensor]] | None = None,
+    followers: Followers | None = None,
     seed: int = 0,
     **options: Any,
 ) -> Attached:

@@ -153,7 +153,8 @@ class TheoryReport:
         total = "1 layer" if len(self.layers) == 1 else f"{len(self.layers)} layers"
         broken = [x for x in self.layers if not x.finite]
         if broken:
-            return f"{len(broken)} of {total} hold NaN or infinite numbers, {broken[0].label} first: nothing is promised of these."
+            which = f"{len(broken)} of {total} hold NaN or infinite numbers, {broken[0].label} first"
+            return f"{which}: nothing is promised of these."
         kept = [x for x in self.layers if not x.reason]
         if kept:
             safe = sum(x.no_dormant for x in kept)

@@ -15,7 +15,19 @@ from replastic.weights.naming import strip_prefixes
 from replastic.weights.staging import open_stage
 from replastic.weights.tables import check_table
 
-Followers = Mapping[str, nn.Module | Mapping[str, Tensor]]
+Tensors = nn.Module | Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class PartCopy:
+    """A copy of one part of the model alone, such as the target network of a critic."""
+
+    tensors: Tensors
+    of: str
+    """Name of that part in the model; weights elsewhere have no place in the copy."""
+
+
+Followers = Mapping[str, Tensors | PartCopy]
 
 
 class FollowerSet:
@@ -27,7 +39,8 @@ class FollowerSet:
                 f"followers must be a table of copies by name, such as {{'target': target_network}}, "
                 f"got {type(followers).__name__}"
             )
-        self._tensors = {str(name): _tensors(str(name), follower) for name, follower in (followers or {}).items()}
+        self._parts = {n: f"{f.of}." if isinstance(f, PartCopy) else "" for n, f in (followers or {}).items()}
+        self._tensors = {name: _tensors(name, follower) for name, follower in (followers or {}).items()}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -42,7 +55,10 @@ class FollowerSet:
         """
         found: dict[int, Tensor] = {}
         for follower, tensors in self._tensors.items():
-            mine = [tensors[n] for n in (entry.name, *entry.aliases) if n in tensors]
+            names = [n for n in (entry.name, *entry.aliases) if n.startswith(self._parts[follower])]
+            if not names:
+                continue
+            mine = [tensors[n] for n in names if n in tensors]
             if not mine:
                 raise UserError(
                     f"follower {follower!r} has no {entry.name}, so it cannot follow; pass the copy of the same part "
@@ -110,7 +126,10 @@ def follow(copies: Sequence[Copy], staging: str) -> Callable[[], None]:
     return undo
 
 
-def _tensors(follower: str, given: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _tensors(follower: str, given: Tensors | PartCopy) -> dict[str, Tensor]:
+    """Tensors by their names in the model."""
+    if isinstance(given, PartCopy):
+        return {f"{given.of}.{name}": tensor for name, tensor in _tensors(follower, given.tensors).items()}
     if isinstance(given, nn.Module):
         pairs = [*given.named_parameters(remove_duplicate=False), *given.named_buffers(remove_duplicate=False)]
         return {strip_prefixes(name): tensor for name, tensor in pairs}

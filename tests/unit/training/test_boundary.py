@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from replastic.training.update import update
 
 from replastic.methods import Method
 from replastic.records import RunDirectory
 from replastic.training import boundary, supervised, train
 from replastic.training.session import Session
-from replastic.training.update import update
 from replastic.weights.change import Change, Proposal
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from replastic.training.update import update
 from torch import nn
 from torch.nn import functional
 
@@ -14,7 +15,6 @@ from replastic.records import RunDirectory
 from replastic.streams.warm_start import WarmStart
 from replastic.training import Trainer, supervised, train
 from replastic.training.session import Session
-from replastic.training.update import update
 from replastic.weights.change import Change
 
 SETTINGS = [

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from replastic.training.update import update
 from torch import nn
 
 from replastic import methods
 from replastic.training import boundary, supervised
 from replastic.training.session import Session
-from replastic.training.update import update
 
 WEIGHT = "hidden2.linear.weight"
 

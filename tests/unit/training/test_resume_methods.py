@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from replastic.training.update import update
 from safetensors.torch import load_file
 
 from replastic import methods
@@ -11,7 +12,6 @@ from replastic.networks.mlp import Mlp
 from replastic.records import RunDirectory
 from replastic.training import boundary, supervised, train
 from replastic.training.session import Session
-from replastic.training.update import update
 
 TOGETHER = (
     ("Mlp", "nap:every=5+plasticity_injection+ewc:samples=3"),

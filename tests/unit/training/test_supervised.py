@@ -3,9 +3,9 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from replastic.training.supervised import batches, one_pass
 
 from replastic.data import Dataset
-from replastic.training.supervised import batches, one_pass
 
 
 def numbered(count):

@@ -12,7 +12,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from replastic.errors import UserError
-from replastic.weights.change import Change
+from replastic.weights.change import Change, Proposal
+from replastic.weights.followers import PartCopy
 from replastic.weights.module_store import ModuleStore
 from replastic.weights.writer import write
 from support.writing import STAGINGS, Net, assert_same, doubled, state_of, train
@@ -90,3 +91,29 @@ def test_an_unknown_module_rolls_back(net: Net) -> None:
 def test_followers_cannot_follow_a_change_of_modules(net: Net) -> None:
     with pytest.raises(UserError, match=r"followers \(ema\) cannot follow a change of modules \(mid\)"):
         write(ModuleStore(net), Change(modules={"mid": nn.Identity()}), followers={"ema": copy.deepcopy(net)})
+
+
+def test_a_copy_of_a_part_follows_that_part_alone() -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"actor": nn.Linear(3, 2), "critic": nn.Linear(3, 2)})
+    target = nn.Linear(3, 2)
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    proposals = [Proposal(f"{part}.weight", torch.full((2, 3), 7.0)) for part in ("actor", "critic")]
+    followers = {"target": PartCopy(target, "critic")}
+    outcome = write(ModuleStore(model), Change(proposals), followers=followers)
+    assert torch.equal(target.weight, torch.full((2, 3), 7.0))
+    assert torch.equal(target.bias, before["bias"])
+    outcome.undo_()
+    assert torch.equal(target.weight, before["weight"])
+    write(ModuleStore(model), Change(proposals[:1]), followers=followers)
+    assert torch.equal(target.weight, before["weight"]), "the actor has no place in the critic's target"
+
+
+def test_a_copy_of_a_part_must_have_its_weights() -> None:
+    model = nn.ModuleDict({"critic": nn.Linear(3, 2)})
+    with pytest.raises(UserError, match=r"has no critic\.weight"):
+        write(
+            ModuleStore(model),
+            Change([Proposal("critic.weight", torch.zeros(2, 3))]),
+            followers={"target": PartCopy({"bias": torch.zeros(2)}, "critic")},
+        )
