@@ -24,7 +24,7 @@ def test_prints_a_table_the_reasons_and_a_verdict(checkpoint: Path, capsys: pyte
     assert main(["theory", str(checkpoint)]) == 0
     lines = capsys.readouterr().out.strip().splitlines()
     assert "sqrt(DfI)" in lines[0]
-    assert "  up.weight: sqrt(DfI) < 1 cannot hold: 4 to 8 expands, and DfI is at least 4" in lines
+    assert "  up.weight: sqrt(DfI) < 1 cannot hold: as d_out > d_in, DfI is at least d_out - d_in" in lines
     assert "  it has weights that were not looked at (lm_head.weight)" in lines
     assert lines[-1].startswith("Theorems 3 and 4 make promises for 1 of 2 layers")
 
@@ -39,7 +39,7 @@ def test_prints_json(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> No
         "down.weight": pytest.approx([1, 1]),
         "lm_head.weight": pytest.approx([1, 1]),
     }
-    assert layers["up.weight"]["reason"]
+    assert layers["up.weight"]["reason"] == "sqrt(DfI) < 1 cannot hold: 4 to 8 expands, and DfI is at least 4"
     assert layers["down.weight"]["no_dormant"]
     assert content["hessian"] == {
         "obstacles": [],

@@ -153,8 +153,10 @@ class TheoryReport:
         total = "1 layer" if len(self.layers) == 1 else f"{len(self.layers)} layers"
         broken = [x for x in self.layers if not x.finite]
         if broken:
-            which = f"{len(broken)} of {total} hold NaN or infinite numbers, {broken[0].label} first"
-            return f"{which}: nothing is promised of these."
+            first = broken[0].label
+            return (
+                f"{len(broken)} of {total} hold NaN or infinite numbers, {first} first: nothing is promised of these."
+            )
         kept = [x for x in self.layers if not x.reason]
         if kept:
             safe = sum(x.no_dormant for x in kept)
@@ -194,9 +196,20 @@ class TheoryReport:
         lines = [f"  {line}" for line in columns([head, *(_row(x, measured) for x in self.layers)])]
         legend = (*(_LEGEND if any(not x.reason for x in self.layers) else ()), *(_LEGEND_BATCH if measured else ()))
         lines += ["", *legend, ""] if legend else [""]
-        lines += grouped("no promise", [Skipped(x.label, x.reason) for x in self.layers if x.reason])
+        lines += grouped("no promise", [Skipped(x.label, _in_short(x)) for x in self.layers if x.reason])
         lines += self.hessian.lines()
         return "\n".join([*lines, *grouped("not looked at", self.skipped), *self.notes, "", self.verdict])
+
+
+def _in_short(layer: LayerPromise) -> str:
+    """`LayerPromise.reason` without the numbers, which stand in the table, so that layers can be listed together."""
+    if not layer.finite:
+        return layer.reason
+    if layer.taps > 1:
+        return "a convolution sums its taps, and the theorems speak of one matrix; the largest DfI of a tap is shown"
+    if not layer.can_hold:
+        return "sqrt(DfI) < 1 cannot hold: as d_out > d_in, DfI is at least d_out - d_in"
+    return "sqrt(DfI) < 1 does not hold"
 
 
 def _row(layer: LayerPromise, measured: bool) -> list[str]:

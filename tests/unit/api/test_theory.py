@@ -348,3 +348,12 @@ def test_units_that_cannot_be_told_are_a_note() -> None:
     report = replastic.theory(Hidden(), draw(5, 3))
     assert report.notes == ("no dormancy scores were measured: the network says nothing of its units",)
     assert only(report).on_batch is not None
+
+
+def test_the_table_lists_layers_with_one_reason_together() -> None:
+    weights = [2 * torch.eye(3), 3 * torch.eye(3), torch.eye(4, 3)]
+    text = str(replastic.theory(nn.Sequential(*map(linear, weights), nn.Conv2d(2, 2, 2), linear(torch.eye(2) / 0))))
+    assert "no promise:\n  0.weight, 1.weight: sqrt(DfI) < 1 does not hold\n" in text
+    assert "\n  2.weight: sqrt(DfI) < 1 cannot hold: as d_out > d_in, DfI is at least d_out - d_in\n" in text
+    assert "\n  3.weight: a convolution sums its taps" in text
+    assert "\n  4.weight: holds NaN or infinite numbers\n" in text
