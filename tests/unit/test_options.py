@@ -32,7 +32,7 @@ def test_what_a_text_gives(spec: str, expected: tuple[str, dict[str, str]]) -> N
 def on_preset(given: str) -> str:
     """The data of the first preset of an experiment that is asked to run on `given`."""
     spec = benchmarks.get("vision_warm_start")()
-    return spec.on(given).presets[spec.preset_name(None)].protocol.data
+    return spec.on(given).presets[spec.preset_name(None)].protocol.task.data
 
 
 @pytest.mark.parametrize(
