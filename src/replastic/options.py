@@ -143,7 +143,7 @@ class Settings:
 
 
 def read(spec: str, kind_of: Callable[[str], K]) -> tuple[K, dict[str, Any]]:
-    """Which class a text names, and the fields it gives.
+    """The class that a text names, and the values it gives for the fields.
 
     Args:
         spec: ``name`` or ``name:field=value,field=value``; values are read by the type of the field.

@@ -101,7 +101,7 @@ def test_list_tells_the_settings_of_the_kinds_asked_for(capsys: pytest.CaptureFi
         "help": "how far to go: 0 keeps the weights, 1 gives the initial ones",
     }
     assert main(["list", "networks"]) == 0
-    assert "blocks=2 2 2 2  Blocks of each stage" in capsys.readouterr().out
+    assert "blocks=2 2 2 2  blocks of each stage" in capsys.readouterr().out
     assert main(["list"]) == 0
     assert "blocks=" not in capsys.readouterr().out
 

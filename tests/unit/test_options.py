@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import pytest
 
-from replastic import benchmarks, data, methods
+from replastic import benchmarks, data, methods, networks, streams
 from replastic.errors import UserError
+from replastic.learners import Trainer
 from replastic.options import Settings, check_values, option, split
 
 
@@ -32,7 +33,7 @@ def test_what_a_text_gives(spec: str, expected: tuple[str, dict[str, str]]) -> N
 def on_preset(given: str) -> str:
     """The data of the first preset of an experiment that is asked to run on `given`."""
     spec = benchmarks.get("vision_warm_start")()
-    return spec.on(given).presets[spec.preset_name(None)].protocol.data
+    return spec.on(given).presets[spec.preset_name(None)].protocol.task.data
 
 
 @pytest.mark.parametrize(
@@ -190,3 +191,22 @@ def test_an_option_has_one_end_on_each_side(ends: dict[str, Any], message: str) 
     with pytest.raises(UserError) as caught:
         option(0, help="a number", **ends)
     assert str(caught.value) == message
+
+
+BUILT_IN = [
+    *(networks.get(name) for name in networks.names()),
+    *(streams.get(name) for name in streams.names()),
+    *(data.get(name) for name in data.names() if name != "images"),  # which is nothing without a source
+    Trainer,
+]
+
+
+@pytest.mark.parametrize("kind", BUILT_IN, ids=lambda kind: kind.__name__)
+def test_every_setting_has_help_and_every_number_a_range(kind: type[Any]) -> None:
+    for field in fields(kind):
+        assert field.metadata["help"], field.name
+        elements = field.default if isinstance(field.default, tuple) else (field.default,)
+        if isinstance(elements[0], int | float) and not isinstance(elements[0], bool):
+            for wrong in (-1, -math.inf, math.inf, math.nan):
+                with pytest.raises(UserError, match=field.name):
+                    replace(kind(), **{field.name: (wrong,) if isinstance(field.default, tuple) else wrong})

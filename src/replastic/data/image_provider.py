@@ -51,7 +51,7 @@ class ImageSet(Provider):
     first_classes: int = option(0, help="use the images of the first so many classes alone; 0: all", low=0)
 
     hub: ClassVar[str] = ""
-    """What the empty `source` stands for where there is no folder of the set's name: a name on the Hub."""
+    """Name on the Hub, used if `source` is empty and there is no folder of the set's name."""
 
     def layout(self) -> Layout:
         """How the set is stored."""

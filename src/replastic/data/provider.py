@@ -31,7 +31,7 @@ class Provider(Settings):
         return ""
 
     def shortfall(self, splits: Splits) -> str:
-        """What the splits lack of the set whose name they bear, in words; empty where they are what the name says."""
+        """In words, the part of the named set that the splits lack; empty if they are whole."""
         return ""
 
     def splits(self) -> Splits:

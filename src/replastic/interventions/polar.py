@@ -1,4 +1,4 @@
-"""What fire would write: the one place that turns settings into scaled polar factors, for fire and its controls."""
+"""Scaled polar factors from settings: computed here alone, for fire and for the controls that are matched to it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SOLVER_OPTIONS = ("num_iters", "coefficients", "tol", "max_iters", "polish", "co
 
 
 class Written(NamedTuple):
-    """What fire would write for a batch of matrices."""
+    """The matrices that fire writes in place of a batch, and the facts about them."""
 
     weight: Tensor
     """(batch, d_out, d_in): the factor times `scale`."""
@@ -31,7 +31,7 @@ class Written(NamedTuple):
 
 @dataclass(kw_only=True)
 class PolarMethod(WeightMethod):
-    """Settings of fire; a control that is matched to fire has the same ones and sees what fire would write."""
+    """Base of fire and of the controls that are matched to it: its settings, and the matrices it would write."""
 
     batched: ClassVar[bool] = True
 
@@ -51,12 +51,12 @@ class PolarMethod(WeightMethod):
     )
     on_zero: str = option(
         "error",
-        help="an all-zero matrix is an error, skipped (left as it is), or completed to an arbitrary isometry",
+        help="an all-zero matrix: raise an error, leave it as it is (skip), or put an arbitrary isometry (complete)",
         choices=("error", "skip", "complete"),
     )
     targets: str = option(
         "",
-        help=f"{TARGETS_HELP}; the recipe's options still hold for the weights that it would have touched itself",
+        help=f"{TARGETS_HELP}; the options that a recipe's rule sets for one of these still hold",
     )
 
     def validate(self) -> None:
@@ -80,7 +80,7 @@ class PolarMethod(WeightMethod):
         return aimed(self.name, self.targets, run)
 
     def written(self, w: Tensor, info: MatrixInfo, w0: Tensor | None) -> Written:
-        """What fire would write for `w` (batch, d_out, d_in).
+        """The matrices that fire would write in place of `w` (batch, d_out, d_in).
 
         Raises:
             MatrixError: A matrix is all zero, with ``on_zero="error"``, or not finite.

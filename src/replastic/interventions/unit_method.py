@@ -1,4 +1,4 @@
-"""What methods that watch hidden units while they train, and draw some of them anew, have in common."""
+"""Base of the methods that watch hidden units in training and draw some of them anew."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class UnitMethod(Method):
     """Takes a statistic of every unit's activations from the batches that are trained on, and acts after updates.
 
     Units are those that `probes.units.unit_groups` finds: channels that feed a weight through one activation function
-    and nothing else. A subclass says what is to be remembered (`memory`), what is taken from a pass (`statistic`), and
-    what follows (`decide`). Evaluation and probes are never watched.
+    and nothing else. A subclass gives the tensors it remembers (`memory`), the statistic of a pass (`statistic`), and
+    the units to draw anew (`decide`). Evaluation and probes are never watched.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"units", "fresh", "batches", "loss"})
@@ -35,11 +35,11 @@ class UnitMethod(Method):
         self._watch: TrainingWatch | None = None
 
     def memory(self, units: Units) -> dict[str, Tensor]:
-        """What is remembered from update to update, as it is in the beginning; saved and restored as it is."""
+        """The tensors to remember from update to update, at their first values; they are saved and restored."""
         raise NotImplementedError
 
     def statistic(self, run: Run, output: Tensor, over: tuple[int, ...], span: slice) -> Tensor:
-        """What is taken from one pass, as means over its samples: (units of the group,), or several of them as rows.
+        """The statistic of one pass, as means over its samples: (units of the group,), or several of them as rows.
 
         Args:
             run: The run under way.
@@ -54,7 +54,7 @@ class UnitMethod(Method):
         return True
 
     def decide(self, run: Run, seen: Tensor | None) -> Tensor | None:
-        """Which units are to be drawn anew after this update, as positions in the flat order, ascending.
+        """The units to draw anew after this update, as positions in the flat order, ascending; None for none.
 
         Args:
             run: The run under way.
@@ -94,7 +94,7 @@ class UnitMethod(Method):
         return change
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What is remembered, and how many new units each group got."""
+        """The remembered tensors, and the number of new units of each group."""
         return {name: value.clone() for name, value in {**self.kept, "drawn": self.units.drawn}.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -25,9 +25,10 @@ from replastic.weights.entries import LiveStore
 class BnReestimate(Method):
     """Replaces the running statistics of batch normalisation by those of one pass over the coming phase's data.
 
-    As `torch.optim.swa_utils.update_bn`: training mode, from nothing, every batch counting the same. Batches of a
-    single sample have no variance and are left out. With ``fire+bn_reestimate`` the pass is made with the projected
-    weights. In a network without running statistics there is nothing to do, which the outcome says. Ours, as a control.
+    The pass is that of `torch.optim.swa_utils.update_bn`: in training mode, without a trace of the old statistics, and
+    with the same weight for every batch. Batches of a single sample have no variance and are left out. With
+    ``fire+bn_reestimate`` the pass is made with the projected weights. A network without running statistics is left as
+    it is, and the outcome says so. Ours, as a control.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "batches"})

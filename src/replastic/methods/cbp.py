@@ -20,12 +20,13 @@ _TINY = 1e-30
 @register("cbp", reference="https://doi.org/10.1038/s41586-024-07711-7")
 @dataclass(kw_only=True)
 class ContinualBackprop(UnitMethod):
-    """Replaces, in each layer, `replacement_rate` of the units older than `maturity_threshold`, least useful first.
+    """Replaces the least useful units of each layer at every update, a share `replacement_rate` of the mature ones.
 
-    Utility: the decayed mean of |h - mean of h| * sum |outgoing weights| / sum |incoming weights|, where the mean of h
-    is itself a decayed one, both corrected for their start as Adam's moments are. Fractions of a unit add up, layer by
-    layer. A new unit has incoming weights from a fresh draw (bias and norm included), outgoing weights zero, age and
-    utility zero; what its predecessor gave on average is added to the biases of the layers that read it.
+    A unit is mature once it is older than `maturity_threshold` updates. Its utility is the decayed mean of
+    |h - mean of h| * sum |outgoing weights| / sum |incoming weights|. The mean of h is decayed, too, and both means are
+    corrected for their start as Adam's moments are. Fractions of a unit add up, layer by layer, until they make one. A
+    new unit has incoming weights from a fresh draw (bias and norm included), outgoing weights of zero, and age and
+    utility of zero. The mean activation of the unit it replaces is added to the biases of the layers that read it.
 
     Reference: Dohare et al. (2024), Methods, "Continual backpropagation" (mean-corrected, adaptable utility). Differs
     from the authors' code: the mean activation is moved into the bias as the text says (the code sets it to zero just
@@ -43,10 +44,12 @@ class ContinualBackprop(UnitMethod):
         search=(1e-4, 1e-5),
     )
     maturity_threshold: int = option(1000, help="updates for which a new unit is left alone", low=0, search=(1000, 100))
-    decay: float = option(0.99, help="decay of utilities and mean activations per update", low=0, below=1)
+    decay: float = option(
+        0.99, help="share of the old utilities and mean activations that each update keeps", low=0, below=1
+    )
 
     def memory(self, units: Units) -> dict[str, Tensor]:
-        """Decayed sums by unit; ages, and fractions of units to replace by group, on the CPU: nobody waits for them."""
+        """Decayed sums by unit; ages by unit and fractions by group, on the CPU, where no read waits for the device."""
         return {
             "utility": units.zeros(),
             "mean": units.zeros(),
@@ -99,5 +102,5 @@ class ContinualBackprop(UnitMethod):
         self.kept["age"][chosen.cpu()] = 0
 
     def _started(self, age: Tensor) -> Tensor:
-        """What a decayed sum has reached of its weight at some age."""
+        """Total weight of a decayed sum of that age: divided by it, the sum is a mean."""
         return (1.0 - self.decay ** age.double()).to(self.units.device, self.units.dtype)

@@ -66,7 +66,7 @@ class Ewc(Method):
         self._anchor: dict[str, Tensor] = {}
 
     def on_boundary(self, run: Run) -> Change:
-        """Look at the past data; an empty change."""
+        """Take Fisher information and anchor from the past data, and leave the weights; an empty change."""
         if run.past_batches is not None:
             found = squared_gradients(run, self._parameters, self.samples, sampled=self.fisher == "true")
             for name, value in found.items():

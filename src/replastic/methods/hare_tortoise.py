@@ -21,15 +21,16 @@ from replastic.weights.entries import LiveStore
 @register("hare_tortoise", reference="https://arxiv.org/abs/2406.02596")
 @dataclass(kw_only=True)
 class HareTortoise(Method):
-    """The network that trains is the hare; the tortoise is t <- momentum t + (1 - momentum) h after every update.
+    """Keeps a slow average of the weights, and puts the training network back to it every `every` updates.
 
-    Every `every` updates the hare is put where the tortoise is. The average covers trainable parameters and the
-    running statistics that belong to them, begins at the weights of the moment when the method is turned on, and goes
-    on over boundaries. Where another part of a combination puts new weights in place of the old, at a boundary or for
-    units that are reset, it begins anew at these. The optimizer keeps its moments.
+    The network that trains is the hare h, its average the tortoise: t <- momentum t + (1 - momentum) h after every
+    update. The average covers trainable parameters and the running statistics that belong to them. It begins at the
+    weights of the moment when the method is turned on, and goes on over boundaries. Where another part of a combination
+    puts new weights in place of the old, at a boundary or for units that are reset, it begins anew at these. The
+    optimizer keeps its moments.
 
-    What is evaluated is the network that trains, the hare, as for every other method: it equals the tortoise right
-    after a reset only.
+    Scores are those of the network that trains, the hare, as for every other method. It equals the tortoise right after
+    a reset only.
 
     Reference: Lee et al. (2024), section 4. The values of `momentum` and `every` are ours, and so is the treatment of
     running statistics.

@@ -20,8 +20,9 @@ from replastic.weights.naming import in_head
 class HeadReset(WeightMethod):
     """Puts the weights and biases of the head (by their names) back to their stored initial values.
 
-    Shows what a method owes to its treatment of the last layer. Choose the layers with `target_modules` where the
-    names do not tell. Ours, as a control; with an encoder interpolated, the DQN baseline of FIRE (Han et al., 2026).
+    Shows how much of a method's effect comes from its treatment of the last layer. Where the names do not tell, choose
+    the layers with `target_modules`. Ours, as a control; with an encoder interpolated, the DQN baseline of FIRE (Han
+    et al., 2026).
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"init"})

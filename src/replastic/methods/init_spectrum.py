@@ -16,10 +16,10 @@ from replastic.weights.entries import MatrixInfo
 @register("init_spectrum")
 @dataclass(kw_only=True)
 class InitSpectrum(WeightMethod):
-    """W = U S V^T becomes U S_0 V^T, S_0 the singular values of the initial matrix, largest to largest.
+    """Gives each matrix U S V^T the singular values S_0 of its initial value: U S_0 V^T, in descending order.
 
-    Keeps every direction, as fire does, and restores the spectrum the network was born with instead of a flat one.
-    Ours, as a control.
+    Keeps the singular vectors, as fire does, and restores the initial spectrum, where fire writes a flat one. Ours, as
+    a control.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"init"})

@@ -19,7 +19,7 @@ from replastic.weights.entries import MatrixInfo
 @register("interpolation", reference="https://arxiv.org/abs/2602.08040")
 @dataclass(kw_only=True)
 class Interpolation(WeightMethod):
-    """theta <- (1 - strength) theta + strength theta_0, over all trainable parameters.
+    """Moves all trainable parameters part of the way back: theta <- (1 - strength) theta + strength theta_0.
 
     Reference: the baseline that FIRE (Han et al., ICLR 2026) calls S&P, after Lee et al. (2024); strengths .2 to .8
     were searched, .8 chosen in all vision settings. Their SAC runs pull toward a fresh draw (``toward="fresh"``).
@@ -36,15 +36,15 @@ class Interpolation(WeightMethod):
         search=(0.2, 0.4, 0.6, 0.8),
     )
     toward: str = option(
-        "init", help="stored initial weights, or a new draw at every boundary", choices=("init", "fresh")
+        "init", help="theta_0: the stored initial weights, or a new draw at every boundary", choices=("init", "fresh")
     )
 
     def required(self) -> frozenset[Need]:
-        """What is pulled toward."""
+        """The initial weights, or a new draw."""
         return frozenset({"init"} if self.toward == "init" else {"fresh"})
 
     def reference(self, run: Run) -> Mapping[str, Tensor] | None:
-        """The new draw, if it is that which is pulled toward."""
+        """The new draw, where `toward` asks for it."""
         return drawn(run) if self.toward == "fresh" else None
 
     def solve(self, w: Tensor, info: MatrixInfo, w0: Tensor | None, generator: torch.Generator) -> Tensor:

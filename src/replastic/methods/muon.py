@@ -21,7 +21,7 @@ from replastic.weights.entries import LiveStore
 class Muon(Method):
     """Trains with `torch.optim.Muon` on hidden matrices and on kernels as (C_out, C_in kh kw), with Adam on the rest.
 
-    The rest are embeddings, norms, biases and the head, by their roles (the recipe has no say). Both learning rates
+    The rest are embeddings, norms, biases and the head; a weight's role decides, not the recipe. Both learning rates
     are the method's own, in place of the run's; the run's warm-up scales both. Weight decay is 0.
 
     Reference: Jordan et al. (2024); learning rates 1e-2 and 1e-3, betas .9 and .95 in the code of FIRE (Han et al.,
@@ -32,7 +32,7 @@ class Muon(Method):
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
 
     lr: float = option(1e-2, help="Muon's learning rate", above=0, search=(3e-3, 1e-2, 3e-2))
-    adam_lr: float = option(1e-3, help="Adam's learning rate, for all that is no hidden matrix", above=0)
+    adam_lr: float = option(1e-3, help="Adam's learning rate, for everything else", above=0)
     momentum: float = option(0.95, help="Muon's momentum", low=0, below=1)
 
     def setup(self, run: Run) -> None:

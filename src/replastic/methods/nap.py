@@ -31,8 +31,8 @@ class Nap(Method):
     output goes into an activation function (or on the activation module), and is there from the moment the method is
     turned on until the run ends. Turned on in a trained network it changes what the network computes. Features are
     normalised over channels, of images over channels and positions. Nothing is added where a normalisation layer (of
-    any kind) comes right before, or where one ends a branch of a residual sum. The weights are the matrices that the
-    recipe chooses, each as a whole, for whichever method; their lengths are those of the initial weights.
+    any kind) comes right before, or where one ends a branch of a residual sum. The weights are all matrices that
+    the recipe chooses, whatever methods its rules name. Each is scaled as a whole to the length of its initial value.
 
     Reference: Lyle et al. (2024), section 4. Differs from it: they learn gain and offset and keep these from drifting
     by a projection of their own; `every` is ours.

@@ -1,4 +1,4 @@
-"""Matched noise (control): a random step of exactly the size of fire's; what the amount of change alone does."""
+"""Matched noise (control): a random step of exactly the size of fire's; shows the effect of size alone."""
 
 from __future__ import annotations
 

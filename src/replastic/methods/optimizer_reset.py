@@ -1,4 +1,4 @@
-"""Optimizer reset (control): the weights stay, the optimizer's memory goes."""
+"""Optimizer reset (control): the optimizer's state is dropped, the weights stay."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from replastic.weights.change import Change
 class OptimizerReset(Method):
     """Drops the whole state of the optimizer and keeps the weights.
 
-    Shows what a method owes to the reset of the moments that comes with it. Has no effect where the run's policy is
-    ``reset_all``. Ours, as a control.
+    Shows how much of a method's effect comes from the reset of the moments that goes with it. Has no effect where the
+    run's policy is ``reset_all``. Ours, as a control.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"optimizer"})

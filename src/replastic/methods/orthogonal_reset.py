@@ -20,7 +20,7 @@ from replastic.weights.entries import MatrixInfo
 class OrthogonalReset(WeightMethod):
     """Puts a new orthogonal initialisation, gain x a random orthonormal matrix, in place of each weight.
 
-    Nothing of the old weight is kept, its scale neither. Differs from `random_isometry` in two ways: the kernel of a
+    Nothing of the old weight is kept, not even its scale. Differs from `random_isometry` in two ways: the kernel of a
     convolution is one matrix, C_out x (C_in kh kw), whose rows are orthonormal together, so that a single tap is no
     isometry; and the factor is `gain`, whatever the layer's fans, where `random_isometry` uses fire's scale.
 

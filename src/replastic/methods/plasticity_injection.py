@@ -67,7 +67,7 @@ class PlasticityInjection(Method):
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """How many pairs there are; their weights are the model's."""
+        """The number of pairs; their weights are saved with the model."""
         return {"pairs": torch.tensor(len(self._classifier.pairs()))}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -76,6 +76,6 @@ class Redo(UnitMethod):
 
 
 def _relative(activity: Tensor) -> Tensor:
-    """Activities of a layer beside their mean; 0 where that is 0."""
+    """Activities of a layer divided by their mean; 0 where that is 0."""
     mean = activity.mean()
     return activity / torch.where(mean > 0, mean, 1.0)

@@ -1,4 +1,4 @@
-"""Rescale (control): fire's norms with the shape of the old spectrum; what the scale alone does."""
+"""Rescale (control): fire's norms with the shape of the old spectrum; shows the effect of the scale alone."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from replastic.weights.entries import MatrixInfo
 @register("shrink_perturb", reference="https://arxiv.org/abs/1910.08475")
 @dataclass(kw_only=True)
 class ShrinkPerturb(WeightMethod):
-    """theta <- shrink theta + noise, noise ~ N(0, perturb_std^2), over all trainable parameters.
+    """Shrinks all trainable parameters and adds noise: theta <- shrink theta + N(0, perturb_std^2).
 
     Reference: Ash and Adams (2020), section 4. What the FIRE paper calls S&P is `interpolation`; its search values are
     used for `shrink` here.

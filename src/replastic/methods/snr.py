@@ -1,4 +1,4 @@
-"""Self-normalised resets: a unit is drawn anew when it is silent for longer than it nearly ever was."""
+"""Self-normalised resets: a unit is drawn anew when it is silent for longer than nearly ever before."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class SelfNormalisedResets(UnitMethod):
 
     Time is counted in updates. A unit fires in an update if its activation is above zero for some sample of the batch
     at some position; this is meant for ReLU and its smooth relatives (GELU, SiLU), which are above zero where their
-    input is. Every unit has a histogram of the gaps it has lived through, exact up to `max_gap`; it speaks once there
-    are 1 / (1 - percentile) gaps in it. A unit silent for longer than `max_gap` is reset whatever its past. New units
+    input is. Every unit has a histogram of the gaps it has lived through, exact up to `max_gap`; it is used once it
+    holds 1 / (1 - percentile) gaps. A unit silent for longer than `max_gap` is reset whatever its past. New units
     come as in `redo`, with an empty history.
 
     Reference: Farias and Jozefiak (2024), algorithm 1. Differs from the authors' code: time is in updates, not samples;

@@ -40,7 +40,7 @@ def image_shape(sample_shape: Sequence[int], network: str, least: int, why: str)
         sample_shape: Shape of one input.
         network: What to call the network in an error.
         least: Pixels that a side needs.
-        why: What it needs them for, as the beginning of a sentence.
+        why: The reason, as the beginning of a sentence.
 
     Raises:
         UserError: It is no image, or a side is shorter than `least`.

@@ -18,7 +18,7 @@ from replastic.options import option
 @register("resnet18", reference="https://arxiv.org/abs/1512.03385")
 @dataclass(frozen=True, kw_only=True)
 class ResNet18(Network):
-    """Stem, stages of basic blocks whose width doubles from one to the next, mean over the image, hidden layers, head.
+    """Stem, stages of basic blocks that double in width, mean over the image, hidden layers, head.
 
     The defaults are the network of the FIRE paper for CIFAR-10. Reference: He et al. (2016), section 4.2, with the
     projection shortcut (option B) where a block changes the shape.

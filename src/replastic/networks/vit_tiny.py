@@ -84,7 +84,7 @@ class VisionTransformer(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a hidden layer with GELU, each added to what its norm came from."""
+    """Attention and a hidden layer with GELU, each with a norm before it and added to its input."""
 
     def __init__(self, dim: int, heads: int, mlp: int) -> None:
         super().__init__()

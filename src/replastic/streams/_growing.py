@@ -1,4 +1,4 @@
-"""Streams whose phases bring new training data one part after another: what of the older parts is still there."""
+"""Streams whose phases bring new training data, one part after another, and keep the older parts or drop them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Growing(Stream):
         """Passes over the data in phase `index`."""
 
     def scored(self, splits: Splits, index: int, seed: int) -> Mapping[str, Dataset]:
-        """What the network is judged by in phase `index`."""
+        """The data that score the network in phase `index`."""
         return scores(splits.test, splits.held_out)
 
     def phase(self, splits: Splits, index: int, seed: int) -> Phase:

@@ -14,7 +14,7 @@ from replastic.registry import Registry
 
 @dataclass(frozen=True)
 class Phase:
-    """One data regime: what is trained on, for how long, and what the network is judged by."""
+    """One data regime: the training data, how long they are trained on, and the data that score the network."""
 
     index: int
     train: Dataset
@@ -36,8 +36,8 @@ class Phase:
 class Stream(Settings, ABC):
     """Ordered phases. Subclasses are keyword-only frozen dataclasses whose fields are the settings, each an `option`.
 
-    Phases are asked for by number, so that a resumed run begins anywhere; a phase that keeps past data, or has only a
-    part of it, says so by what it puts in `Phase.train`.
+    Phases are asked for by number, so that a resumed run begins anywhere. `Phase.train` holds all that a phase trains
+    on, with the past data that it keeps.
     """
 
     @abstractmethod

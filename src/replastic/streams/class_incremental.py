@@ -19,7 +19,7 @@ from replastic.streams._stream import register
 @register("class_incremental", reference="https://arxiv.org/abs/2602.08040")
 @dataclass(frozen=True, kw_only=True)
 class ClassIncremental(Growing):
-    """Each phase brings the same number of new classes; scored on the classes seen so far and, as ``all``, on all.
+    """Each phase brings the same number of new classes; scored on the classes seen so far, and on all (``all``).
 
     No output is masked: the network may answer with a class it has not seen. The FIRE paper (section 4.1) does not say
     in which order its 20 phases bring the classes; here the seed draws it.

@@ -1,4 +1,4 @@
-"""Train on a part of the data first, then on all of it: the gap to training on all at once is the price of warmth."""
+"""Train on a part of the data first, then on all of it; a new network trained on all of it shows what that costs."""
 
 from __future__ import annotations
 

@@ -66,12 +66,12 @@ def test_each_set_is_read_as_the_hub_has_it(hub, name, hub_name, form):
 
 
 def test_what_the_hub_gave_is_kept_without_asking_again(hub):
-    from replastic.data import _registry
+    from replastic.data import loading
 
     sets, asked = hub
     sets["someone/some-set"], _ = as_on_the_hub("image", "label", ("train", "test"), 2, (4, 4, 3))
     first = data.load("images:source=someone/some-set,config=small")
-    _registry._REMEMBERED.clear()
+    loading._REMEMBERED.clear()
     assert torch.equal(data.load("images:source=someone/some-set,config=small").train.inputs, first.train.inputs)
     assert asked == [("someone/some-set", "small")]
     data.load("images:source=someone/some-set")

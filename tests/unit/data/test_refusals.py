@@ -36,7 +36,7 @@ def set_of(folder: Path, train=GOOD, labels=LABELS, test=GOOD[:4], test_labels=(
         ("digits:source=x", "digits has no option 'source'; it has: none"),
         ("cifar10:label=x", "cifar10 has no option 'label'; it has: first_classes, source, test, train"),
         ("cifar10:train=many", "cifar10: train must be of type int, got 'many'"),
-        ("cifar10:test=-1", "cifar10: test must be 0 (all) or more, got -1"),
+        ("cifar10:test=-1", "cifar10: test must be at least 0, got -1"),
         ("cifar10:source=/nowhere", "cifar10: '/nowhere' is no folder; give a folder of Parquet files or images"),
         ("images", "images needs a folder or a Hub name: images:source=FOLDER"),
         ("images:source=x,channels=2", "images: channels must be one of 1, 3, got 2"),

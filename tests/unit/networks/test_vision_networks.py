@@ -340,13 +340,13 @@ def test_an_image_that_does_not_fit_is_refused_with_the_least_size(
 @pytest.mark.parametrize(
     ("kind", "sizes", "words"),
     [
-        (ResNet18, {"width": 0}, "width must be 1 or more, got 0"),
-        (ResNet18, {"blocks": ()}, "blocks must name at least one stage"),
-        (Vgg16, {"blocks": ()}, "blocks must name at least one stage"),
-        (Vgg16, {"blocks": (1, 0)}, r"blocks must name numbers of 1 or more, got \(1, 0\)"),
-        (Vgg16, {"head": (0,)}, "head must name numbers of 1 or more"),
-        (VitTiny, {"depth": 0}, "depth must be 1 or more, got 0"),
-        (VitTiny, {"dim": 64}, "dim must be a multiple of heads, got 64 and 3"),
+        (ResNet18, {"width": 0}, "resnet18: width must be at least 1, got 0"),
+        (ResNet18, {"blocks": ()}, r"blocks must have at least one element, got \(\)"),
+        (Vgg16, {"blocks": ()}, r"blocks must have at least one element, got \(\)"),
+        (Vgg16, {"blocks": (1, 0)}, r"blocks must each be at least 1, got \(1, 0\)"),
+        (Vgg16, {"head": (0,)}, r"vgg16: head must each be at least 1, got \(0,\)"),
+        (VitTiny, {"depth": 0}, "depth must be at least 1, got 0"),
+        (VitTiny, {"dim": 64}, "vit_tiny: dim must be a multiple of heads, got 64 and 3"),
     ],
 )
 def test_sizes_that_make_no_network_are_refused(kind: type, sizes: dict[str, object], words: str) -> None:

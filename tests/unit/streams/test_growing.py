@@ -160,10 +160,10 @@ def test_where_nothing_is_held_out_nothing_is_scored_there():
         (lambda: WarmStart(ratio=0.999, access="limited"), r"ratio 0.999 of 50 images leaves an empty second phase"),
         (lambda: Continual(replay=0.1), r"replay 0.1 has no effect where all past data is kept; give --access limited"),
         (lambda: Continual(replay=1.1, access="limited"), r"replay must lie in \[0, 1\], got 1.1"),
-        (lambda: WarmStart(access="some"), r"access must be full or limited, got 'some'"),
-        (lambda: Continual(stages=0), r"stages must be 1 or more, got 0"),
-        (lambda: ClassIncremental(phases=0), r"phases must be 1 or more, got 0"),
-        (lambda: ClassIncremental(epochs=0), r"epochs must be 1 or more, got 0"),
+        (lambda: WarmStart(access="some"), r"access must be one of full, limited, got 'some'"),
+        (lambda: Continual(stages=0), r"stages must be at least 1, got 0"),
+        (lambda: ClassIncremental(phases=0), r"phases must be at least 1, got 0"),
+        (lambda: ClassIncremental(epochs=0), r"epochs must be at least 1, got 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(make, words):

@@ -56,9 +56,9 @@ def test_warm_start_begins_with_a_tenth_of_the_training_data_and_never_sees_the_
 def test_settings_that_cannot_work_are_refused(splits):
     with pytest.raises(UserError, match="images must be at most 1302"):
         RandomLabels(images=5000).phase(splits, 0, 0)
-    with pytest.raises(UserError, match="tasks must be 1 or more, got 0"):
+    with pytest.raises(UserError, match="random_labels: tasks must be at least 1, got 0"):
         RandomLabels(tasks=0)
-    with pytest.raises(UserError, match=r"ratio must lie between 0 and 1, got 1\.5"):
+    with pytest.raises(UserError, match=r"ratio must lie in \(0, 1\), got 1\.5"):
         WarmStart(ratio=1.5)
     with pytest.raises(UserError, match="empty first phase"):
         WarmStart(ratio=0.0001).phase(splits, 0, 0)

@@ -132,7 +132,7 @@ def test_stopped_and_resumed_the_numbers_are_the_same(settings, convolutional, s
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(UserError, match="precision must be float32 or bfloat16, got 'float16'"):
+    with pytest.raises(UserError, match="precision must be one of float32, bfloat16, got 'float16'"):
         Trainer(precision="float16")
 
 
