@@ -7,9 +7,7 @@ from replastic import metrics
 from replastic.weights.entries import MatrixInfo
 
 
-@metrics.register(
-    "log_condition", on="weight", label="log10 of the condition number", better="lower", reference="https://example.org"
-)
+@metrics.register("log_condition", on="weight", label="log10 of the condition number", better="lower")
 def log_condition(w: Tensor, info: MatrixInfo) -> Tensor:
     """log10 of the largest singular value over the smallest: 0 if all are equal; (batch, d_out, d_in) -> (batch,)."""
     s = torch.linalg.svdvals(w)  # in descending order

@@ -16,8 +16,8 @@ from replastic.cli.sweep import _winner_command
 from replastic.errors import UserError
 from replastic.experiments import experiment
 from replastic.experiments.sweep import as_in, check_held_out, parse_values, search_spaces, search_values, searches
-from replastic.parallel.workers import attempt
 from replastic.records import RunDirectory, find_runs
+from support.in_this_process import work
 
 SMOKE = ["sweep", "digits_warm_start", "--preset", "smoke"]
 
@@ -178,22 +178,11 @@ def test_for_a_cluster_the_extra_is_named_where_ray_is_missing_and_nothing_is_wr
     assert not (tmp_path / "out").exists()
 
 
-def here(jobs, function, *, progress, ended, **_):
-    """Stand-in for `work` that does the jobs in this process, which saves a second or more for each."""
-    failures = {}
-    for name, job in jobs.items():
-        problem = attempt(function, job, lambda value, name=name: progress(name, value))
-        if problem:
-            failures[name] = problem
-        ended(name, problem)
-    return failures
-
-
 def test_on_this_machine_a_sweep_needs_no_ray_and_ends_like_plain_runs(
     tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_ray(monkeypatch)
-    monkeypatch.setattr(experiment, "work", here)
+    monkeypatch.setattr(experiment, "work", work)
     settings = ["digits_warm_start", "--preset", "smoke", "--seeds", "2"]
     specs = ["interpolation:strength=0.1", "interpolation:strength=0.9"]
     assert main(["run", *settings, "--methods", *specs, "--out", str(tmp_path / "plain"), "--no-report"]) == 0
@@ -231,7 +220,7 @@ def test_on_this_machine_a_sweep_needs_no_ray_and_ends_like_plain_runs(
 def test_a_run_that_fails_is_named_and_the_others_are_compared(
     tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experiment, "work", here)
+    monkeypatch.setattr(experiment, "work", work)
     plugin = tmp_path / "mine.py"
     plugin.write_text(
         "from dataclasses import dataclass\n"
