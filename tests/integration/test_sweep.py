@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -35,21 +36,18 @@ sys.stdin.read()
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """Address of a cluster with two processors, which ends with these tests."""
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
-    with subprocess.Popen(
-        [sys.executable, "-c", CLUSTER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as cluster:
-        assert cluster.stdout is not None
-        found = cluster.stdout.readline().strip()
-        assert found, cluster.communicate()
-        yield found
-        cluster.communicate(timeout=120)
+    """Address of a cluster with two processors, which ends with these tests; who joins it needs its token."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        command, pipe = [sys.executable, "-c", CLUSTER], subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as cluster:
+            assert cluster.stdout is not None
+            found = cluster.stdout.readline().strip()
+            assert found, "Ray did not start"
+            yield found
+            cluster.communicate(timeout=120)
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
