@@ -216,12 +216,13 @@ def test_a_report_that_fails_is_told_in_json_too(tmp_path, capsys):
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_the_records_are_read_once_for_the_report(tmp_path, capsys, monkeypatch, as_json):
-    from replastic.cli.run import Options, _finish
+    from replastic.cli.run import Run
 
     planned = finished(tmp_path, **{"metric/accuracy": 0.5})
+    command = Run([SMOKE[1], "--preset", "smoke", "--out", str(tmp_path), *(["--json"] if as_json else [])])
     read, records = [], RunDirectory.records
     monkeypatch.setattr(RunDirectory, "records", lambda self: read.append(self.path) or records(self))
-    assert _finish(planned, Options(json=as_json), str(tmp_path), {}) == 0
+    assert command._conclude(planned, {})
     assert len(read) == 1
     said = capsys.readouterr().out
     assert (json.loads(said)["report_error"] is None) if as_json else "after task 1" in said

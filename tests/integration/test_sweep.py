@@ -1,13 +1,15 @@
-"""`replastic sweep` as a user types it, on Ray Tune."""
+"""`replastic sweep` as a user types it, on a Ray cluster of one machine."""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,6 +26,28 @@ pytestmark = [
 ]
 SETTINGS = ["digits_warm_start", "--preset", "smoke", "--first-epochs", "3", "--epochs", "20", "--save-seconds", "0"]
 SWEEP = ["sweep", *SETTINGS, "--methods", "interpolation", "--set", "interpolation.strength=0.1,0.9", "--jobs", "2"]
+CLUSTER = """
+import ray, sys
+context = ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, object_store_memory=100 * 2**20)
+print(context.address_info["gcs_address"], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Address of a cluster with two processors, which ends with these tests; who joins it needs its token."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        command, pipe = [sys.executable, "-c", CLUSTER], subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as cluster:
+            assert cluster.stdout is not None
+            found = cluster.stdout.readline().strip()
+            assert found, "Ray did not start"
+            yield found
+            cluster.communicate(timeout=120)
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
@@ -55,12 +79,14 @@ def wait_for_records(folder: Path, count: int, process: subprocess.Popen[str]) -
     raise AssertionError("the sweep did not begin")
 
 
-def test_stopped_killed_and_resumed_it_ends_like_plain_runs_and_says_which_is_best(tmp_path: Path) -> None:
+def test_stopped_killed_and_resumed_it_ends_like_plain_runs_and_says_which_is_best(
+    tmp_path: Path, address: str
+) -> None:
     plain, swept = tmp_path / "plain", tmp_path / "swept"
     specs = ["interpolation:strength=0.1", "interpolation:strength=0.9"]
     assert main(["run", *SETTINGS, "--methods", *specs, "--seeds", "1", "--out", str(plain), "--no-report"]) == 0
 
-    command = [*SWEEP, "--seeds", "1", "--out", str(swept)]
+    command = [*SWEEP, "--seeds", "1", "--address", address, "--out", str(swept)]
     stopped = start(command)
     wait_for_records(swept, 12, stopped)
     os.killpg(stopped.pid, signal.SIGINT)
@@ -98,7 +124,7 @@ def test_stopped_killed_and_resumed_it_ends_like_plain_runs_and_says_which_is_be
     assert f"run it: {outcome['command']}" in out
 
 
-def test_a_trial_that_fails_is_named_and_the_others_go_on_each_with_one_thread(tmp_path: Path) -> None:
+def test_a_trial_that_fails_is_named_and_the_others_go_on_each_with_one_thread(tmp_path: Path, address: str) -> None:
     plugin = tmp_path / "mine.py"
     plugin.write_text(
         "from dataclasses import dataclass\n"
@@ -114,7 +140,7 @@ def test_a_trial_that_fails_is_named_and_the_others_go_on_each_with_one_thread(t
     )
     out = tmp_path / "out"
     arguments = ["--methods", "mine", "--seeds", "1", "--out", str(out), "--jobs", "1", "--plugin", str(plugin)]
-    swept = start(["sweep", *SETTINGS, *arguments])
+    swept = start(["sweep", *SETTINGS, *arguments, "--address", address])
     said, complaints = swept.communicate(timeout=600)
     assert swept.returncode == 1, complaints
     assert "mine:kind=2, seed 0 failed: " in complaints

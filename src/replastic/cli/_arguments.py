@@ -1,4 +1,4 @@
-"""Arguments of a command: read by tyro or argparse, and what is wrong with them said in one sentence."""
+"""Arguments of a command, read by tyro or argparse; an error in them becomes one sentence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PLAIN = (
     (r"^Missing from [^:]*: (\S+).*$", r"\1 is missing"),
     (r"^Unrecognized options: ", "unknown option or one argument too many: "),
 )
-"""What tyro and Python say, and what is meant."""
+"""Messages of tyro and Python, each with the words to print instead."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def job_count(given: int | None, device: str) -> int:
-    """Runs at a time: as given, else one for each core, or one on a GPU.
+    """Number of runs at a time: the given one, else one for each core, or one on a GPU.
 
     Raises:
         UserError: Fewer than one.
@@ -61,10 +61,10 @@ def seed_list(text: str) -> list[int]:
 
 
 def parse(kind: type[Any], *, prog: str, description: str, args: Sequence[str]) -> Any:
-    """What `tyro.cli` makes of the arguments.
+    """Read the arguments with tyro into an instance of `kind`.
 
     Raises:
-        UserError: They cannot be read; the message is tyro's, without its box.
+        UserError: They cannot be read. The message is tyro's, without the box around it.
     """
     said = io.StringIO()
     try:
@@ -77,7 +77,7 @@ def parse(kind: type[Any], *, prog: str, description: str, args: Sequence[str]) 
 
 
 def _sentence(box: str) -> str:
-    """The first paragraph of a box, in plain words, and the flags that it says may be meant."""
+    """The first paragraph of tyro's box in plain words, with the flags that may be meant."""
     rows = [line.strip("│ ") for line in box.splitlines()[1:]]  # without the title; frames need not be unicode
     paragraphs = [""]
     for row in rows:

@@ -1,4 +1,4 @@
-"""What `replastic run` shows while it works: a bar on a terminal, a line for each finished run elsewhere."""
+"""Progress of `replastic run` and `replastic sweep`: a bar on a terminal, elsewhere a line for each finished run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from replastic.experiments import Listener, Plan
 
 
 class Watch(Listener):
-    """Says what is planned, then follows it; when Ctrl-C ends it, how to go on. Writes to standard error."""
+    """Prints the plan and follows the runs, on standard error. When Ctrl-C stops them, it prints how to go on."""
 
     def __init__(self, planned: Plan, *, workers: int, unit: str) -> None:
         super().__init__(progress=self._progress, ended=self._ended)
@@ -58,7 +58,7 @@ class Watch(Listener):
 
 
 def in_words(planned: Plan, workers: int) -> str:
-    """How many runs, how many are left, and how long those will take."""
+    """The number of runs, how many of them are left, and how long these will take."""
     methods = dict.fromkeys(job.method for job in planned.jobs)
     seeds = dict.fromkeys(job.seed for job in planned.jobs)
     first, todo = planned.jobs[0], planned.todo
@@ -75,7 +75,8 @@ def in_words(planned: Plan, workers: int) -> str:
         lines.append(f"{len(planned.jobs) - len(todo)} finished before, {len(todo)} to do")
     expected = planned.expected(workers)
     if expected is not None:
-        lines.append(f"expected: about {_duration(expected.seconds)} with {workers} jobs at a time, {expected.by}")
+        jobs = "1 job" if workers == 1 else f"{workers} jobs"
+        lines.append(f"expected: about {_duration(expected.seconds)} with {jobs} at a time, {expected.by}")
     return "\n".join(lines)
 
 

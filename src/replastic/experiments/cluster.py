@@ -35,14 +35,14 @@ leaves Ctrl-C to this process."""
 PATIENCE = 60.0
 """Seconds that a trial waits for a run folder which the process of a killed sweep may still hold."""
 PAUSE = 1.0
-"""Least seconds between two reports of progress, each of which a trial waits for."""
+"""Least seconds between two reports of progress. A trial waits for each report."""
 
 
 @contextmanager
 def ray_crew(
     address: str, *, jobs: int, folder: str | Path, device: str = "cpu", plugins: Sequence[str] = ()
 ) -> Iterator[Crew]:
-    """A crew that works while the `with` block lasts: a Ray cluster is joined, and left on the way out.
+    """Join a Ray cluster for the length of a `with` block, and yield a crew that works there.
 
     Args:
         address: Of the running cluster; ``auto`` finds it.
@@ -100,7 +100,7 @@ def _join(ray: Any, address: str) -> None:
 
 
 def _trial(config: Mapping[str, Any], *, jobs: Mapping[str, bytes], plugins: Sequence[str], cwd: str) -> None:
-    """Body of a trial, in a process of Ray's: one job, its progress and what went wrong told to the sweep."""
+    """Body of a trial, in a process of Ray: do one job, and tell the sweep its progress and its problem."""
     tell = require("ray.tune", "sweep", "a sweep on a cluster").report
     torch.set_num_threads(1)
     reached, told = 0.0, time.monotonic()
@@ -128,7 +128,7 @@ def _trial(config: Mapping[str, Any], *, jobs: Mapping[str, bytes], plugins: Seq
 
 @contextmanager
 def _when_free(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, waiting a while for a process that is about to die."""
+    """Hold a run's folder. Wait a while if a process that is about to end still holds it."""
     until = time.monotonic() + PATIENCE
     with ExitStack() as stack:
         while True:
@@ -144,7 +144,7 @@ def _when_free(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _interrupts() -> Iterator[Callable[[], None]]:
-    """Hold Ctrl-C back until the function that is yielded is called, which raises it; a second one acts at once.
+    """Hold Ctrl-C back until the yielded function is called, which then raises it. A second Ctrl-C acts at once.
 
     Raised anywhere inside Ray it may be lost.
     """
@@ -197,7 +197,7 @@ def _told(tune: Any, listener: Listener, interrupted: Callable[[], None]) -> Any
 
 
 def _death(error: BaseException) -> str:
-    """What Ray says of a process that ended, in one sentence."""
+    """One sentence for the error by which Ray reports a process that ended."""
     said = " ".join(str(error).split())
     memory = ", perhaps for lack of memory: try fewer --jobs" if "OOM" in said else ""
     return f"its process died{memory} ({type(error).__name__})"
@@ -205,7 +205,7 @@ def _death(error: BaseException) -> str:
 
 @contextmanager
 def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for a while."""
+    """Set environment variables for the length of a `with` block."""
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:

@@ -28,7 +28,7 @@ from replastic.training.session import Session
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done, and what is done already."""
+    """The runs of an experiment, both those to do and those that are done."""
 
     jobs: tuple[Job, ...]
     shared: tuple[Job, ...]
@@ -42,9 +42,9 @@ class Plan:
         return tuple(job for job in self.jobs if not job.directory.done)
 
     def expected(self, workers: int) -> Expected | None:
-        """Time on the clock that what is to be done will take in so many workers; None if nothing is.
+        """Time on the clock that the runs to do will take in so many workers.
 
-        Nor is it told where several processes share each run.
+        None if no run is left, or if several processes share each run.
         """
         if not self.todo or distributed.world_size() > 1:
             return None
@@ -53,12 +53,12 @@ class Plan:
 
 @dataclass
 class Listener:
-    """What someone who watches is told; every function may be left out."""
+    """Functions that are called while the jobs go on. Each may be left out."""
 
     progress: Callable[[str, float], None] = field(default=lambda name, phases: None)
-    """Name of a job and how many phases it has completed."""
+    """Called with the name of a job and the number of phases it has completed."""
     ended: Callable[[str, str], None] = field(default=lambda name, problem: None)
-    """Name of a job, and what went wrong or ""."""
+    """Called with the name of a job that ended, and with its problem or ""."""
 
 
 def plan(
@@ -106,7 +106,7 @@ def plan(
 
 
 Crew = Callable[[Mapping[str, Job], Listener], dict[str, str]]
-"""Carries out jobs, given by name, and tells the listener; returns what went wrong, by name."""
+"""Carries out jobs, given by name, and tells the listener. Returns the problems by name of the job."""
 
 
 def run(
@@ -117,17 +117,19 @@ def run(
     listener: Listener | None = None,
     crew: Crew | None = None,
 ) -> dict[str, str]:
-    """Carry out what is not done yet: runs beside each other or, under torchrun, one after another by all processes.
+    """Carry out the runs that are not done yet.
+
+    They run beside each other. Under torchrun they run one after another, each shared by all processes.
 
     Args:
-        planned: What is to be done. On the device ``cuda`` the runs share all GPUs of this machine evenly.
+        planned: The runs. On the device ``cuda`` the runs share all GPUs of this machine evenly.
         workers: Most runs at a time.
         plugins: Plug-in files that each process loads first.
-        listener: Told how far the jobs are.
-        crew: Who does the work instead of processes of this machine, such as a cluster.
+        listener: Is told how far the jobs are.
+        crew: Does the work in place of processes of this machine, such as a cluster.
 
     Returns:
-        What went wrong, by name of the job; the other runs are finished.
+        The problems, by name of the job. The other runs are finished.
     """
     listener = listener or Listener()
     todo, folder = planned.todo, planned.jobs[0].folder
@@ -152,7 +154,7 @@ def run(
 
 
 def _together(jobs: Mapping[str, Job], listener: Listener) -> dict[str, str]:
-    """One job after another, of each of which every process does its part; plug-ins are known to all of them."""
+    """Do one job after another; every process does its part of each. All of them have loaded the plug-ins."""
     failures: dict[str, str] = {}
     for name, job in jobs.items():
         try:

@@ -1,4 +1,4 @@
-"""A search: every combination of a method's options, each a run per seed, and the best of them by held-out data."""
+"""A search over the options of methods: each combination runs with every seed, and held-out data choose the best."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from replastic.text import json_ready
 from replastic.training import Protocol
 
 Values = Mapping[str, Sequence[str]]
-"""Values to try instead of a method's own, as text, by ``method.option``."""
+"""Values to try, as text, by ``method.option``. They replace the search values of the method."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One combination of options and how it did."""
+    """One combination of options and its scores."""
 
     spec: str
     scores: Mapping[int, float]
@@ -34,7 +34,7 @@ class Candidate:
 
     @property
     def mean(self) -> float:
-        """Over all seeds; NaN if one is missing or diverged, so that no candidate wins by its easy seeds."""
+        """Mean over all seeds. NaN if a seed is missing or diverged, so that no candidate wins by its easy seeds."""
         return float(np.mean([*self.scores.values()])) if len(self.scores) == self.wanted else math.nan
 
 
@@ -47,12 +47,12 @@ class Search:
 
     @property
     def best(self) -> Candidate | None:
-        """The candidate with the best mean, the first tried of equals; None if none has one."""
+        """The candidate with the best mean; of equal ones the first that was tried. None if no candidate has a mean."""
         first = self.candidates[0]
         return first if math.isfinite(first.mean) else None
 
     def to_dict(self) -> dict[str, Any]:
-        """For best.json."""
+        """The search as best.json holds it."""
         best = self.best
         tried = [{"spec": c.spec, "held_out": c.mean, "by_seed": c.scores} for c in self.candidates]
         chosen = {"spec": best.spec, "held_out": best.mean} if best else {"spec": None, "held_out": None}
@@ -77,7 +77,10 @@ def parse_values(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def as_in(preset: Sequence[str], text: str, values: Values) -> str:
-    """A bare name with what the preset sets for that method and is not searched, such as ``targets``; else the text."""
+    """A bare name with the options that the preset sets for it and that are not searched, such as ``targets``.
+
+    Any other text is returned as it is.
+    """
     known = next((m for m in map(methods.from_spec, preset) if m.name == text), None)
     if known is None:
         return text
@@ -87,11 +90,11 @@ def as_in(preset: Sequence[str], text: str, values: Values) -> str:
 
 
 def search_spaces(chosen: Sequence[str], values: Values) -> dict[str, tuple[str, ...]]:
-    """Specs to try for each method: the product of what its options are searched over.
+    """Specs to try for each method: every combination of the values of its searched options.
 
     Args:
         chosen: Methods by spec; an option that a spec gives keeps its value.
-        values: What to try instead of an option's own search values, or for an option that has none.
+        values: Values for an option, in place of its own search values if it has any.
 
     Raises:
         UserError: An unknown method or option, a value that is not allowed, or nothing to search.
@@ -118,7 +121,7 @@ def search_spaces(chosen: Sequence[str], values: Values) -> dict[str, tuple[str,
 
 
 def search_values() -> dict[str, str]:
-    """What each method is searched over by default, in words; methods with nothing to search are left out."""
+    """The values that each method is searched over by default, as text. Methods without any are left out."""
     found = {}
     for name in methods.names():
         tried = {f.name: f.metadata.get("search", ()) for f in fields(methods.get(name))}
@@ -129,7 +132,7 @@ def search_values() -> dict[str, str]:
 
 
 def check_held_out(spec: BenchmarkSpec, protocol: Protocol, seed: int) -> None:
-    """See that runs will have a score to choose by.
+    """Check that the runs will have a score to choose by.
 
     Raises:
         UserError: The last phase is not scored on held-out data.
@@ -144,7 +147,7 @@ def check_held_out(spec: BenchmarkSpec, protocol: Protocol, seed: int) -> None:
 
 
 def searches(planned: Plan, spaces: Mapping[str, Sequence[str]]) -> list[Search]:
-    """What the finished runs say, by the held-out score alone."""
+    """The outcome of the finished runs. Only held-out scores are read."""
     summary = planned.jobs[0].summary
     scores: dict[str, dict[int, float]] = {}
     seeds = {job.seed for job in planned.jobs}
@@ -163,7 +166,7 @@ def searches(planned: Plan, spaces: Mapping[str, Sequence[str]]) -> list[Search]
 
 
 def _axes(part: methods.Method, values: Values) -> list[list[tuple[tuple[str, str], str]]]:
-    """For each searched option of one part: its place (method, option) with each of its values as text."""
+    """The searched options of one part of a method: a list of ((method, option), value as text) for each option."""
     found = []
     known = {f.name for f in fields(part)}
     for key in values:

@@ -1,4 +1,4 @@
-"""Jobs in parallel processes: one that fails or dies is reported by name and the others go on."""
+"""Jobs in parallel processes. A job that fails, or whose process dies, is reported by name; the others go on."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def work(
     Leaving by Ctrl-C or an error ends the processes at once: jobs must be safe to kill.
 
     Args:
-        jobs: What to do, by name; started in this order.
+        jobs: The jobs by name. They are started in this order.
         function: A function of a module; it and the jobs are pickled.
         workers: Most processes at a time.
         plugins: Plug-in files that each process loads first.
         gpus: GPUs to share evenly, by `gpu_names`: each process sees one of them, as ``cuda``. With fewer than two
             every process sees what this one sees.
-        progress: Told the name of a job and the progress it reported.
-        ended: Told the name of a job that ended, and what went wrong or "".
+        progress: Called with the name of a job and the progress it reported.
+        ended: Called with the name of a job that ended, and with its problem or "".
 
     Returns:
-        What went wrong, by name of the job.
+        The problems, by name of the job.
     """
     waiting = list(jobs)
     crew: list[_Worker] = []
@@ -118,9 +118,9 @@ class _Worker:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Start processes that leave Ctrl-C, which reaches the whole group, to this one from their first moment on.
+    """Start processes in this `with` block that Ctrl-C, which reaches the whole group of processes, does not stop.
 
-    Windows cannot mask signals: there a worker ignores Ctrl-C as soon as it runs `_main`.
+    This process ends them itself. Windows cannot mask signals: there a worker ignores Ctrl-C once it runs `_main`.
     """
     mask = getattr(signal, "pthread_sigmask", None)
     if mask is None:
@@ -176,7 +176,7 @@ def _main(connection: Connection, function: Function, plugins: tuple[str, ...], 
 
 
 def _die_with_parent() -> None:
-    """End this process as soon as its parent is gone, however it went: another may soon write the same files."""
+    """End this process as soon as its parent has gone, because another may soon write the same files."""
     parent = parent_process()
     assert parent is not None
     parent.join()
@@ -184,7 +184,7 @@ def _die_with_parent() -> None:
 
 
 def attempt(function: Function, job: Any, report: Report) -> str:
-    """Call `function(job, report)`; what went wrong, or ""."""
+    """Call `function(job, report)`, and return the problem or ""."""
     try:
         function(job, report)
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""What the crew of a sweep does itself, without Ray: Ctrl-C, the environment, folders that are still held."""
+"""The crew of a cluster without Ray itself: Ctrl-C, the environment, folders that are still held, refusals."""
 
 from __future__ import annotations
 
@@ -93,7 +93,24 @@ def test_a_machine_that_does_not_see_the_folder_says_so(tmp_path: Path, monkeypa
 
 def test_gpus_are_handed_out_by_ray(tmp_path: Path) -> None:
     with (
-        pytest.raises(UserError, match="--device must be cpu or cuda"),
-        cluster.ray_crew(jobs=1, folder=tmp_path, device="cuda:1"),
+        pytest.raises(UserError, match="--device must be cpu or cuda with --address"),
+        cluster.ray_crew("auto", jobs=1, folder=tmp_path, device="cuda:1"),
     ):
         pytest.fail("a crew without a device")
+
+
+def test_a_cluster_that_is_not_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise ConnectionError("Could not find any running Ray instance.\nMore lines.")
+
+    left: list[str] = []
+    ray = SimpleNamespace(init=init, shutdown=lambda: left.append("left"))
+    monkeypatch.setattr(cluster, "require", lambda *_: ray)
+    with (
+        pytest.raises(UserError) as error,
+        cluster.ray_crew("auto", jobs=1, folder=tmp_path),
+    ):
+        pytest.fail("a crew without a cluster")
+    assert str(error.value) == ("the Ray cluster at 'auto' cannot be joined: Could not find any running Ray instance.")
+    assert left == ["left"]
+    assert os.environ.get("RAY_AIR_NEW_OUTPUT") is None

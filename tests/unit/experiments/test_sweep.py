@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -13,7 +14,10 @@ from replastic import benchmarks, experiments
 from replastic.cli import main
 from replastic.cli.sweep import _winner_command
 from replastic.errors import UserError
+from replastic.experiments import experiment
 from replastic.experiments.sweep import as_in, check_held_out, parse_values, search_spaces, search_values, searches
+from replastic.records import RunDirectory, find_runs
+from support.in_this_process import work
 
 SMOKE = ["sweep", "digits_warm_start", "--preset", "smoke"]
 
@@ -155,16 +159,98 @@ def test_the_winners_command_keeps_the_settings_and_drops_what_belongs_to_the_sw
     )
 
 
-@pytest.mark.parametrize("module", ["ray", "ray.tune"])
-def test_without_ray_the_extra_is_named_and_nothing_is_written(
-    module: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def without_ray(monkeypatch: pytest.MonkeyPatch, module: str = "ray") -> None:
+    """Let the import of `module` fail as it does where Ray is not installed."""
     for name in [m for m in sys.modules if m.partition(".")[0] == "ray"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
-    assert main([*SMOKE, "--methods", "dash", "--out", str(tmp_path / "out")]) == 2
-    assert "pip install 'replastic[sweep]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["ray", "ray.tune"])
+def test_for_a_cluster_the_extra_is_named_where_ray_is_missing_and_nothing_is_written(
+    module: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_ray(monkeypatch, module)
+    assert main([*SMOKE, "--methods", "dash", "--address", "auto", "--out", str(tmp_path / "out")]) == 2
+    assert "a sweep on a cluster needs ray, which is not installed: pip install 'replastic[sweep]'" in (
+        capsys.readouterr().err
+    )
     assert not (tmp_path / "out").exists()
+
+
+def test_on_this_machine_a_sweep_needs_no_ray_and_ends_like_plain_runs(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_ray(monkeypatch)
+    monkeypatch.setattr(experiment, "work", work)
+    settings = ["digits_warm_start", "--preset", "smoke", "--seeds", "2"]
+    specs = ["interpolation:strength=0.1", "interpolation:strength=0.9"]
+    assert main(["run", *settings, "--methods", *specs, "--out", str(tmp_path / "plain"), "--no-report"]) == 0
+    command = ["sweep", *settings, "--methods", "interpolation", "--set", "interpolation.strength=0.1,0.9"]
+    command += ["--out", str(tmp_path / "swept"), "--json"]
+    capsys.readouterr()
+    assert main(command) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert content(tmp_path / "swept") == content(tmp_path / "plain")
+    outcome = json.loads((tmp_path / "swept" / "best.json").read_text())
+    assert {key: said[key] for key in outcome} == outcome
+    means = {
+        spec: mean(
+            RunDirectory(tmp_path / "plain" / spec.replace(":", "-") / f"seed-{seed}").records()[-1][
+                "metric/accuracy_held_out"
+            ]
+            for seed in range(2)
+        )
+        for spec in specs
+    }
+    search = outcome["methods"]["interpolation"]
+    assert {tried["spec"]: tried["held_out"] for tried in search["tried"]} == pytest.approx(means)
+    assert search["held_out"] == pytest.approx(max(means.values()))
+    assert outcome["command"].endswith(f"--methods base {search['spec']}")
+
+    def nothing(jobs, *_, **__):
+        assert not jobs
+        return {}
+
+    monkeypatch.setattr(experiment, "work", nothing)
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out) == said
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_compared(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment, "work", work)
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "from dataclasses import dataclass\n"
+        "from replastic import methods\n"
+        "@methods.register('mine')\n"
+        "@dataclass(kw_only=True)\n"
+        "class Mine(methods.Method):\n"
+        "    kind: int = methods.option(0, help='how to end', search=(1, 2))\n"
+        "    def on_boundary(self, run):\n"
+        "        if self.kind == 2:\n"
+        "            raise RuntimeError('broken on purpose')\n"
+    )
+    out = tmp_path / "out"
+    assert main([*SMOKE, "--methods", "mine", "--seeds", "1", "--out", str(out), "--plugin", str(plugin)]) == 1
+    said = capsys.readouterr()
+    assert "mine:kind=2, seed 0 failed: " in said.err
+    assert "broken on purpose" in said.err
+    outcome = json.loads((out / "best.json").read_text())
+    assert outcome["methods"]["mine"]["spec"] == "mine:kind=1"
+    assert list(outcome["failed"]) == ["mine:kind=2, seed 0"]
+    assert f"--plugin {plugin}" in outcome["command"]
+    assert f"run it: {outcome['command']}" in said.out
+
+
+def content(folder: Path) -> dict[str, list[dict[str, object]]]:
+    """Every record of every run below `folder`, without what cannot be repeated."""
+    return {
+        str(run.path.relative_to(folder)): [{k: v for k, v in r.items() if k != "seconds"} for r in run.records()]
+        for run in find_runs(folder)
+    }
 
 
 @pytest.mark.parametrize(
@@ -174,6 +260,7 @@ def test_without_ray_the_extra_is_named_and_nothing_is_written(
         (["--methods", "dash", "--jobs", "0"], "--jobs must be 1 or more"),
         (["--methods", "dash", "--seeds", "few"], "--seeds must be a number of seeds"),
         (["--methods", "dash", "--alpha", "3"], "--alpha"),
+        (["--methods", "dash", "--metrics", "dif"], "unknown metric 'dif'; did you mean 'dfi'"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(arguments: list[str], words: str, capsys) -> None:

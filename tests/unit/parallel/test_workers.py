@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from replastic.parallel.workers import work
+from replastic.parallel.workers import gpu_names, work
 
 JOBS = """
 import os, signal, sys, time
@@ -29,6 +30,9 @@ def function(job, report):
         raise KeyError("deep inside")
     if job == "sleep":
         time.sleep(60)
+    if job == "gpu":
+        report(os.environ["CUDA_VISIBLE_DEVICES"])
+        return
     report(float(torch.get_num_threads()))
 """
 
@@ -100,6 +104,25 @@ def _living(group):
             if int(fields[2]) == group and fields[0] != "Z":
                 found.append(entry.name)
     return found
+
+
+@pytest.mark.slow
+def test_processes_share_the_gpus_evenly_and_each_sees_one(function):
+    seen = []
+    jobs = dict.fromkeys(("a", "b", "c"), "gpu")
+    failures = work(
+        jobs, function, workers=3, gpus=("0", "GPU-7f"), progress=lambda name, value: seen.append((name, value))
+    )
+    assert failures == {}
+    assert sorted(value for _, value in seen if value != 0.5) == ["0", "0", "GPU-7f"]
+
+
+def test_gpus_are_named_as_the_environment_names_them(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpu_names() == ("0", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,MIG-1,-1")
+    assert gpu_names() == ("3", "MIG-1")
 
 
 def test_no_jobs_need_no_process():
