@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "replastic"
 ROOMS = (
     *("errors", "extras", "registry", "records", "seeds", "text"),
-    *("linalg", "optim", "parallel", "recipes", "metrics"),
+    *("linalg", "optim", "parallel", "recipes", "metrics", "probes", "data"),
 )
 ELSEWHERE = ("data/loading.py", "data/provider.py")
 """Files of these rooms that another change rewrites."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from replastic.data import _registry
+from replastic.data import loading
 
 
 @pytest.fixture(autouse=True)
@@ -15,5 +15,5 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("REPLASTIC_CACHE", str(folder))
     monkeypatch.delenv("REPLASTIC_DATA", raising=False)
-    monkeypatch.setattr(_registry, "_REMEMBERED", {})
+    monkeypatch.setattr(loading, "_REMEMBERED", {})
     return folder

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from replastic import data
-from replastic.data import _cache, _images, _registry
+from replastic.data import cache as cached_sets
+from replastic.data import image_provider, loading
 from replastic.data.source import Place
 from replastic.errors import UserError
 from support.image_sets import encoded, picture, write_parquet, write_set
@@ -21,18 +22,18 @@ from support.image_sets import encoded, picture, write_parquet, write_set
 def decodings(monkeypatch):
     """Names of the splits decoded so far, in order."""
     seen = []
-    decode = _images.decode
+    decode = image_provider.decode
 
     def watched(split, *arguments):
         seen.append(split.name)
         return decode(split, *arguments)
 
-    monkeypatch.setattr(_images, "decode", watched)
+    monkeypatch.setattr(image_provider, "decode", watched)
     return seen
 
 
 def forget():
-    _registry._REMEMBERED.clear()
+    loading._REMEMBERED.clear()
 
 
 def parts(splits):
@@ -83,7 +84,7 @@ def test_a_file_is_known_by_its_path_within_the_folder_its_size_and_its_time(tmp
         (tmp_path / name).write_bytes(b"four")
         os.utime(tmp_path / name, ns=(5, 7))
     place = Place("here", tmp_path, "images")
-    assert _cache.fingerprint(place) == [str(tmp_path), "", ("a.png", 4, 7), ("train/cat/b.png", 4, 7)]
+    assert cached_sets.fingerprint(place) == [str(tmp_path), "", ("a.png", 4, 7), ("train/cat/b.png", 4, 7)]
 
 
 def test_only_the_last_sets_are_remembered(tmp_path):
@@ -91,7 +92,7 @@ def test_only_the_last_sets_are_remembered(tmp_path):
     first = data.load(f"images:source={tmp_path}")
     for count in (2, 4):
         data.load(f"images:source={tmp_path},test={count}")
-    assert len(_registry._REMEMBERED) == 2
+    assert len(loading._REMEMBERED) == 2
     assert data.load(f"images:source={tmp_path}") is not first
 
 
@@ -162,7 +163,9 @@ def test_two_may_make_one_file_at_once(tmp_path, cache):
         together.wait()
         return splits
 
-    threads = [threading.Thread(target=lambda: results.append(_cache.cached("both", ["key"], make))) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: results.append(cached_sets.cached("both", ["key"], make))) for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -137,6 +137,6 @@ def test_data_too_big_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Splits, "to", too_big)
-    monkeypatch.setattr("replastic.data.provider._REMEMBERED", {})
+    monkeypatch.setattr("replastic.data.loading._REMEMBERED", {})
     with pytest.raises(UserError, match=r"digits does not fit into the memory of cuda:7: take fewer images"):
         data.load("digits", "cuda:7")

@@ -66,12 +66,12 @@ def test_each_set_is_read_as_the_hub_has_it(hub, name, hub_name, form):
 
 
 def test_what_the_hub_gave_is_kept_without_asking_again(hub):
-    from replastic.data import _registry
+    from replastic.data import loading
 
     sets, asked = hub
     sets["someone/some-set"], _ = as_on_the_hub("image", "label", ("train", "test"), 2, (4, 4, 3))
     first = data.load("images:source=someone/some-set,config=small")
-    _registry._REMEMBERED.clear()
+    loading._REMEMBERED.clear()
     assert torch.equal(data.load("images:source=someone/some-set,config=small").train.inputs, first.train.inputs)
     assert asked == [("someone/some-set", "small")]
     data.load("images:source=someone/some-set")
@@ -102,7 +102,7 @@ def test_a_source_that_is_neither_folder_nor_on_the_hub(offline, name):
     with pytest.raises(UserError) as caught:
         data.load(f"{name}:source=photosmissing")
     message = str(caught.value)
-    expected = f"{name}: 'photosmissing' is no folder here, and cannot be got from the Hugging Face Hub: "
+    expected = f"{name}: 'photosmissing' is not a folder here, and cannot be fetched from the Hugging Face Hub: "
     assert message.startswith(expected)
     assert message.endswith(f"or give a folder of Parquet files or images: {name}:source=FOLDER")
 
@@ -111,7 +111,7 @@ def test_without_the_hub_a_folder_is_asked_for(offline):
     with pytest.raises(UserError) as caught:
         data.load("cifar10")
     message = str(caught.value)
-    assert message.startswith("cifar10: cannot get 'uoft-cs/cifar10' from the Hugging Face Hub: ")
+    assert message.startswith("cifar10: cannot fetch 'uoft-cs/cifar10' from the Hugging Face Hub: ")
     assert message.endswith(
         "Check the name and the network, or give a folder of Parquet files or images: cifar10:source=FOLDER, or "
         "$REPLASTIC_DATA/cifar10"
@@ -131,5 +131,5 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence():
     program = "from replastic import data\ntry: data.load('mnist')\nexcept ValueError as error: print(error)"
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("mnist: cannot get 'ylecun/mnist' from the Hugging Face Hub: ")
+    assert done.stdout.startswith("mnist: cannot fetch 'ylecun/mnist' from the Hugging Face Hub: ")
     assert done.stdout.count("\n") == 1

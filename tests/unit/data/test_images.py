@@ -215,11 +215,11 @@ def test_columns_and_splits_by_name(tmp_path):
 
 
 def test_large_images_are_decoded_by_several_threads_to_the_same_bytes(tmp_path, monkeypatch):
-    from replastic.data import _decode
+    from replastic.data import decode
 
     pixels = write_set(tmp_path, train=40)
-    monkeypatch.setattr(_decode, "SMALL", 0)
-    monkeypatch.setattr(_decode, "CHUNK", 3)
+    monkeypatch.setattr(decode, "SMALL", 0)
+    monkeypatch.setattr(decode, "CHUNK", 3)
     splits = data.load(f"images:source={tmp_path}")
     kept, held = expected_split([i % 2 for i in range(40)], 0)
     for part, chosen in ((splits.train, kept), (splits.held_out, held)):
