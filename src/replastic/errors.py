@@ -1,4 +1,4 @@
-"""What can go wrong, in words a person can act on: every error a user can cause is a `UserError`."""
+"""Errors, in words that a person can act on. Every error that a user can cause is a `UserError`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class MissingExtraError(UserError, ImportError):
 
 
 class MatrixError(UserError):
-    """A matrix that has no answer (all zero, NaN or Inf).
+    """A matrix without a nearest isometry: it is all zero, or holds NaN or Inf.
 
-    `index` is its position in the flattened batch that was given, so that a caller who knows the
-    names of the layers can say which one it was; `problem` says what is wrong with it.
+    `index` is its position in the flattened batch. A caller who knows the names of the layers can add the name.
+    `problem` says what is wrong with the matrix.
     """
 
     def __init__(self, index: int, problem: str) -> None:
@@ -45,7 +45,7 @@ class CheckpointError(UserError):
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """The end of a message about an unknown name: ``; did you mean 'a' or 'b'?``, `otherwise` if none is like it."""
+    """The end of a message about an unknown name: ``; did you mean 'a' or 'b'?``, or `otherwise` if none is close."""
     close = near_misses(name, known)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else otherwise
 

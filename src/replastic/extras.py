@@ -1,4 +1,4 @@
-"""Optional dependencies: imported where they are needed, with a message that names the extra when missing."""
+"""Optional dependencies. They are imported where they are needed; if one is missing, the message names its extra."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from replastic.errors import MissingExtraError
 
 
 def require(module: str, extra: str, purpose: str) -> Any:
-    """Import `module`, or raise an error that says which extra installs it and what for.
+    """Import `module`, or raise an error that names the extra to install and the purpose.
 
     Args:
         module: Dotted module name, such as ``"matplotlib.pyplot"``.
         extra: Extra of this package that installs it, such as ``"report"``.
-        purpose: What needs it, to begin the message with ("drawing curves").
+        purpose: The task that needs the module. The message begins with it ("drawing curves").
 
     Raises:
         MissingExtraError: The module is not installed.

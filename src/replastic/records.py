@@ -83,10 +83,10 @@ class RunInfo:
     config: Mapping[str, Any]
     """Every resolved setting, of the benchmark and of the method (`config["method"]`)."""
     summary: Mapping[str, Any] = field(default_factory=dict)
-    """How to present the run: ``score`` (metric key), ``score_label``, ``event`` (at which the score is read),
+    """How to present the run: ``score`` (metric key), ``score_label``, ``event`` (the score is read there),
     ``higher_is_better``, ``phase_label``, ``curves`` (metric keys to draw)."""
     command: str = ""
-    """The command line that began it."""
+    """The command line that began the run."""
     environment: Mapping[str, Any] = field(default_factory=dict)
     """See `environment`."""
     format: int = FORMAT
@@ -100,7 +100,7 @@ class RunDirectory:
         self.path = Path(path)
 
     def create(self, info: RunInfo) -> None:
-        """Write run.json, making the folder if need be; an existing run.json is left to the caller to compare."""
+        """Write run.json, and make the folder if it is missing. The caller compares an existing run.json first."""
         make_folder(self.path)
         write_text(self.path / RUN, json.dumps(asdict(info), indent=2, default=str) + "\n")
 

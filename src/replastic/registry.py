@@ -21,7 +21,7 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """One registered thing: the object and what the documentation says of it."""
+    """One registered object, with its name, reference, first docstring line and module."""
 
     name: str
     target: T
@@ -31,11 +31,11 @@ class Entry(Generic[T]):
 
 
 class Registry(Generic[T]):
-    """Names that come from file stems, imported only when asked for.
+    """A list of plug-ins by name. A file is imported when its name is asked for, not before.
 
-    A module of `package` whose name does not begin with an underscore is a plug-in: importing it
-    must register the name that the file carries. Further names come from the entry-point group
-    ``replastic.<kind>s`` and from files loaded with `load_plugin`.
+    Every module of `package` whose name does not begin with an underscore is a plug-in. Its import must register the
+    name of the file. Further names come from the entry-point group ``replastic.<kind>s`` and from files loaded with
+    `load_plugin`.
     """
 
     def __init__(self, kind: str, package: str) -> None:
@@ -46,7 +46,7 @@ class Registry(Generic[T]):
     def register(self, name: str, *, reference: str = "") -> Callable[[C], C]:
         """Decorate a class or function to make it known as `name`; see `add`.
 
-        A class that has an attribute `name` is told its own.
+        If a class has an attribute `name`, the attribute is set to the name.
         """
 
         def decorate(target: C) -> C:
@@ -63,12 +63,12 @@ class Registry(Generic[T]):
 
         Args:
             name: Public name; inside the package it must equal the file's stem.
-            target: What `get` returns.
-            described: The class or function whose module and docstring tell what it is; often the target itself.
+            target: The object that `get` returns.
+            described: The class or function whose module and docstring describe the target; often the target itself.
             reference: Address of the paper or page that defines it.
 
         Raises:
-            UserError: The name is taken by something else, or differs from the file's stem.
+            UserError: Another plug-in has the name, or the name differs from the file's stem.
         """
         module = getattr(described, "__module__", "")
         inside = module.startswith(self.package + ".")
@@ -87,10 +87,10 @@ class Registry(Generic[T]):
         return tuple(sorted(set(self._files()) | set(self._entries) | set(self._points())))
 
     def entry(self, name: str) -> Entry[T]:
-        """The entry for `name`, importing its file if need be.
+        """The entry for `name`. Imports its file if that has not been done.
 
         Raises:
-            UnknownNameError: No such name; near misses are offered.
+            UnknownNameError: The name is not known; the message offers near misses.
         """
         if name not in self._entries:
             if name in self._files():
@@ -114,9 +114,9 @@ class Registry(Generic[T]):
 
 
 def load_plugin(path: str | Path) -> None:
-    """Import one Python file from outside the package, so that what it registers becomes known.
+    """Import one Python file from outside the package, so that its plug-ins become known.
 
-    Loading the same file twice is harmless.
+    A second call with the same file does nothing.
 
     Raises:
         UserError: The file does not exist or cannot be imported.

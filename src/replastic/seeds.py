@@ -1,4 +1,4 @@
-"""Seeds that depend on what they are for, and on nothing else: a new consumer never shifts another's numbers."""
+"""Seeds that depend on their purpose alone. So a new draw somewhere changes no number elsewhere."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ def derive(seed: int, *purpose: str | int) -> int:
 
 
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
-    """A CPU generator seeded by `derive`: draws are made there, so that they do not depend on the device."""
+    """A CPU generator seeded by `derive`. Draws on the CPU are the same for every device."""
     return torch.Generator().manual_seed(derive(seed, *purpose))
 
 
 @contextmanager
 def drawing_from(seed: int | None, model: nn.Module | None = None) -> Iterator[None]:
-    """Inside the block the global generators begin at `seed`; afterwards they are where they were before.
+    """Seed the global generators inside the block, and restore their state after it.
 
-    That is those of the CPU and of the CUDA devices that hold parameters of `model`: of these, and no others, it draws.
+    These are the generators of the CPU and of the CUDA devices that hold parameters of `model`. Other devices are left
+    alone.
 
     Args:
-        seed: None leaves them where they are.
-        model: None, or one on the CPU, concerns the CPU alone.
+        seed: The seed. None keeps the current state at the start of the block.
+        model: Its parameters name the CUDA devices. None, or a model on the CPU, means the CPU alone.
     """
     parameters = () if model is None else model.parameters()
     devices = sorted({p.device.index or 0 for p in parameters if p.device.type == "cuda"})
@@ -46,7 +47,7 @@ def drawing_from(seed: int | None, model: nn.Module | None = None) -> Iterator[N
 def seed_global(seed: int, devices: Iterable[int]) -> None:
     """Seed the global generators of the CPU and of some CUDA devices.
 
-    As `torch.manual_seed`, which would seed the generators of all other devices, too.
+    `torch.manual_seed` would seed the generators of all other devices, too.
     """
     torch.default_generator.manual_seed(seed)
     for device in devices:

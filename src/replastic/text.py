@@ -1,4 +1,4 @@
-"""Results as text and as JSON: columns that line up, and values that JSON can hold."""
+"""Results as text and as JSON: aligned columns, and values that JSON can hold."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 def columns(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> list[str]:
-    """One line per row, cells under each other and two spaces apart.
+    """One line per row, with aligned columns two spaces apart.
 
     Args:
-        rows: Equally many cells in each; the first row is the head.
-        numbers: Put all but the first column to the right, and a rule below the head.
+        rows: Rows with equally many cells each; the first row is the head.
+        numbers: Align all columns but the first to the right, and put a rule below the head.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     if numbers:
@@ -28,7 +28,7 @@ def columns(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> list[str
 
 
 def json_ready(value: Any) -> Any:
-    """The same in what JSON has: tensors and arrays as lists, NaN and infinity as null, anything else as its text."""
+    """The value with JSON's types: tensors and arrays as lists, NaN and infinity as null, other objects as text."""
     if hasattr(value, "tolist"):
         return json_ready(value.tolist())
     if isinstance(value, Mapping):

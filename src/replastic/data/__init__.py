@@ -1,4 +1,4 @@
-"""How data sets are found, decoded once and held as tensors; the sets themselves are the files of `datasets/`."""
+"""Finds data sets, decodes them once and holds them as tensors. The sets themselves are the files of `datasets/`."""
 
 from replastic.data.dataset import Dataset, Pixels, Splits, hold_out
 from replastic.data.loading import from_spec, identity, load

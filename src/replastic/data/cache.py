@@ -1,4 +1,4 @@
-"""Decoded data sets on disk: one safetensors file each, written whole, mapped into memory, rebuilt when damaged."""
+"""Decoded data sets on disk: one safetensors file each, mapped into memory. A damaged file is made again."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from replastic.data.source import Place
 from replastic.errors import UserError
 
 FOLDER = "REPLASTIC_CACHE"
-"""Environment variable: where decoded data sets are kept; ``~/.cache/replastic`` if it is not set."""
+"""Environment variable: the folder of decoded data sets; ``~/.cache/replastic`` if it is not set."""
 FORMAT = 3
-"""Part of every key: raised when the same source would be decoded to something else."""
+"""Part of every key. It grows whenever the same source is decoded to other tensors than before."""
 PARTS = ("train", "held_out", "test")
 
 
 def cached(name: str, key: Sequence[Any], make: Callable[[], Splits]) -> Splits:
-    """The splits that were once made for `key`, mapped into memory from the cache; made now if they are not there.
+    """The splits of `key`, mapped into memory from the cache. They are made and stored if the cache lacks them.
 
-    Processes that map one file share its memory. Two may make it at once: each writes a file of its own and puts it in
-    place whole. A file that does not match its checksum is made anew.
+    Processes that map one file share its memory. Two processes may make it at once: each writes a file of its own and
+    renames it into place. A file that does not match its checksum is made again.
 
     Args:
-        name: Of the data set; begins the file's name.
-        key: What the splits depend on, of types whose `repr` says all there is.
-        make: Reads and decodes them, all three with one pixel rule.
+        name: Name of the data set; the file's name begins with it.
+        key: Everything that the splits depend on, as values whose `repr` is complete.
+        make: Reads and decodes the splits, all three with one pixel rule.
 
     Raises:
-        UserError: The cache cannot be written, or as `make`.
+        UserError: The cache cannot be written, or `make` raised it.
     """
     file = _folder() / f"{name}-{hashlib.sha256(repr([FORMAT, *key]).encode()).hexdigest()[:24]}.safetensors"
     splits = _read(file)
@@ -44,14 +44,16 @@ def cached(name: str, key: Sequence[Any], make: Callable[[], Splits]) -> Splits:
         _write(file, make())
         splits = _read(file)
     if splits is None:
-        raise UserError(f"{file} is damaged although it was just written: check the disk, or set {FOLDER} to another")
+        raise UserError(
+            f"{file} is damaged although it was just written: check the disk, or set {FOLDER} to another folder"
+        )
     return splits
 
 
 def fingerprint(place: Place) -> Sequence[Any]:
-    """What changes when the files of a folder change: path, size and time of each; of the Hub, the name alone.
+    """Facts that change when the files of a folder change: path, size and time of each. For the Hub, the name alone.
 
-    So what the Hub gave once is what later runs see, with or without a network; delete the cache to fetch it anew.
+    So later runs use the data that the Hub gave first, with or without a network. Delete the cache to fetch it again.
     """
     return (
         [str(place), place.config]

@@ -1,4 +1,4 @@
-"""Inputs with their labels, and how they are split."""
+"""Inputs with their targets, and their splits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from replastic.errors import UserError
 
 @dataclass(frozen=True)
 class Pixels:
-    """How stored bytes become what a network sees: (byte / 255 - mean) / std, channel by channel.
+    """The rule from stored bytes to the input of a network: (byte / 255 - mean) / std, channel by channel.
 
     Shapes: `mean` and `std` (C,) float32, on the device of the data, in units of the full range of a byte.
     """
@@ -82,7 +82,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Splits:
-    """Three disjoint parts: searches, best-epoch choices and triggers see `held_out` alone, tables report `test`."""
+    """Three disjoint parts. Searches, best-epoch choices and triggers use `held_out` alone; tables report `test`."""
 
     train: Dataset
     held_out: Dataset
@@ -93,7 +93,7 @@ class Splits:
         return Splits(self.train.to(device), self.held_out.to(device), self.test.to(device))
 
     def facts(self) -> dict[str, int | str]:
-        """What tells two data sets of one name apart: samples of each part, and a checksum of every byte."""
+        """Facts that differ between two data sets of one name: samples of each part, and a checksum of all bytes."""
         counts = {field.name: len(getattr(self, field.name)) for field in fields(self)}
         return {**counts, "checksum": self.checksum()}
 
@@ -108,7 +108,7 @@ class Splits:
 
 
 def hold_out(targets: Tensor, every: int) -> tuple[Tensor, Tensor]:
-    """Split stratified by class without drawing anything: within each class, each `every`-th sample is held out.
+    """A split stratified by class, without a random draw: within each class, every `every`-th sample is held out.
 
     Args:
         targets: (N,) labels.
@@ -122,7 +122,7 @@ def hold_out(targets: Tensor, every: int) -> tuple[Tensor, Tensor]:
 
 
 def within_class(targets: Tensor) -> Tensor:
-    """Number of each sample among those of its class, from 0, in the order of the data; (N,) labels -> (N,)."""
+    """Place of each sample among those of its class, from 0, in the order of the data; (N,) labels -> (N,)."""
     rank = torch.empty_like(targets)
     for label in range(int(targets.max()) + 1):
         chosen = targets == label

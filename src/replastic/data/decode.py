@@ -1,4 +1,4 @@
-"""Encoded images to bytes of pixels, with several threads where that helps."""
+"""Decodes images to bytes of pixels, with several threads for large images."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from replastic.extras import require
 
 CHUNK = 256
 SMALL = 128 * 128
-"""Pixels up to which one thread does it all: there Python's own work outweighs the decoder's, which threads share."""
+"""Up to this many pixels, one thread decodes all images. More threads would not help: Python's own work takes longer
+than the decoder's, and threads share only the latter."""
 MODES = {1: "L", 3: "RGB"}
 
 
 def decode(split: Split, rows: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
-    """The images at `rows`, grey or RGB as `channels` says; transparency is dropped.
+    """The images at `rows`, grey for 1 channel or RGB for 3; transparency is dropped.
 
     Args:
-        split: Where from.
+        split: The split that holds them.
         rows: (N,) positions in the split.
         channels: 1 or 3.
         size: Height and width that every image must have.
@@ -35,7 +36,7 @@ def decode(split: Split, rows: Tensor, channels: int, size: tuple[int, int]) -> 
         (N, channels, height, width) uint8.
 
     Raises:
-        UserError: An image cannot be decoded or has another size; the message says which.
+        UserError: An image cannot be decoded or has another size; the message names it.
     """
     pixels = torch.empty(len(rows), channels, *size, dtype=torch.uint8)
     array = pixels.numpy()
@@ -66,7 +67,7 @@ def image_size(split: Split, row: int) -> tuple[int, int]:
     """Height and width of one image.
 
     Raises:
-        UserError: It cannot be decoded.
+        UserError: The image cannot be decoded.
     """
     (stored,) = split.encoded([row])
     height, width = _pixels(stored, "L", split, row).shape

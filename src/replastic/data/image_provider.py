@@ -1,4 +1,4 @@
-"""Sets of labelled images: where they lie, which of them are used, and the way from there to tensors."""
+"""Sets of labelled images: their place, the choice of images, and the steps from there to tensors."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from replastic.errors import UserError
 from replastic.options import option
 
 FOLDER = "REPLASTIC_DATA"
-"""Environment variable: a folder with one folder for each data set, by name."""
+"""Environment variable: a folder that holds one folder for each data set, with the set's name."""
 EVERY = 10
 """One training image in ten of each class is held out."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a set is stored: for each thing the names it may have, tried in that order, and the channels wanted."""
+    """Names of the columns and splits of a set, each a list that is tried in its order, and its number of channels."""
 
     image: tuple[str, ...] = ("image", "img")
     label: tuple[str, ...] = ("label", "fine_label")
@@ -36,7 +36,7 @@ class Layout:
     test: tuple[str, ...] = ("test", "validation", "valid", "val", "dev")
     channels: int = 3
     config: str = ""
-    """Which of several configurations of a Hub set."""
+    """Name of the configuration of a Hub set that has several."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -51,35 +51,35 @@ class ImageSet(Provider):
     first_classes: int = option(0, help="use the images of the first so many classes alone; 0: all", low=0)
 
     hub: ClassVar[str] = ""
-    """Name on the Hub, used if `source` is empty and there is no folder of the set's name."""
+    """Name on the Hub of an empty `source`, if there is no folder of the set's name either."""
 
     def layout(self) -> Layout:
         """How the set is stored."""
         return Layout()
 
     def check(self, where: str, classes: int, size: tuple[int, int]) -> None:
-        """Refuse what cannot be this set, from the number of classes and the height and width of its images.
+        """Refuse data that cannot be this set, by its number of classes and the height and width of its images.
 
         Raises:
-            UserError: Naming `where` it was found.
+            UserError: The data is not this set; the message names its place, `where`.
         """
 
     def place(self) -> str:
-        """The folder with the state of its files, or the Hub's name for the set."""
+        """The folder with the state of its files, or the set's name on the Hub."""
         return repr(fingerprint(self._found()))
 
     def splits(self) -> Splits:
         """Bytes in three splits, with the pixel rule of the training images that are kept.
 
-        Shapes: inputs (N, C, H, W) uint8, in the order in which they are stored, targets as stored; training images
-        that stand class by class are put in an order in which classes take turns. `Pixels` has each channel's mean and
-        (population) standard deviation over the kept training images, held-out and test images left out. Of each class
-        the first `train` / classes images are used, and of these each tenth is held out.
+        Shapes: inputs (N, C, H, W) uint8 and targets, in the stored order. Training images that are stored class by
+        class are reordered, so that classes take turns. `Pixels` has each channel's mean and (population) standard
+        deviation over the kept training images, without held-out and test images. The first `train` / classes images
+        of each class are used, and every tenth of these is held out.
 
-        What is decoded is kept in a file, which later runs map into memory; see `cached`.
+        Decoded images are kept in a file, which later runs map into memory; see `cached`.
 
         Raises:
-            UserError: The set is not there, lacks a split, a column or a class, or holds an image that cannot be used.
+            UserError: The set is missing, lacks a split, a column or a class, or holds an image that cannot be used.
             MissingExtraError: `datasets` or Pillow is not installed.
         """
         found, layout = self._found(), self.layout()
@@ -127,7 +127,7 @@ class ImageSet(Provider):
 
 @dataclass(kw_only=True, frozen=True)
 class NamedImages(ImageSet):
-    """A set whose name alone says what it is, wherever it lies."""
+    """A published set. Its name identifies its content, wherever it is stored."""
 
     whereabouts: ClassVar[frozenset[str]] = frozenset({"source"})
     classes: ClassVar[int]
@@ -137,7 +137,7 @@ class NamedImages(ImageSet):
     """Training and test images of the whole set."""
 
     def shortfall(self, splits: Splits) -> str:
-        """Fewer images than were published; where the spec asks for fewer, it says so itself."""
+        """A sentence if there are fewer images than were published; empty if the spec itself asks for fewer."""
         if self.train or self.test or self.first_classes:
             return ""
         there = (len(splits.train) + len(splits.held_out), len(splits.test))
@@ -150,22 +150,23 @@ class NamedImages(ImageSet):
         return f"{self.name} is not the whole set here: {' and '.join(words)}"
 
     def check(self, where: str, classes: int, size: tuple[int, int]) -> None:
-        """Another number of classes or another size is another set.
+        """Refuse data with another number of classes or another image size.
 
         Raises:
-            UserError: It is.
+            UserError: A number differs.
         """
         if (classes, *size) != (self.classes, self.side, self.side):
             raise UserError(
                 f"{where} is not {self.name}, which has {self.classes} classes and images of {self.side}x{self.side} "
-                f"pixels: there are {classes} classes and images of {size[0]}x{size[1]}. For other data: images:source="
+                f"pixels: there are {classes} classes and images of {size[0]}x{size[1]}. For other data write "
+                f"images:source={where}"
             )
 
 
 def pixel_rule(images: Tensor) -> Pixels:
-    """The rule that gives each channel of `images` mean 0 and deviation 1; a channel that never changes only mean 0.
+    """The rule that gives each channel of `images` mean 0 and deviation 1; a constant channel gets mean 0 alone.
 
-    Exact: from the counts of the 256 values, in float64.
+    It is exact: it comes from the counts of the 256 values, in float64.
 
     Shapes: `images` (N, C, H, W) uint8.
     """

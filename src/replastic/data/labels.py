@@ -1,4 +1,4 @@
-"""Which images of a split are used, the first so many of each class, and in which order."""
+"""Chooses images of a split, the first few of each class, and puts them in order."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def balanced(split: Split, classes: int, count: int, option: str, *, least: int,
     """Rows of the first `count` / `classes` images of each class, ascending; all of them if `count` is 0.
 
     Args:
-        split: Where from.
-        classes: How many are used: those from 0 on.
-        count: How many images in all.
+        split: The split to choose from.
+        classes: Number of classes to use: 0, 1, and so on.
+        count: Number of images in all.
         option: Name of the option that set `count`, for messages.
-        least: Images of each class that `count` must ask for, unless it is 0.
-        every_class: Refuse a class without image even if all rows are wanted.
+        least: Least number of images of each class for which `count` may ask, unless it is 0.
+        every_class: Whether a class without images is an error, also if `count` is 0.
 
     Raises:
         UserError: `count` cannot be shared out equally, or a class has too few images.
@@ -41,12 +41,12 @@ def balanced(split: Split, classes: int, count: int, option: str, *, least: int,
     most = int(there[worst])
     fewest = f"class {split.class_name(worst)} of {split.where} has {most}"
     if most < least:
-        raise UserError(f"{option}={count} cannot be had: each class needs {least} or more, but {fewest}")
+        raise UserError(f"{option}={count} is not possible: each class needs {least} or more, but {fewest}")
     near = " or ".join(str(n * classes) for n in sorted({min(max(n, least), most) for n in (wanted, wanted + 1)}))
     if wanted < least:
         raise UserError(f"{option}={count} asks for fewer than {least} of each of the {classes} classes: try {near}")
     if rest:
-        raise UserError(f"{option}={count} is no multiple of the {classes} classes: try {near}")
+        raise UserError(f"{option}={count} is not a multiple of the {classes} classes: try {near}")
     if wanted > most:
         raise UserError(
             f"{option}={count} asks for {wanted} images of each class, but {fewest}: the most is {most * classes}"
@@ -56,10 +56,10 @@ def balanced(split: Split, classes: int, count: int, option: str, *, least: int,
 
 
 def mixed(targets: Tensor) -> Tensor:
-    """An order in which classes take turns, for labels (N,) that stand class by class; else the order as it is.
+    """An order in which classes take turns, for labels (N,) that are sorted by class; else the order as it is.
 
-    Folders of images and some sets of the Hub stand class by class. Measures that look at the first samples, and
-    methods that make one pass in the order of the data, are to see every class.
+    Folders of images and some sets of the Hub are sorted by class. Some measures use the first samples alone, and some
+    methods make one pass in the order of the data. Both should see every class.
     """
     blocks = 1 + int((targets.diff() != 0).sum())
     if blocks > int(targets.bincount().count_nonzero()):

@@ -1,4 +1,4 @@
-"""Folders and Hub names, opened with Hugging Face `datasets`."""
+"""Opens folders and Hub names with Hugging Face `datasets`."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from replastic.extras import require
 
 @dataclass(frozen=True)
 class Place:
-    """Where a set lies: a folder, or a name on the Hugging Face Hub."""
+    """The place of a data set: a folder, or a name on the Hugging Face Hub."""
 
     name: str
     folder: Path | None
     wanted_by: str
-    """Public name of the data set that is looked for there, for messages."""
+    """Public name of the data set, for messages."""
     config: str = ""
-    """Which of several configurations."""
+    """Name of the configuration, if the set has several."""
     asked_for: bool = True
-    """Whether somebody gave the name; else it is what the set has where nothing is given."""
+    """Whether the user gave the name. If not, it is the set's own default."""
 
     def __str__(self) -> str:
         return self.name
 
 
 def find(source: str, wanted_by: str, config: str = "", *, hub: str = "") -> Place:
-    """The folder `source` if there is one, else the Hub's data set of that name; `hub` is the one without a `source`.
+    """The folder `source` if it exists, else the Hub's data set of that name. An empty `source` means `hub`.
 
     Raises:
-        UserError: It is a path, and not that of a folder.
+        UserError: `source` is a path, but not the path of a folder.
     """
     asked_for = bool(source)
     source = source or hub
@@ -43,20 +43,20 @@ def find(source: str, wanted_by: str, config: str = "", *, hub: str = "") -> Pla
         return Place(source, folder, wanted_by, config, asked_for)
     if folder.exists() or folder.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
         raise UserError(
-            f"{wanted_by}: {source!r} is no folder; give a folder of Parquet files or images, or a Hub name"
+            f"{wanted_by}: {source!r} is not a folder; give a folder of Parquet files or images, or a Hub name"
         )
     return Place(source, None, wanted_by, config, asked_for)
 
 
 @contextmanager
 def opened(place: Place) -> Iterator[Mapping[str, Any]]:
-    """Its splits by name, each a `datasets.Dataset`, which can be read until the context ends.
+    """The splits of a place by name. Each is a `datasets.Dataset`, readable until the end of the block.
 
-    Parquet and image folders may name their splits in every way that `datasets` knows, in files or in folders. What it
-    makes of a folder is put in a temporary folder; what it fetches from the Hub stays where it keeps such things.
+    Parquet and image folders may name their splits in every way that `datasets` knows, in files or in folders. Files
+    that `datasets` makes of a folder go into a temporary folder. Its downloads from the Hub stay in its own cache.
 
     Raises:
-        UserError: Nothing there that can be read, or the Hub cannot be reached or has no such set.
+        UserError: The place has nothing that can be read, or the Hub cannot be reached or has no such set.
         MissingExtraError: `datasets` is not installed.
     """
     datasets = require("datasets", "vision", f"the data set {place.wanted_by}")
@@ -74,7 +74,7 @@ def opened(place: Place) -> Iterator[Mapping[str, Any]]:
 
 @contextmanager
 def _no_progress(datasets: Any) -> Iterator[None]:
-    """No bars for what takes a second, unless the user has none anyway."""
+    """Switch off the progress bars of `datasets` inside the block: opening a folder takes about a second."""
     shown = not datasets.are_progress_bars_disabled()
     if shown:
         datasets.disable_progress_bars()
@@ -92,9 +92,9 @@ def _cannot_open(place: Place, error: Exception) -> str:
     lines = str(error if place.folder is None else innermost).strip().splitlines()
     reason = lines[0] if lines else type(error).__name__
     if place.folder is None:
-        problem, otherwise = f"cannot get {place.name!r}", f", or $REPLASTIC_DATA/{place.wanted_by}"
+        problem, otherwise = f"cannot fetch {place.name!r}", f", or $REPLASTIC_DATA/{place.wanted_by}"
         if place.asked_for:
-            problem, otherwise = f"{place.name!r} is no folder here, and cannot be got", ""
+            problem, otherwise = f"{place.name!r} is not a folder here, and cannot be fetched", ""
         return (
             f"{place.wanted_by}: {problem} from the Hugging Face Hub: {reason}. Check the name and the network, or "
             f"give a folder of Parquet files or images: {place.wanted_by}:source=FOLDER{otherwise}"

@@ -1,4 +1,4 @@
-"""One labelled split of an opened set: which one it is, which columns it has, what is wrong with its labels."""
+"""One labelled split of an opened set: its choice, its columns, and checks of its labels."""
 
 from __future__ import annotations
 
@@ -23,52 +23,52 @@ class Split:
     rows: Any
     """A `datasets.Dataset`."""
     image: str
-    """Its column of images."""
+    """Name of the column of images."""
     targets: Tensor
     """(N,) int64, none negative."""
     class_names: tuple[str, ...]
     """Empty if the set does not name its classes."""
 
     def encoded(self, index: Sequence[int]) -> list[Any]:
-        """Images at these rows: bytes, or a dictionary with ``bytes`` or a ``path``."""
+        """The images at these rows, each as bytes or as a dictionary with ``bytes`` or a ``path``."""
         stored: list[Any] = self.rows.select(index).with_format("arrow")[:].column(self.image).to_pylist()
         return stored
 
     def image_name(self, row: int) -> str:
-        """An image, for messages."""
+        """Name of an image, for messages."""
         (stored,) = self.encoded([row])
         path = stored.get("path") if isinstance(stored, dict) else None
         return f"{self.where}: image {row}{f' ({path})' if path else ''}"
 
     def class_name(self, label: int) -> str:
-        """A class, for messages."""
+        """Name of a class, for messages."""
         return f"{label} ({self.class_names[label]})" if self.class_names else str(label)
 
     def check_range(self, classes: int) -> None:
-        """See that all labels are below `classes`.
+        """Check that all labels are below `classes`.
 
         Raises:
-            UserError: One is not.
+            UserError: A label is `classes` or more.
         """
         most = int(self.targets.max())
         if most >= classes:
-            raise UserError(f"{self.where}: there is a label {most}, but only {classes} classes, 0 to {classes - 1}")
+            raise UserError(f"{self.where} has a label {most}, but only {classes} classes, 0 to {classes - 1}")
 
 
 def labelled(
     splits: Mapping[str, Any], where: str, names: Sequence[str], image: Sequence[str], label: Sequence[str]
 ) -> Split:
-    """The first of the splits `names` that is there and has labels.
+    """The first of the splits `names` that exists and has a label for every image.
 
     Args:
-        splits: All there are, by name.
-        where: The place they come from, for messages.
-        names: Names to try, in that order.
+        splits: All splits, by name.
+        where: Their place, for messages.
+        names: Names of the split to try, in that order.
         image: Names of the column of images to try, in that order.
-        label: The same for the labels.
+        label: Names of the column of labels to try, in that order.
 
     Raises:
-        UserError: There is no such split or column; no split of these has a label for every image.
+        UserError: There is no such split or column, or none of these splits has a label for every image.
     """
     there = [name for name in names if name in splits]
     if not there:
@@ -81,14 +81,14 @@ def labelled(
 
 
 def _split(rows: Any, name: str, where: str, image: Sequence[str], label: Sequence[str]) -> Split | str:
-    """The split, or what is wrong with its labels."""
+    """The split, or the problem with its labels in words."""
     datasets = require("datasets", "vision", "reading images")
     image_column, label_column = (_column(rows, where, wanted) for wanted in (image, label))
     feature = rows.features[image_column]
     if isinstance(feature, datasets.Image):
         rows = rows.cast_column(image_column, datasets.Image(decode=False))
     elif getattr(feature, "dtype", "") != "binary" and not (isinstance(feature, dict) and "bytes" in feature):
-        raise UserError(f"{where}: column {image_column!r} holds no images but {feature}")
+        raise UserError(f"{where}: column {image_column!r} must hold images, but holds {feature}")
     stored = rows.select_columns([label_column]).with_format("arrow")[:].column(0).combine_chunks()
     if not len(stored):
         raise UserError(f"{where} is empty")
@@ -98,7 +98,7 @@ def _split(rows: Any, name: str, where: str, image: Sequence[str], label: Sequen
     if (unlabelled := (targets < 0).nonzero().flatten()).numel():
         row = int(unlabelled[0])
         return (
-            f"{where}: {len(unlabelled)} of {len(targets)} images have no label in column {label_column!r}, the first "
+            f"{where}: {len(unlabelled)} of {len(targets)} images have no label in column {label_column!r}; the first "
             f"is image {row} ({stored[row].as_py()}); give a split or a column with labels"
         )
     class_names = getattr(rows.features[label_column], "names", None) or ()
@@ -109,7 +109,7 @@ def _column(rows: Any, where: str, names: Sequence[str]) -> str:
     for name in names:
         if name in rows.column_names:
             return name
-    folders = "; in a folder of images each of at least two classes has a folder: train/cat/1.png, train/dog/1.png"
+    folders = "; a folder of images needs a folder for each class, and two at least: train/cat/1.png, train/dog/1.png"
     hint = "" if len(rows.column_names) > 1 else folders
     raise UserError(f"{where} has no column {_any_of(names, rows.column_names)}{hint}")
 

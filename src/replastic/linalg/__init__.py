@@ -1,4 +1,4 @@
-"""Tensors in, tensors out: polar factors, measures of isometry, spectra and ranks. Knows no layers and no models."""
+"""Tensors in, tensors out: polar factors, measures of isometry, spectra and ranks. No layers, no models."""
 
 from replastic.linalg.bounds import (
     dfi_for_no_dormant,

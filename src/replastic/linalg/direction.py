@@ -1,4 +1,4 @@
-"""Whether the factor points where the weight points: <Q, W> against the nuclear norm, which no residual can see."""
+"""Agreement of the factor with the weight in direction: <Q, W> over the nuclear norm. A residual cannot see it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _STEPS = 3
 
 
 def alignment(factor: Tensor, w: Tensor) -> Tensor:
-    """<Q, W> / ||W||_* over all directions, in float64: 1 for the polar factor, less for any other isometry.
+    """<Q, W> / ||W||_* over all directions, in float64. It is 1 for the polar factor and less for any other isometry.
 
     Args:
         factor: Q, (*B, m, n).
-        w: W, same shape, not zero.
+        w: W, same shape; not all zero.
 
     Returns:
         (*B,) float64.
@@ -27,7 +27,7 @@ def alignment(factor: Tensor, w: Tensor) -> Tensor:
 
 
 class Leading:
-    """The leading min(16, n) right singular directions V of a chunk, to compare W V with Q V once Q is known."""
+    """The leading min(16, n) right singular directions V of a chunk, and W V. They are kept to be compared with Q V."""
 
     def __init__(self, tall: Tall, gram: Tensor) -> None:
         self.directions = _leading_directions(gram.to(tall.out.dtype))

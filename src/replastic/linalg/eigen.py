@@ -11,23 +11,23 @@ from replastic.linalg.completion import RANK_TOLERANCE, complete_
 from replastic.linalg.tall import Solved, Tall, gram_residual
 
 _WELL_CONDITIONED = 3e3
-"""Up to this condition number the last product runs in float32: its error is about 1e-7 times the condition number."""
+"""Up to this condition number the last product runs in float32. Its error is about 1e-7 times the condition number."""
 
 
 class InverseRoot(NamedTuple):
-    """(W^T W)^(-1/2) on the directions W has, of every matrix of a chunk."""
+    """(W^T W)^(-1/2) of every matrix of a chunk, on the directions in which W is not zero."""
 
     transform: Tensor
     """(b, n, n) float64."""
     sigma: Tensor
     """(b, n) float64: singular values of W, ascending."""
     condition: Tensor
-    """(b,) float64: condition number on the directions W has."""
+    """(b,) float64: condition number on the directions in which W is not zero."""
     missing: list[Tensor]
-    """(n, d) float64 of every matrix: orthonormal columns, the directions W does not have."""
+    """(n, d) float64 for every matrix: orthonormal columns, the directions in which W is zero."""
 
     def complete_(self, factors: Tensor, grams: Tensor) -> None:
-        """Fill the missing directions of the factors (b, m, n) and bring their Gram matrices up to date."""
+        """Fill the missing directions of the factors (b, m, n), and update their Gram matrices in place."""
         for q, gram, missing in zip(factors, grams, self.missing, strict=True):
             if missing.shape[1] > 0:
                 complete_(q, missing)
@@ -35,7 +35,7 @@ class InverseRoot(NamedTuple):
 
 
 def inverse_root(gram: Tensor) -> InverseRoot:
-    """The inverse square root of float64 Gram matrices (b, n, n), none of them zero, by eigenvectors."""
+    """The inverse square root of float64 Gram matrices (b, n, n) by eigenvectors. None of them may be zero."""
     values, vectors = torch.linalg.eigh(gram)
     sigma = values.clamp_min(0).sqrt()
     kept = sigma > RANK_TOLERANCE * sigma[:, -1:]

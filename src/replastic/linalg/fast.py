@@ -1,4 +1,4 @@
-"""A rough polar factor by four minimax steps in bfloat16, for when rough is enough."""
+"""A rough polar factor by four minimax steps in bfloat16."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ _TALL = 6.0
 
 
 def fast(tall: Tall, *, polish: int = 0) -> Solved:
-    """Four quintic steps that serve singular values down to 3% of the largest, in bfloat16 where that is fast.
+    """Four quintic steps, made for singular values down to 3% of the largest, in bfloat16 where that is fast.
 
-    That is closer to the polar factor than ten of the paper's cubic steps, at fewer products; on spectra that fall like
-    1 / i neither comes near it. Exception: well-conditioned matrices on which both are within bfloat16's rounding.
+    The result is closer to the polar factor than ten of the paper's cubic steps, with fewer products. There is one
+    exception: well-conditioned matrices, on which both are within bfloat16's rounding. On spectra that fall like 1 / i
+    neither comes near the polar factor.
 
     Args:
         tall: The matrices, and where the factors go.
@@ -44,7 +45,7 @@ def fast(tall: Tall, *, polish: int = 0) -> Solved:
         norm = spectral_bound(gram)
         x, gram, _ = x_form(x.div_(norm), gram.div_(norm.square()), steps)
         tall.out.copy_(x)
-    else:  # the n x n products in float32: rounding in a Gram matrix is multiplied by the square of the gain
+    else:  # n x n products in float32, since rounding in a Gram matrix is multiplied by the square of the gain
         gram = tall.gram(tall.out.dtype)
         leading = Leading(tall, gram)
         norm = spectral_bound(gram)

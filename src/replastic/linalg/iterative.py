@@ -1,4 +1,4 @@
-"""The polar factor by minimax quintic steps until the residual is small; what does not converge is solved exactly."""
+"""The polar factor by minimax quintic steps until the residual is small, and by eigenvectors if that fails."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _FLOAT64_TOL = 1e-12
 
 
 def iterative(tall: Tall, *, tol: float = 1e-8, max_iters: int = 20, complete: bool = True) -> Solved:
-    """Nine quintic steps that serve singular values down to 1e-4 of the largest, then polishing ones, until `tol`.
+    """Nine quintic steps, made for singular values down to 1e-4 of the largest, then polishing steps, until `tol`.
 
-    Everything runs in the working precision (float32), on the matrix where m < 1.6 n and else on its Gram matrix, which
-    is computed afresh after every three steps: rounding in a Gram matrix is multiplied by the square of what small
-    singular values have grown by. Each matrix that is not converged after `max_iters` steps (rank-deficient or very
-    ill-conditioned) is solved by eigenvectors instead.
+    Everything runs in the working precision (float32). The steps act on the matrix if m < 1.6 n, and otherwise on its
+    Gram matrix. That is computed afresh after every three steps, since rounding in a Gram matrix is multiplied by the
+    square of the growth of small singular values. A matrix that has not converged after `max_iters` steps
+    (rank-deficient or very ill-conditioned) is solved by eigenvectors instead.
 
     Args:
         tall: The matrices, and where the factors go.
-        tol: Largest residual ||Q^T Q - I||_F^2 / n accepted.
-        max_iters: Steps allowed.
+        tol: Largest accepted residual ||Q^T Q - I||_F^2 / n.
+        max_iters: Largest number of steps.
         complete: As in `exact`.
 
     Raises:
@@ -64,9 +64,10 @@ def iterative(tall: Tall, *, tol: float = 1e-8, max_iters: int = 20, complete: b
 
 
 def by_float64_gram(tall: Tall, *, complete: bool = True) -> Solved:
-    """The same polynomials on the float64 Gram matrix, without restarts; singular values near zero go to eigenvectors.
+    """The same polynomials on the float64 Gram matrix, without restarts.
 
-    Nothing is written before the Gram matrix has converged, so the factor may overwrite the weight.
+    Matrices that do not converge, because of singular values near zero, are solved by eigenvectors. Nothing is written
+    before the Gram matrix has converged, so the factor may overwrite the weight.
 
     Args:
         tall: The matrices, and where the factors go.

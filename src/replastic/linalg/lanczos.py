@@ -1,4 +1,4 @@
-"""Extreme eigenvalues of a symmetric operator that can only be multiplied by a vector."""
+"""Extreme eigenvalues of a symmetric operator, from its products with vectors alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from replastic.errors import UserError
 
 @dataclass(frozen=True)
 class LanczosResult:
-    """Ritz values and how far each can be from an eigenvalue."""
+    """Ritz values, with a bound on the distance of each to an eigenvalue."""
 
     values: Tensor
     """(k,) float64, descending."""
@@ -34,14 +34,14 @@ def lanczos(
 ) -> LanczosResult:
     """Lanczos iteration with full reorthogonalisation, from a Gaussian start.
 
-    Keeps num_steps vectors of length dim. Stops early when the space is exhausted (the Ritz values are then exact
-    eigenvalues).
+    Memory holds num_steps vectors of length dim. The iteration stops early when the space is exhausted; then the Ritz
+    values are exact eigenvalues.
 
     Args:
         matvec: v (dim,) -> A v (dim,) for a symmetric A, such as a Hessian-vector product.
         dim: Length of the vectors.
-        num_steps: Products allowed; at most `dim` are used. 20 to 50 give the largest eigenvalue of a Hessian.
-        generator: Source of the start; a CPU generator, so that the start is the same on every device.
+        num_steps: Largest number of products, never more than `dim`. 20 to 50 give the largest eigenvalue of a Hessian.
+        generator: Source of the start vector; a CPU generator, so that the start is the same on every device.
         dtype: Of the vectors.
         device: Of the vectors.
 

@@ -1,4 +1,4 @@
-"""How far matrices are from isometries, and how far a new weight is from the old one."""
+"""Distance of matrices from isometries, and distance of a new weight from the old one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from replastic.linalg.tall import gram_residual, inner
 def dfi(w: Tensor) -> Tensor:
     """Deviation from isometry of the FIRE paper: ||W W^T - I||_F^2 on the d_out x d_out Gram matrix of the raw weight.
 
-    The paper writes ||W^T W - I||_F^2 with W (d_in, d_out), the transpose of what torch stores. An expanding layer
-    (d_out > d_in) cannot get below d_out - d_in. Computed on the smaller Gram matrix: the two sides' values differ by
-    exactly d_out - d_in.
+    The paper writes ||W^T W - I||_F^2 with W (d_in, d_out); torch stores the transpose. For an expanding layer
+    (d_out > d_in) the least value is d_out - d_in. The computation uses the smaller Gram matrix, since the values of
+    the two Gram matrices differ by exactly d_out - d_in.
 
     Args:
         w: (*B, d_out, d_in).
@@ -26,7 +26,7 @@ def dfi(w: Tensor) -> Tensor:
 
 
 def dfi_scaled(w: Tensor, scale: Tensor | float) -> Tensor:
-    """`dfi` of `w / scale`: the same after dividing out the factor a layer was given on purpose.
+    """`dfi` of `w / scale`, for a layer that has a scale on purpose.
 
     Args:
         w: (*B, d_out, d_in).
@@ -65,7 +65,7 @@ def sfe(new: Tensor, old: Tensor) -> Tensor:
 
 
 def normalised_sfe(new: Tensor, old: Tensor) -> Tensor:
-    """`sfe` divided by ||old||_F^2 (ours): the share of the weight's energy that was moved; inf for a zero `old`."""
+    """`sfe` divided by ||old||_F^2 (ours): the squared size of the change beside the weight's; inf for old = 0."""
     old = old.detach().double()
     return sfe(new, old) / inner(old, old)
 

@@ -1,4 +1,4 @@
-"""The FIRE paper's iteration, step for step: a fixed number of Newton-Schulz steps from W / ||W||_F."""
+"""The FIRE paper's iteration: a fixed number of Newton-Schulz steps from W / ||W||_F."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from replastic.linalg.tall import Solved, Tall, gram_residual
 COEFFICIENTS = {"cubic": CUBIC, "quintic": QUINTIC}
 
 _FLOAT32_GAIN = 64.0
-"""Up to this gain (10 cubic steps, 6 quintic ones) float32 is accurate enough; rounding grows with the gain."""
+"""Up to this gain (10 cubic steps, 6 quintic steps) float32 is accurate enough. Rounding grows with the gain."""
 _CYCLE_GAIN = {torch.float32: 8.0, torch.float64: 1e4}
-"""What one cycle of the Gram form may multiply small singular values by; rounding grows with the square of it."""
+"""Largest growth of small singular values in one cycle of the Gram form. Rounding grows with its square."""
 
 
 def newton_schulz(tall: Tall, *, num_iters: int = 10, coefficients: str = "cubic") -> Solved:
     """`num_iters` steps of the paper's polynomial, from W / ||W||_F.
 
-    A small singular value grows 1.5x per cubic step (2x per quintic one), so this does not reach the polar factor of
-    most matrices: after 5 steps a square one is little more than rescaled. The residual says how far it got.
+    A small singular value grows 1.5x per cubic step and 2x per quintic step. So most matrices do not reach their polar
+    factor: after 5 steps a square matrix is little more than rescaled. The residual says how far it got.
 
-    Equal to the formula within 5e-6 (relative, Frobenius) whichever form it is computed in: on the matrix, or on its
-    Gram matrix, restarted every few steps, where the matrix is tall enough for that to be cheaper; in float64 where
-    there are so many steps that float32 could not follow.
+    The steps act on the matrix, or, if the matrix is tall enough for that to be cheaper, on its Gram matrix with
+    restarts every few steps. Many steps run in float64, because float32 would not be accurate enough. In every case
+    the result equals the formula within 5e-6 (relative, Frobenius).
 
     Args:
         tall: The matrices, and where the factors go.
-        num_iters: Steps; the authors take 10 for vision and reinforcement learning, 5 for language.
+        num_iters: Number of steps. The authors take 10 for vision and reinforcement learning, 5 for language.
         coefficients: ``cubic`` (1.5, -0.5), Algorithm 1 and the authors' code, or ``quintic`` (2, -1.5, 0.5),
             Appendix A.2.
 
@@ -49,7 +49,7 @@ def newton_schulz(tall: Tall, *, num_iters: int = 10, coefficients: str = "cubic
     small = steps[0][0] ** num_iters <= _FLOAT32_GAIN
     dtype = tall.out.dtype if small else torch.float64
     cycles = in_cycles(steps, _CYCLE_GAIN[dtype])
-    storable = len(cycles) == 1 or dtype == tall.out.dtype  # what lies between two cycles is kept in `out`
+    storable = len(cycles) == 1 or dtype == tall.out.dtype  # `out` keeps the state between two cycles
     gram = tall.gram(dtype)
     leading = Leading(tall, gram)
     norm = frobenius_bound(gram)
@@ -63,7 +63,7 @@ def newton_schulz(tall: Tall, *, num_iters: int = 10, coefficients: str = "cubic
 
 
 def _gram_form_pays(tall: Tall, cycles: Sequence[Sequence[Step]]) -> bool:
-    """Whether the Gram form takes fewer products than the X form; both counted in products of n x n matrices."""
+    """Whether the Gram form takes fewer products than the X form, both counted in products of n x n matrices."""
     _, m, n = tall.shape
     quintic = cycles[0][0][2] != 0
     num_steps = sum(map(len, cycles))

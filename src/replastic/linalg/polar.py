@@ -1,4 +1,4 @@
-"""The front of the solvers: checks the input, brings it into the shape and range they expect, runs them in chunks."""
+"""The entry to the solvers: checks the input, brings it to the shape and range they expect, and runs them in chunks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from replastic.linalg.svd import svd
 from replastic.linalg.tall import Solved, Tall, gram_residual
 
 CHUNK_ELEMENTS = 1 << 18
-"""Elements of a batch solved at a time (one matrix at least): bounds the memory beside the weights and factors."""
+"""Elements of a batch that are solved at a time, but one matrix at least. It bounds the extra memory."""
 
 SOLVERS: dict[str, Callable[..., Solved]] = {
     "newton_schulz": newton_schulz,
@@ -30,7 +30,7 @@ SOLVERS: dict[str, Callable[..., Solved]] = {
     "fast": fast,
     "svd": svd,
 }
-"""Solvers by name. Their keyword arguments are the options `polar` takes."""
+"""Solvers by name. Their keyword arguments are the options of `polar`."""
 
 
 @torch.no_grad()
@@ -39,21 +39,22 @@ def polar(
 ) -> PolarResult:
     """Nearest matrix with orthonormal columns (rows if m < n) of every matrix of a batch: Q = W (W^T W)^(-1/2).
 
-    Computed in float32, or float64 for float64 weights, whatever the dtype of `w`. `w` is never changed, and the factor
-    never shares its memory unless asked to by `out`.
+    The computation runs in float64 for float64 weights and in float32 for all others. `w` is not changed, and the
+    factor has memory of its own, unless `out` asks otherwise.
 
     Args:
         w: Weights (*B, m, n) with any batch axes; need not be contiguous.
         solver: ``exact`` (default), ``svd``, ``iterative``, ``newton_schulz`` or ``fast``; see `SOLVERS`.
-        on_zero: What becomes of a matrix that is all zero, which has no nearest isometry: ``error``, ``skip`` (factor
+        on_zero: The answer for a matrix that is all zero, which has no nearest isometry: ``error``, ``skip`` (factor
             zero, residual 1) or ``complete`` (an orthonormal matrix that depends on the shape alone).
-        out: Where to write the factor: shape of `w`, the working dtype. With ``exact`` it may be `w` itself, which then
-            is overwritten and saves the memory of a second weight.
+        out: Tensor for the factor, with the shape of `w` and the working dtype. With ``exact`` it may be `w` itself:
+            the weight is overwritten, which saves the memory of a second one.
         **options: Options of the solver.
 
     Raises:
         MatrixError: A matrix holds NaN or Inf, or is all zero and `on_zero` is ``error``.
-        UserError: Fewer than two axes, an empty matrix, not a float tensor; an unknown option; an unusable `out`.
+        UserError: `w` has fewer than two axes, holds empty matrices or is no float tensor; an option is unknown; `out`
+            cannot be used.
     """
     solve = _solver(solver, options)
     if on_zero not in ("error", "skip", "complete"):
@@ -72,7 +73,7 @@ def polar(
     aligned = torch.zeros_like(residual)
     iterations = 0
     zero = peak == 0
-    with torch.autocast(w.device.type, enabled=False):  # a caller's autocast must not round what is computed here
+    with torch.autocast(w.device.type, enabled=False):  # a caller's autocast must not round the products here
         for chunk in _chunks(source, zero):
             solved = solve(Tall(source[chunk], scale[chunk], target[chunk]), **options)
             residual[chunk], aligned[chunk] = solved.residual, solved.alignment
@@ -113,7 +114,7 @@ def _upright(w: Tensor) -> Tensor:
 
 
 def _peaks(w: Tensor) -> Tensor:
-    """Largest absolute entry of every matrix, NaN where one is NaN."""
+    """Largest absolute entry of every matrix; NaN if an entry is NaN."""
     peaks = [w.new_empty(0)]
     for chunk in _chunks(w):
         block = w[chunk]
@@ -124,7 +125,7 @@ def _peaks(w: Tensor) -> Tensor:
 
 
 def _refuse(peak: Tensor, on_zero: str) -> None:
-    """Raise for the first matrix that has no answer, by its largest absolute entry."""
+    """Raise for the first matrix that cannot be solved, judged by its largest absolute entry."""
     bad = ~peak.isfinite()
     problem = "holds NaN or Inf"
     if not bool(bad.any()) and on_zero == "error":
@@ -135,7 +136,7 @@ def _refuse(peak: Tensor, on_zero: str) -> None:
 
 
 def _chunks(w: Tensor, without: Tensor | None = None) -> Iterator[slice]:
-    """Slices of the batch of about CHUNK_ELEMENTS elements, leaving out the matrices marked in `without`."""
+    """Slices of the batch of about CHUNK_ELEMENTS elements each, without the matrices marked in `without`."""
     step = max(1, CHUNK_ELEMENTS // w.shape[1:].numel())
     left_out = [] if without is None else torch.nonzero(without).flatten().tolist()
     edges = [-1, *left_out, len(w)]

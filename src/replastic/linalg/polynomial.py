@@ -1,4 +1,4 @@
-"""Odd polynomials of matrices applied step by step, on the matrix itself (X form) or on its Gram matrix (Gram form)."""
+"""Odd polynomials of matrices, applied step by step to the matrix (X form) or to its Gram matrix (Gram form)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from replastic.linalg.tall import Tall, gram_residual
 
 
 def x_form(x: Tensor, gram: Tensor, steps: Sequence[Step], *, tol: float | None = None) -> tuple[Tensor, Tensor, int]:
-    """Apply `steps` in turn, X <- X (a I + b A + c A^2), computing A = X^T X afresh for each.
+    """Apply `steps` in turn, X <- X (a I + b A + c A^2), with A = X^T X computed afresh for each.
 
-    Stable in any precision, at 2 products (cubic) or 3 (quintic) with the m rows of X per step.
+    This is stable in any precision. A step costs 2 products (cubic) or 3 products (quintic) with the m rows of X.
 
     Args:
         x: (b, m, n), singular values at most 1; overwritten.
@@ -24,7 +24,7 @@ def x_form(x: Tensor, gram: Tensor, steps: Sequence[Step], *, tol: float | None 
         tol: Stop as soon as no residual is above this; None for no check.
 
     Returns:
-        X after the steps, its Gram matrix, steps spent.
+        X after the steps, its Gram matrix, number of steps done.
     """
     spare = torch.empty_like(x)
     square = torch.empty_like(gram) if any(c != 0 for _, _, c in steps) else gram
@@ -43,19 +43,19 @@ def x_form(x: Tensor, gram: Tensor, steps: Sequence[Step], *, tol: float | None 
 
 
 def gram_form(gram: Tensor, steps: Sequence[Step], *, tol: float | None = None) -> tuple[Tensor, int]:
-    """The matrix T with X T = X after `steps`, found from A = X^T X alone: T <- T P, A <- P A P, P = a I + b A + c A^2.
+    """The matrix T with X T = X after `steps`, from A = X^T X alone: T <- T P, A <- P A P, P = a I + b A + c A^2.
 
-    It costs 3 (cubic) or 4 (quintic) products of n x n matrices per step, whatever m is. Rounding in A is multiplied
-    by the square of the gain (what the smallest singular values are multiplied by), so in float32 the steps taken at a
-    time must have a modest gain: see `restarted_gram_form`.
+    A step costs 3 products (cubic) or 4 products (quintic) of n x n matrices, for every m. The gain is the factor by
+    which the smallest singular values grow. Rounding in A is multiplied by the square of the gain. So in float32 one
+    call must have a modest gain: see `restarted_gram_form`.
 
     Args:
-        gram: X^T X (b, n, n); overwritten, with `tol` by T^T A T as the recursion sees it.
+        gram: X^T X (b, n, n); overwritten. With `tol` it holds T^T A T of the recursion afterwards.
         steps: The polynomials, at least one.
         tol: Stop as soon as no residual is above this; None for no check.
 
     Returns:
-        T, steps spent.
+        T, number of steps done.
     """
     transform: Tensor | None = None
     p, product = torch.empty_like(gram), torch.empty_like(gram)
@@ -82,17 +82,17 @@ def gram_form(gram: Tensor, steps: Sequence[Step], *, tol: float | None = None) 
 def restarted_gram_form(
     tall: Tall, gram: Tensor, norm: Tensor, cycles: Sequence[Sequence[Step]], *, tol: float | None = None
 ) -> tuple[Tensor, int]:
-    """Gram form in cycles: after each, what was reached is written to `tall.out` and its Gram matrix computed afresh.
+    """Gram form in cycles. Each cycle writes its result to `tall.out` and computes the Gram matrix afresh.
 
     Args:
-        tall: W; it must not share memory with its `out` unless there is a single cycle.
+        tall: W. With more than one cycle, it must not share memory with its `out`.
         gram: X^T X (b, n, n) of X = W / norm; overwritten.
         norm: (b, 1, 1).
         cycles: The steps of each cycle.
         tol: Stop after the cycle that brings every residual to this; None for no check.
 
     Returns:
-        The Gram matrix of what is in `out`, steps spent.
+        The Gram matrix of `out`, number of steps done.
     """
     spent, source = 0, tall
     for steps in cycles:
@@ -108,7 +108,7 @@ def restarted_gram_form(
 
 
 def in_cycles(steps: Sequence[Step], largest_gain: float) -> list[Sequence[Step]]:
-    """Cut `steps` into runs whose gain, what they multiply a small singular value by, is at most `largest_gain`."""
+    """Cut `steps` into cycles. The gain of a cycle, its factor on a small singular value, is at most `largest_gain`."""
     cycles: list[Sequence[Step]] = []
     start, gain = 0, 1.0
     for k, (a, _, _) in enumerate(steps):
@@ -125,6 +125,6 @@ def frobenius_bound(gram: Tensor) -> Tensor:
 
 
 def spectral_bound(gram: Tensor) -> Tensor:
-    """||(X^T X)^2||_F^(1/4), (b, 1, 1): at least the largest singular value of X, and within a factor n^(1/8) of it."""
+    """||(X^T X)^2||_F^(1/4), (b, 1, 1): from 1 to n^(1/8) times the largest singular value of X."""
     square = symmetric_product(gram, gram, out=torch.empty_like(gram))
     return torch.pow(torch.linalg.matrix_norm(square), 0.25)[:, None, None]

@@ -1,4 +1,4 @@
-"""Matrix products whose result is known to be symmetric: on a CPU only one half of a large one is computed."""
+"""Matrix products with a symmetric result. On a CPU, only one half of a large one is computed."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from torch import Tensor
 _PANELS = 4
 _HALF_PAYS_FROM = {torch.float32: 512}
 _HALF_PAYS_FROM_OTHERWISE = 768
-"""Size n from which panels, at 5/8 of the arithmetic, beat one plain product; measured, for CPU libraries."""
+"""Size n from which panels, with 5/8 of the arithmetic, are faster than one plain product; measured on CPUs."""
 
 
 def symmetric_product(a: Tensor, b: Tensor, *, out: Tensor, add: bool = False) -> Tensor:
-    """A^T B of every pair of a batch, given that it is symmetric: a Gram matrix, or symmetric factors that commute.
+    """A^T B of every pair of a batch. The caller knows that it is symmetric: A = B, or symmetric factors that commute.
 
-    Torch has no symmetric product, so the lower half is computed in panels of columns and mirrored.
+    Torch has no symmetric product. So the lower half is computed in panels of columns and mirrored.
 
     Args:
         a: (b, m, n).
         b: (b, m, n).
-        out: (b, n, n), contiguous; overwritten, not `a` or `b` itself.
-        add: Add to `out`, itself symmetric, instead.
+        out: (b, n, n), contiguous; overwritten. It must not be `a` or `b`.
+        add: Add the product to `out`, which must be symmetric, instead of overwriting it.
 
     Returns:
         `out`.

@@ -1,4 +1,4 @@
-"""By how much an orthonormal factor is multiplied to become a weight."""
+"""Scales: the number by which an orthonormal factor is multiplied to become a weight."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from replastic.linalg.tall import inner
 
 
 def scale_factor(rule: str, w: Tensor, factor: Tensor, *, taps: int = 1, w0: Tensor | None = None) -> Tensor:
-    """The number each factor is multiplied by.
+    """The scale of each factor.
 
     Args:
-        rule: ``modular``: sqrt(d_out / d_in) / taps, the FIRE paper's; its authors' code divides by kh * kw for
-            convolutions. ``modular_norm``: the factor gets the Frobenius norm that an isometry has at that scale,
-            whatever its residual, s = modular * sqrt(r) / ||X||_F with r = min(d_out, d_in); equal to ``modular`` for
-            an orthonormal factor. ``preserve``: the matrix keeps its own Frobenius norm. ``init``: it gets the norm it
+        rule: ``modular``: sqrt(d_out / d_in) / taps, the FIRE paper's scale; its authors' code divides by kh * kw for
+            convolutions. ``modular_norm``: the factor gets the Frobenius norm that an isometry has at the modular
+            scale, s = modular * sqrt(r) / ||X||_F with r = min(d_out, d_in); for an orthonormal factor this equals
+            ``modular``. ``preserve``: the matrix keeps its own Frobenius norm. ``init``: the matrix gets the norm it
             had at initialisation. ``procrustes``: the scaled isometry of least squared distance to `w`,
             s = <W, Q> / ||Q||_F^2, which is <W, Q> / r for an orthonormal Q. ``unit``: 1.
         w: Old weight (*B, d_out, d_in).
@@ -28,10 +28,10 @@ def scale_factor(rule: str, w: Tensor, factor: Tensor, *, taps: int = 1, w0: Ten
         w0: The weight at initialisation, same shape; needed by ``init``.
 
     Returns:
-        (*B,) float64; 0 where a zero factor leaves nothing to scale to a norm.
+        (*B,) float64; 0 for a zero factor, which cannot be scaled to a norm.
 
     Raises:
-        UserError: Unknown rule, or ``init`` without `w0`.
+        UserError: The rule is unknown, or is ``init`` without `w0`.
     """
     if rule not in SCALES:
         raise UnknownNameError("scale", rule, SCALES)
@@ -39,13 +39,13 @@ def scale_factor(rule: str, w: Tensor, factor: Tensor, *, taps: int = 1, w0: Ten
 
 
 def _modular(w: Tensor, factor: Tensor, taps: int, w0: Tensor | None) -> Tensor:
-    """sqrt(d_out / d_in), for convolutions divided by the kernel area: the paper's."""
+    """The paper's scale: sqrt(d_out / d_in), divided by the kernel area of a convolution."""
     d_out, d_in = w.shape[-2:]
     return _constant(w, math.sqrt(d_out / d_in) / taps)
 
 
 def _modular_norm(w: Tensor, factor: Tensor, taps: int, w0: Tensor | None) -> Tensor:
-    """The norm of an isometry at the modular scale, also for a factor that is none: compares them at equal norm."""
+    """The factor gets the norm of an isometry at the modular scale, so that rough factors have the same norm."""
     return _ratio(_modular(w, factor, taps, w0) * math.sqrt(min(w.shape[-2:])), _norm(factor))
 
 

@@ -1,4 +1,4 @@
-"""Which polynomials to apply in turn: composed minimax quintics that bring all singular values of [lower, 1] to 1."""
+"""Schedules of polynomials: minimax quintics whose composition brings all singular values in [lower, 1] close to 1."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ CUBIC: Step = (1.5, -0.5, 0.0)
 QUINTIC: Step = (2.0, -1.5, 0.5)
 """Appendix A.2 of the FIRE paper."""
 POLISH: Step = (15 / 8, -5 / 4, 3 / 8)
-"""The quintic that agrees with 1 at 1 to third order: what is near orthonormal gets there in one or two steps."""
+"""The quintic that agrees with 1 at 1 to third order. It makes a nearly orthonormal matrix orthonormal in one or two
+steps."""
 
 
 @functools.lru_cache
 def schedule(lower: float, num_steps: int, *, cushion: float = 0.1, safety: float = 1.0) -> tuple[Step, ...]:
-    """Quintic steps whose composition is close to 1 on [lower, 1], each the best for what the one before left over.
+    """Quintic steps whose composition is close to 1 on [lower, 1]. Each is the best for the interval left by the last.
 
-    Step k is the odd quintic with the least error on [l_k, u_k], where the singular values lie by then. With a small
-    l_k that optimum sends mid-size values almost to zero before growing them back, which multiplies rounding errors a
-    hundredfold. So it is fitted on [max(l_k, cushion u_k), u_k] instead, at the cost of about half a step in all.
+    Step k is the odd quintic with the least error on [l_k, u_k], the interval of the singular values at that point.
+    For a small l_k, this optimum first sends mid-size values almost to zero and then grows them back, which multiplies
+    rounding errors a hundredfold. So it is fitted on [max(l_k, cushion u_k), u_k] instead. That costs about half a step
+    over the whole schedule.
 
     Args:
-        lower: Smallest singular value to serve, as a share of the largest.
+        lower: Smallest singular value that must come close to 1, as a share of the largest.
         num_steps: Length of the schedule.
         cushion: Least lower end of the interval to fit, as a share of its upper end; 0 gives the plain optimum.
-        safety: Divides the argument of all steps but the last, so that rounding cannot push a value above the interval,
-            where the polynomials grow without bound: 1.01 for float32, 1.02 for bfloat16.
+        safety: Divides the argument of all steps but the last. Above the interval the polynomials grow without bound,
+            and rounding must not push a value there: 1.01 for float32, 1.02 for bfloat16.
 
     Reference: Amsel et al., The Polar Express (arXiv 2505.16932), for greedy composition; the cushion follows its
         section on finite precision.
@@ -57,7 +59,7 @@ def p(x: float, step: Step) -> float:
 def minimax_quintic(low: float, high: float) -> Step:
     """The odd quintic with the least maximal distance to 1 on [low, high], 0 < low < high, by Remez exchange.
 
-    The error takes its maximum at four points, in turn below and above: both ends and the two turning points between.
+    The error has its largest size at four points, with alternating sign: both ends and the two turning points between.
     """
     if high - low < 1e-7 * high:  # the optimum's limit; the exchange below would divide rounding by rounding
         a, b, c = POLISH
@@ -76,6 +78,6 @@ def minimax_quintic(low: float, high: float) -> Step:
 
 
 def _turning_points(a: float, b: float, c: float) -> tuple[float, float]:
-    """Where a + 3 b x^2 + 5 c x^4 is zero, x > 0, ascending."""
+    """The two zeros x > 0 of a + 3 b x^2 + 5 c x^4, ascending."""
     root = math.sqrt(max(9 * b * b - 20 * a * c, 0.0))
     return math.sqrt((-3 * b - root) / (10 * c)), math.sqrt((-3 * b + root) / (10 * c))

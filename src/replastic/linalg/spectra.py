@@ -1,4 +1,4 @@
-"""Singular values and what is counted on them: effective rank, stable rank, srank, condition number."""
+"""Singular values and the measures computed from them: effective rank, stable rank, srank, condition number."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from replastic.errors import UserError
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Singular values of a batch of matrices, (*B, r) float64 and descending, and what is counted on them.
+    """Singular values of a batch of matrices, (*B, r) float64 and descending, with the measures computed from them.
 
-    For several counts on one weight: the values are computed once. Each count is described at the function of its name.
+    Several measures of one weight need its singular values only once. The function of the same name describes each
+    measure.
     """
 
     values: Tensor
@@ -46,7 +47,7 @@ def singular_values(w: Tensor) -> Tensor:
 def effective_rank(w: Tensor) -> Tensor:
     """Exponential of the entropy of the singular values divided by their sum: (*B, m, n) -> (*B,).
 
-    From 1 to min(m, n); a zero matrix has 0.
+    The value lies between 1 and min(m, n); a zero matrix has 0.
 
     Reference: Roy and Vetterli, The effective rank (EUSIPCO 2007).
     """
@@ -62,7 +63,7 @@ def stable_rank(w: Tensor) -> Tensor:
 
 
 def srank(w: Tensor, delta: float = 0.01) -> Tensor:
-    """Least k whose k largest singular values make up a share 1 - delta of the sum: (*B, m, n) -> (*B,) int64.
+    """Least k such that the k largest singular values are a share 1 - delta of the sum: (*B, m, n) -> (*B,) int64.
 
     A zero matrix has 0.
 

@@ -1,4 +1,4 @@
-"""The polar factor by a float64 singular value decomposition: slow, and what the other solvers are held against."""
+"""The polar factor by a float64 singular value decomposition: slow, and the reference for the other solvers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def svd(tall: Tall, *, complete: bool = True) -> Solved:
 
     Args:
         tall: The matrices, and where the factors go.
-        complete: Fill the directions in which W is zero, so that the factor is orthonormal; else it is the partial
-            isometry U_1 V_1^T of the directions W has.
+        complete: Fill the directions in which W is zero, so that the factor is orthonormal. Otherwise the factor is
+            the partial isometry U_1 V_1^T of the nonzero singular values.
     """
     w = tall.rows(torch.float64)
     u, s, vh = torch.linalg.svd(w, full_matrices=False)

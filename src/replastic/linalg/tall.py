@@ -1,4 +1,4 @@
-"""A chunk of matrices stood upright (m >= n): where they are read, where their factors go, in blocks of rows."""
+"""A chunk of upright matrices (m >= n) and the place for their factors, read and written in blocks of rows."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from replastic.linalg.products import symmetric_product
 
 BLOCK_ELEMENTS = 1 << 18
-"""Elements read, multiplied and written at a time: bounds the memory beside the weight and its factor."""
+"""Elements that are read, multiplied and written at a time. It bounds the memory beside the weight and its factor."""
 
 
 class Solved(NamedTuple):
-    """What a solver reports of a chunk, beside the factors it wrote."""
+    """The report of a solver on a chunk. The factors themselves are in `Tall.out`."""
 
     residual: Tensor
     """(b,) float64."""
@@ -29,8 +29,9 @@ class Solved(NamedTuple):
 class Tall:
     """Matrices W = `w` * `scale` of shape (b, m, n), m >= n, and the place `out` for their factors.
 
-    `w` and `out` may be transposed views of what the caller gave. `scale` (b, 1, 1) is a power of two per matrix, which
-    brings its largest entry near 1: the polar factor does not change, and norms can neither overflow nor underflow.
+    `w` and `out` may be transposed views of the caller's tensors. `scale` (b, 1, 1) is a power of two for each matrix
+    and brings its largest entry near 1. The polar factor does not change by it, and norms neither overflow nor
+    underflow.
     """
 
     w: Tensor
@@ -70,14 +71,14 @@ class Tall:
         return total
 
     def times(self, transform: Tensor, *, product: Tensor | None = None) -> Tensor:
-        """Write Q = W T to `out`, block by block: each block is read before it is written.
+        """Write Q = W T to `out`, block by block. Each block is read before it is written.
 
         Args:
-            transform: T (b, n, n); its dtype is the one the product runs in.
+            transform: T (b, n, n). The product runs in its dtype.
             product: (b,) float64; <Q, W> is added to it.
 
         Returns:
-            Q^T Q (b, n, n) of what was written.
+            Q^T Q (b, n, n) of the written Q.
         """
         b, _, n = self.shape
         gram = torch.zeros(b, n, n, dtype=self.out.dtype, device=self.out.device)

@@ -1,4 +1,4 @@
-"""Measures of plasticity, one thin file each: the formulas live in linalg and probes."""
+"""Measures of plasticity, one thin file each. The formulas are in linalg and probes."""
 
 from replastic.metrics._evaluate import measure, snapshot
 from replastic.metrics._metric import Metric, entry, get, names, register

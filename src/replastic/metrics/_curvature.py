@@ -1,4 +1,4 @@
-"""The top of a Hessian's spectrum, for the measures that differ only in which Hessian."""
+"""The largest eigenvalue of a Hessian, for the measures that differ only in the Hessian."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from replastic.probes import HessianProduct
 
 
 def top_eigenvalue(product: HessianProduct, generator: torch.Generator, num_steps: int) -> Tensor:
-    """Largest eigenvalue by Lanczos on Hessian-vector products; a lower bound that closes in from below."""
+    """Largest eigenvalue by Lanczos on Hessian-vector products: a lower bound, which approaches it from below."""
     found = linalg.lanczos(
         product, product.dim, num_steps=num_steps, generator=generator, dtype=product.dtype, device=product.device
     )

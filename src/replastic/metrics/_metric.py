@@ -56,7 +56,7 @@ entry = REGISTRY.entry
 
 
 def register(name: str, *, on: On, label: str, reference: str = "", **facts: Any) -> Callable[..., Any]:
-    """Decorate a function to make it known as the measure `name`; the function itself is returned unchanged."""
+    """Decorate a function to make it known as the measure `name`. The function itself stays as it is."""
 
     def decorate(compute: Callable[..., Any]) -> Callable[..., Any]:
         REGISTRY.add(name, Metric(compute, on, label, **facts), described=compute, reference=reference)

@@ -20,7 +20,8 @@ from replastic.weights.entries import MatrixInfo
 def dfi(w: Tensor, info: MatrixInfo) -> Tensor:
     """Deviation from isometry ||W W^T - I||_F^2 of the raw weight, on the d_out x d_out Gram matrix.
 
-    An expanding layer (d_out > d_in) cannot get below d_out - d_in, and a layer with a scale other than 1 not to 0.
+    For an expanding layer (d_out > d_in) the least value is d_out - d_in. A layer with a scale other than 1 does not
+    reach 0.
 
     Reference: FIRE (Han et al., ICLR 2026), section 3.
     """

@@ -1,4 +1,4 @@
-"""Deviation from isometry after dividing out the scale that fire gives a layer."""
+"""Deviation from isometry of a weight divided by the scale that fire gives its layer."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ from replastic.weights.entries import MatrixInfo
 def dfi_scaled(w: Tensor, info: MatrixInfo) -> Tensor:
     """Deviation from isometry of W / scale, with fire's default scale sqrt(d_out/d_in) / taps.
 
-    Ours: with it, a layer that fire has just written is at 0 (at d_out - d_in where d_out > d_in) whatever its shape.
+    Ours. A layer that fire has just written has 0, for every shape with d_out <= d_in, and d_out - d_in for the others.
     """
     return linalg.dfi_scaled(w, math.sqrt(info.d_out / info.d_in) / info.taps)

@@ -1,4 +1,4 @@
-"""Dormant units: the share of units that are silent beside the rest of their layer."""
+"""Dormant units: the share of units that are nearly silent compared with the other units of their layer."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ DORMANCY_THRESHOLD: Final = 0.025
 def dormant(features: Tensor, threshold: float = DORMANCY_THRESHOLD) -> Tensor:
     """Dormant units: those whose score E|h_i| / mean_k E|h_k| is at most tau = 0.025.
 
-    Shapes: (samples, units) -> (units,), 1 for a dormant unit and 0 for any other, so that the mean over a layer, or
-    over all layers, is the share of dormant units there. In a layer without any activity every unit is dormant.
+    Shapes: (samples, units) -> (units,), 1 for a dormant unit and 0 for any other. The mean over a layer, or over all
+    layers, is the share of dormant units there. In a layer without any activity every unit is dormant.
 
     Reference: Sokar et al. (2023), definition 3.1; tau as in FIRE (Han et al., ICLR 2026), corollary 2.
     """

@@ -1,4 +1,4 @@
-"""Effective rank of the weights: how many directions they use, softly counted."""
+"""Effective rank of the weights: a soft count of the directions they use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rank of the features of each layer, as the number of directions that carry all but 1%."""
+"""Rank of the features of each layer: the number of directions that carry 99% of the singular values' sum."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from replastic.metrics._metric import register
 def feature_srank(features: Tensor) -> Tensor:
     """Least number of singular values of the features that make up 99% of their sum.
 
-    Shapes: (samples, units) -> scalar. At most the number of samples: give more samples than the widest layer has
-    units. Features are not centred.
+    Shapes: (samples, units) -> scalar. The value is at most the number of samples, so give more samples than the widest
+    layer has units. Features are not centred.
 
     Reference: Kumar et al. (2021), section 3, delta = 0.01.
     """

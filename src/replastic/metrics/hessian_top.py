@@ -1,4 +1,4 @@
-"""Largest eigenvalue of the Hessian of the loss: the sharpest direction at the weights."""
+"""Largest eigenvalue of the Hessian of the loss: the curvature in the sharpest direction at the weights."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def hessian_top(
 ) -> Tensor:
     """Largest eigenvalue of the Hessian of the mean loss over the batches, by Lanczos on Hessian-vector products.
 
-    Taken in evaluation mode: batch normalisation uses its running statistics, which a method that rewrites weights
-    leaves behind; `hessian_top_train` is the same with batch statistics. The value is a lower bound that closes in from
-    below; 30 steps settle the top of a trained network's spectrum.
+    The model is in evaluation mode, so batch normalisation uses its running statistics. After a method has rewritten
+    weights, these are out of date; `hessian_top_train` uses batch statistics instead. The value is a lower bound, which
+    approaches the eigenvalue from below. 30 steps are enough for a trained network.
 
     Reference: FIRE (Han et al., ICLR 2026), figure 5.
     """

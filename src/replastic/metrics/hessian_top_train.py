@@ -1,4 +1,4 @@
-"""Largest eigenvalue of the Hessian of the loss as training sees it: with the statistics of the batch."""
+"""Largest eigenvalue of the Hessian of the training loss, with the statistics of each batch."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def hessian_top_train(
 ) -> Tensor:
     """Largest eigenvalue of the Hessian of the mean loss over the batches, by Lanczos on Hessian-vector products.
 
-    Batch normalisation uses the statistics of each batch, as in training, and is differentiated through them; dropout
-    is off. Without normalisation layers it equals `hessian_top`, which uses the running statistics. The value is a
-    lower bound that closes in from below; 30 steps settle the top of a trained network's spectrum.
+    Batch normalisation uses the statistics of each batch, as in training, and is differentiated through them. Dropout
+    is off. Without normalisation layers the value equals `hessian_top`, which uses the running statistics. It is a
+    lower bound, which approaches the eigenvalue from below. 30 steps are enough for a trained network.
 
     Reference: FIRE (Han et al., ICLR 2026), figure 5.
     """

@@ -1,4 +1,4 @@
-"""Normalised squared Frobenius error: how far the weights were moved, beside how large they were."""
+"""Normalised squared Frobenius error: the size of the change of the weights, relative to the weights before it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def _energy(new: Tensor, old: Tensor, info: MatrixInfo) -> Tensor:
     reference="https://arxiv.org/abs/2602.08040",
 )
 def normalised_sfe(new: Tensor, old: Tensor, info: MatrixInfo) -> Tensor:
-    """Normalised SFE ||W_new - W_old||_F^2 / ||W_old||_F^2 of the weights as written: 0 where nothing moved.
+    """Normalised SFE ||W_new - W_old||_F^2 / ||W_old||_F^2 of the weights as written: 0 if they did not change.
 
-    Of a layer or a network: the sum of the errors over the sum of the squared norms; matrices that were all zero are
-    left out, unless all were. SFE is that of FIRE (Han et al., ICLR 2026), section 3; dividing by the old norm is ours,
-    as figure 5 of the paper does not say how it normalises.
+    The value of a layer or a network is the sum of the errors over the sum of the squared norms. Matrices that were all
+    zero are left out, unless all were. SFE is defined by FIRE (Han et al., ICLR 2026), section 3. The division by the
+    old norm is ours, as figure 5 of the paper does not say how it normalises.
     """
     return linalg.normalised_sfe(new, old)

@@ -1,4 +1,4 @@
-"""Squared Frobenius error: how far the weights were moved."""
+"""Squared Frobenius error: the size of the change of the weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stable rank of the weights: their energy in units of the strongest direction."""
+"""Stable rank of the weights: their squared norm, divided by that of the strongest direction."""
 
 from __future__ import annotations
 

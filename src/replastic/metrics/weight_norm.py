@@ -1,4 +1,4 @@
-"""Norm of the weights, whose growth goes with a loss of plasticity."""
+"""Norm of the weights. Its growth goes along with a loss of plasticity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from replastic.weights.entries import MatrixInfo
 def weight_norm(w: Tensor, info: MatrixInfo) -> Tensor:
     """Frobenius norm of each weight matrix.
 
-    Its growth is one of the causes of lost plasticity that Lyle et al. (2024) tell apart, section 3.
+    Lyle et al. (2024), section 3, name its growth as one of several causes of lost plasticity.
     """
     norm: Tensor = torch.linalg.vector_norm(w, dim=(-2, -1), dtype=torch.float64)
     return norm

@@ -1,4 +1,4 @@
-"""Optimizers that torch does not have, behind torch's own interface."""
+"""Optimizers that torch does not have, with torch's own interface."""
 
 from replastic.optim.muon_adam import MuonAdam
 

@@ -1,4 +1,4 @@
-"""Muon for matrices and kernels, Adam for the rest, behind the interface of one optimizer."""
+"""Muon for matrices and kernels, Adam for the rest, with the interface of one optimizer."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from torch.optim import Adam, Muon, Optimizer
 from replastic.errors import UserError
 
 _MUON = "muon"
-"""Key of a parameter group: whether it is Muon's."""
+"""Key of a parameter group: True if Muon updates it, False if Adam does."""
 
 
 class MuonAdam(Optimizer):
     """`torch.optim.Muon` and `torch.optim.Adam` as one: groups of both, each with its own ``lr``, and one state.
 
-    Muon takes matrices alone: tensors of more axes go in as (first axis, the rest), as views that share memory. State
-    is kept by the parameters themselves and in their shapes, so that whoever drops, saves or clears it need not know:
-    ``momentum_buffer`` for Muon's, ``step``, ``exp_avg`` and ``exp_avg_sq`` for Adam's. The key ``muon`` of a
-    parameter group says whose it is. There is no weight decay.
+    Muon takes matrices alone. A tensor of more axes is given to it as (first axis, the rest), a view that shares
+    memory. The state is stored under the parameters themselves and in their shapes, so it can be dropped, saved and
+    cleared like that of any optimizer: ``momentum_buffer`` for Muon's parameters, ``step``, ``exp_avg`` and
+    ``exp_avg_sq`` for Adam's. The key ``muon`` of a parameter group says which of the two updates it. There is no
+    weight decay.
 
     Args:
         matrices: Parameters of two axes or more, for Muon.
         others: Any other parameters, for Adam.
-        lr: Muon's learning rate. As in `torch.optim.Muon` a matrix of d_out > d_in rows takes steps
-            sqrt(d_out / d_in) times as large.
+        lr: Muon's learning rate. As in `torch.optim.Muon`, steps of a matrix with d_out > d_in are sqrt(d_out / d_in)
+            times as large.
         momentum: Muon's momentum, in Nesterov's form.
         adam_lr: Adam's learning rate.
-        betas: Adam's.
+        betas: Adam's decay rates.
 
     Raises:
-        ValueError: A rate or another number is out of its range, no parameter is given, or one is given twice.
+        ValueError: A number is out of its range, no parameter is given, or a parameter is given twice.
         UserError: Muon is given a parameter of fewer than two axes.
     """
 
@@ -60,10 +61,10 @@ class MuonAdam(Optimizer):
         self._make_inner()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters; settings that the group does not name are those the optimizer was made with.
+        """Add parameters. Settings that the group does not name are those of the constructor.
 
         Args:
-            param_group: ``params``, and ``muon=True`` for parameters that are Muon's: without it they are Adam's.
+            param_group: ``params``, and ``muon=True`` for parameters that Muon updates; otherwise Adam does.
 
         Raises:
             ValueError: The optimizer has one of the parameters already.
@@ -81,13 +82,13 @@ class MuonAdam(Optimizer):
         """One update of every parameter that has a gradient.
 
         Args:
-            closure: Computes the loss and its gradients anew, as for any optimizer of torch.
+            closure: Computes the loss and its gradients again, as for any optimizer of torch.
 
         Returns:
-            What the closure returned, from before the update; None without one.
+            The result of the closure, computed before the update; None without a closure.
 
         Raises:
-            RuntimeError: A gradient is sparse, or a parameter of Muon's is complex.
+            RuntimeError: A gradient is sparse, or one of Muon's parameters is complex.
         """
         loss = None
         if closure is not None:
@@ -102,7 +103,7 @@ class MuonAdam(Optimizer):
         return loss
 
     def _make_inner(self) -> None:
-        """The two that do the work; they hold nothing from update to update but their defaults."""
+        """Make the two optimizers that do the work. From update to update they keep nothing but their defaults."""
         made_with = self._options
         self._muon = Muon(
             [torch.zeros(1, 1)],
@@ -114,7 +115,7 @@ class MuonAdam(Optimizer):
         self._adam = Adam([torch.zeros(1)], lr=made_with["adam_lr"], betas=made_with["betas"], fused=True)
 
     def _as_matrices(self, group: dict[str, Any]) -> dict[str, Any]:
-        """The group with views for parameters; gradients and momenta are views, too."""
+        """The group with matrix views in place of its parameters, gradients and momenta."""
         views = []
         for parameter in group["params"]:
             if parameter.grad is None:
@@ -131,15 +132,16 @@ class MuonAdam(Optimizer):
 
 
 def _memory_order(tensor: Tensor) -> list[int]:
-    """The first axis, then the others from the slowest to the fastest: flattened so, channels-last kernels are views.
+    """The first axis, then the others from the slowest to the fastest in memory.
 
-    Muon treats all columns alike, so their order changes nothing but rounding.
+    Flattened in this order, a channels-last kernel is a view. Muon treats all columns alike, so their order changes
+    nothing but rounding.
     """
     strides = tensor.stride()
     return [0, *sorted(range(1, tensor.dim()), key=lambda axis: -strides[axis])]
 
 
 def _matrix(tensor: Tensor, order: Sequence[int]) -> Tensor:
-    """A view (first axis, the rest)."""
+    """A view of shape (first axis, the rest), with the axes in the given order."""
     moved = tensor.permute(*order)
     return moved.view(moved.shape[0], -1)

@@ -1,1 +1,1 @@
-"""Several processes: one run shared by all of them, or many jobs beside each other."""
+"""Several processes: one run that all of them share, or many jobs beside each other."""

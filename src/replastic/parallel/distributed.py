@@ -1,7 +1,7 @@
-"""One run over several processes that torchrun started: who is who, and the sums that let them act as one.
+"""One run over several processes that torchrun started: their ranks, and sums over all of them.
 
-Every process holds the whole data set and the same weights, and takes its part of each batch. Alone, all of this does
-nothing.
+Every process holds the whole data set and the same weights, and takes its part of each batch. In a process that is
+alone, nothing here has an effect.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from replastic.errors import ReplasticError, UserError
 
 
 class LostProcessError(ReplasticError):
-    """Another process of the run has gone."""
+    """Another process of the run has ended or cannot be reached."""
 
 
 def launched() -> bool:
@@ -29,7 +29,7 @@ def launched() -> bool:
 
 @contextmanager
 def processes(device: str) -> Iterator[str]:
-    """Join the other processes for the length of a `with` block; nothing happens in a process that is alone.
+    """Join the other processes inside the `with` block. Has no effect in a process that is alone.
 
     Args:
         device: ``cpu``, or ``cuda`` for one GPU per process.
@@ -39,7 +39,7 @@ def processes(device: str) -> Iterator[str]:
 
     Raises:
         UserError: Data parallel training is not possible on this device.
-        LostProcessError: The others did not come.
+        LostProcessError: Another process did not join.
     """
     if not launched():
         yield device
@@ -49,8 +49,8 @@ def processes(device: str) -> Iterator[str]:
     if kind == "cuda":
         if local >= torch.cuda.device_count():
             raise UserError(
-                f"process {local} of this machine has no GPU of its own: there are {torch.cuda.device_count()}, so "
-                "give torchrun no more than that as --nproc-per-node"
+                f"process {local} of this machine has no GPU of its own, as there are {torch.cuda.device_count()}: "
+                f"start torchrun with --nproc-per-node {torch.cuda.device_count()} or less"
             )
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
@@ -67,41 +67,41 @@ def processes(device: str) -> Iterator[str]:
 
 
 def is_distributed() -> bool:
-    """Whether this process is one of several that have joined."""
+    """Whether this process has joined others."""
     return distributed.is_available() and distributed.is_initialized()
 
 
 def rank() -> int:
-    """Number of this process, from 0: the one that writes files."""
+    """Number of this process, from 0. Process 0 writes the files."""
     return distributed.get_rank() if is_distributed() else 0
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Number of processes."""
     return distributed.get_world_size() if is_distributed() else 1
 
 
 def barrier() -> None:
-    """Wait until every process has come this far."""
+    """Wait until every process has reached this call."""
     if is_distributed():
         with _plainly():
             distributed.barrier()
 
 
 def portion(count: int) -> slice:
-    """Which of `count` samples this process takes: portions differ by at most one sample."""
+    """The samples that this process takes, of `count` in all. Portions differ by at most one sample."""
     mine, all_of_us = rank(), world_size()
     return slice(count * mine // all_of_us, count * (mine + 1) // all_of_us)
 
 
 def share(count: int) -> float:
-    """The size of this process's portion of `count` samples, as a share of them."""
+    """The portion of this process as a share of all `count` samples, in [0, 1]."""
     mine = portion(count)
     return float(mine.stop - mine.start) / count
 
 
 def total(value: Tensor) -> Tensor:
-    """Sum over the processes, the same on all; differentiable, the sum of what the processes make of it being so."""
+    """Sum over the processes, the same on all of them. The gradient is summed over the processes, too."""
     if not is_distributed():
         return value
     summed: Tensor = _Total.apply(value)  # type: ignore[no-untyped-call]
@@ -109,9 +109,10 @@ def total(value: Tensor) -> Tensor:
 
 
 def averager(samples: int) -> Callable[[Tensor], Tensor]:
-    """Function that takes the mean of a statistic over the processes, each weighted by its portion of `samples`.
+    """A function that takes the mean of a statistic over the processes, weighted by their portions of `samples`.
 
-    So the mean of what the processes saw of a batch is that of the whole batch, also where it was split unevenly.
+    If every process gives the mean over its part of a batch, the result is the mean over the whole batch, also for an
+    uneven split.
 
     Raises:
         UserError: There are more processes than samples.
@@ -132,14 +133,14 @@ def sum_gradients(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
     """Replace the gradient of each parameter by its sum over the processes, in one exchange.
 
     Args:
-        parameters: The same on every process; those without a gradient are left out, and must lack it on all.
-        loss: A scalar, this process's part of the loss.
+        parameters: The same on every process. A parameter may lack a gradient, but then on all processes.
+        loss: A scalar: the part of the loss that this process computed.
 
     Returns:
-        The sum of `loss` over the processes, a scalar; detached.
+        The sum of `loss` over the processes, a detached scalar.
 
     Raises:
-        LostProcessError: Another process has gone.
+        LostProcessError: Another process has ended or cannot be reached.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     flat = total(torch.cat([loss.detach().reshape(1), *(g.reshape(-1) for g in gradients)]))
@@ -175,6 +176,6 @@ def _plainly() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise LostProcessError(
-            "another process of this run has ended or cannot be reached; its own message says why. The same command "
-            f"goes on from the last saved state ({str(error).splitlines()[0]})"
+            "another process of this run has ended or cannot be reached; its own message says why. Start the same "
+            f"command again to go on from the last saved state ({str(error).splitlines()[0]})"
         ) from error

@@ -1,4 +1,4 @@
-"""Batch normalisation over a batch that is split over processes, as if one process had all of it."""
+"""Batch normalisation over a batch that is split over processes, with the statistics of the whole batch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from replastic.parallel import distributed
 
 @contextmanager
 def joint_batch_norm() -> Iterator[None]:
-    """Inside, every call of batch normalisation in training mode uses the statistics of all processes' samples.
+    """Inside the block, batch normalisation in training mode uses the statistics of the samples of all processes.
 
-    No module is replaced: `torch.nn.functional.batch_norm` is what every layer calls, and that call is answered here.
-    (`torch.nn.SyncBatchNorm` replaces modules and runs on GPUs alone.) Alone, nothing changes.
+    No module is replaced. Every layer calls `torch.nn.functional.batch_norm`, and that call is intercepted here.
+    (`torch.nn.SyncBatchNorm` replaces modules and runs on GPUs alone.) In a process that is alone, nothing changes.
     """
     if not distributed.is_distributed():
         yield
@@ -45,7 +45,7 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """`torch.nn.functional.batch_norm` of the joint batch, this process's part of it; (B, C, *positions)."""
+    """`torch.nn.functional.batch_norm` of this process's samples (B, C, *positions), by statistics of all samples."""
     if not training:
         return functional.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     x = input.to(torch.promote_types(input.dtype, torch.float32))
@@ -63,10 +63,10 @@ def _batch_norm(
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and variance of each channel over all processes, and over how many numbers; (C,) each.
+    """Mean, variance and count of the numbers of each channel over all processes; (C,) each.
 
-    The processes exchange their own means and variances, once, and put them together by the formula of Chan et al.
-    (1979), which does not cancel as sums of squares do.
+    The processes exchange their own means and variances once. The formula of Chan et al. (1979) combines them; unlike
+    sums of squares it does not suffer from cancellation.
     """
     dims = [d for d in range(x.dim()) if d != 1]
     mean, var = x.mean(dims), x.var(dims, unbiased=False)

@@ -1,4 +1,4 @@
-"""Jobs in parallel processes. A job that fails, or whose process dies, is reported by name; the others go on."""
+"""Jobs in parallel processes. A job that fails or dies is reported by name, and the others go on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from replastic.errors import ReplasticError
 from replastic.registry import load_plugin
 
 Report = Callable[[float], None]
-"""A job tells its progress, in units of its own."""
+"""Function by which a job reports its progress, in units of its own."""
 Function = Callable[[Any, Report], None]
 
 
@@ -34,20 +34,20 @@ def work(
 ) -> dict[str, str]:
     """Call `function(job, report)` for every job, each in one of `workers` processes with one torch thread.
 
-    Leaving by Ctrl-C or an error ends the processes at once: jobs must be safe to kill.
+    Ctrl-C or an error ends the processes at once, so a job must be safe to kill.
 
     Args:
-        jobs: The jobs by name. They are started in this order.
-        function: A function of a module; it and the jobs are pickled.
-        workers: Most processes at a time.
+        jobs: The jobs by name; they are started in this order.
+        function: A function of a module. It is pickled, and so are the jobs.
+        workers: Largest number of processes at a time.
         plugins: Plug-in files that each process loads first.
-        gpus: GPUs to share evenly, by `gpu_names`: each process sees one of them, as ``cuda``. With fewer than two
-            every process sees what this one sees.
+        gpus: GPUs to share evenly, by `gpu_names`. Each process sees one of them, as ``cuda``. With fewer than two,
+            every process sees the GPUs that this one sees.
         progress: Called with the name of a job and the progress it reported.
-        ended: Called with the name of a job that ended, and with its problem or "".
+        ended: Called with the name of a job that ended and its problem, "" if there was none.
 
     Returns:
-        The problems, by name of the job.
+        The problem of each job that failed, by name.
     """
     waiting = list(jobs)
     crew: list[_Worker] = []
@@ -78,7 +78,7 @@ def work(
 
 
 class _Worker:
-    """A process and what it is doing."""
+    """A process and its current job."""
 
     def __init__(self, function: Function, plugins: tuple[str, ...], slot: int, gpu: str) -> None:
         context = get_context("spawn")
@@ -110,7 +110,7 @@ class _Worker:
         return kind, value
 
     def end(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process at once."""
         self.process.terminate()
         self.process.join()
         self.connection.close()
@@ -176,7 +176,7 @@ def _main(connection: Connection, function: Function, plugins: tuple[str, ...], 
 
 
 def _die_with_parent() -> None:
-    """End this process as soon as its parent has gone, because another may soon write the same files."""
+    """End this process as soon as its parent has ended: a new parent may soon write the same files."""
     parent = parent_process()
     assert parent is not None
     parent.join()
@@ -184,7 +184,7 @@ def _die_with_parent() -> None:
 
 
 def attempt(function: Function, job: Any, report: Report) -> str:
-    """Call `function(job, report)`, and return the problem or ""."""
+    """Call `function(job, report)`, and return the problem in words; "" if there was none."""
     try:
         function(job, report)
     except BrokenPipeError:

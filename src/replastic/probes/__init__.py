@@ -1,4 +1,4 @@
-"""Looking inside a running network without leaving a trace: activations, gradients, curvature."""
+"""Probes of a running network that leave no trace in it: activations, gradients, curvature."""
 
 from replastic.probes.activations import activations
 from replastic.probes.forward import check_features, forward_on, linear_inputs

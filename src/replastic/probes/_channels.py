@@ -1,4 +1,4 @@
-"""The channels of a network during one pass: which layer made them, which tensor carries them, who reads them."""
+"""The channels of a network during one pass: the layer that made them, the tensors that hold them, their readers."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from replastic.probes._unit_map import UnitSlice
 
 
 class UnknownError(Exception):
-    """A call whose effect on the channels is not known; the text is the reason that goes on the list."""
+    """A call whose effect on the channels is not known. Its text becomes the reason why they are no units."""
 
 
 @dataclass(eq=False)
 class Channels:
-    """The outputs of one layer: where they come from, who reads them, and why they are no units of their own."""
+    """The outputs of one layer: the tensors that make them, the tensors that read them, and reasons against them."""
 
     count: int
     incoming: list[UnitSlice]
     outgoing: list[UnitSlice] = field(default_factory=list)
     activations: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
+    """Reasons why the channels are no units that can be reset on their own."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor of the pass: channel c is at places c * slots to (c + 1) * slots of `axis`."""
+    """A tensor of the pass. Channel c is at places c * slots to (c + 1) * slots of `axis`."""
 
     channels: Channels
     axis: int
     slots: int = 1
     active: bool = False
-    """Whether an activation function lies behind it."""
+    """Whether the channels have passed an activation function."""
 
 
 class Ledger:
-    """All channels of a pass, and the tensors they are in."""
+    """All channels of a pass, and the tensors that hold them."""
 
     def __init__(self, model: nn.Module) -> None:
         self.tensors: dict[str, Tensor] = {
@@ -48,18 +49,18 @@ class Ledger:
         self.layers: list[Channels] = []
         self._names = {id(tensor): name for name, tensor in reversed(self.tensors.items())}
         self._values: dict[int, Value] = {}
-        self._kept: dict[int, Tensor] = {}  # or another tensor could get the identity of one that is gone
+        self._kept: dict[int, Tensor] = {}  # else a new tensor could get the id of one that is gone
 
     def name_of(self, tensor: Tensor | None) -> str | None:
         """The name of a parameter or buffer."""
         return self._names.get(id(tensor))
 
     def value_of(self, tensor: Any) -> Value | None:
-        """What a tensor carries."""
+        """The channels that a tensor holds, if any."""
         return self._values.get(id(tensor))
 
     def weighed(self, given: Tensor, weight: Tensor, bias: Tensor | None, axis: int) -> Value | None:
-        """A layer reads channels on `axis` of `given` with the columns of its weight, and makes one from each row."""
+        """Note that the columns of a layer read the channels on `axis` of `given`. Each of its rows makes a channel."""
         value, name = self.value_of(given), self.name_of(weight)
         if value is not None:
             if name is None:
@@ -77,18 +78,18 @@ class Ledger:
         return Value(self.layers[-1], axis)
 
     def put(self, tensor: Tensor, value: Value | None) -> None:
-        """Note what a new tensor carries."""
+        """Note the channels that a new tensor holds."""
         self._kept[id(tensor)] = tensor
         self._values.pop(id(tensor), None)
         if value is not None:
             self._values[id(tensor)] = value
 
     def came_from_nowhere(self, tensor: Tensor) -> bool:
-        """Whether a tensor that depends on the weights was made by a call that nobody saw."""
+        """Whether a tensor depends on the weights and was made by a call that the watcher did not see."""
         return id(tensor) not in self._kept and id(tensor) not in self._names and tensor.grad_fn is not None
 
     def spoil(self, tensors: Iterable[Tensor], reason: str) -> None:
-        """Take the channels in these tensors off the list."""
+        """Note a reason against the channels in these tensors."""
         for tensor in tensors:
             value = self._values.get(id(tensor))
             if value is not None:

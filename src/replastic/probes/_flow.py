@@ -1,4 +1,4 @@
-"""Follows the channels of a network through the torch calls of one pass, from the weight that makes them on."""
+"""Follows the channels of a network through the torch calls of one pass, from the weight that makes them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from replastic.probes._unit_map import UnitGroup, UnitMap
 from replastic.probes.activations import ACTIVATIONS, Watcher
 
 _READS = frozenset(("item", "tolist", "numpy", "__float__", "__int__", "__array__", "__setitem__"))
-"""Calls that return no tensor and yet use what is in one."""
+"""Calls that return no tensor, yet use the numbers in one."""
 
 
 class Flow(Watcher):
-    """Watches one pass of a model and keeps, for every tensor in it, the channels it carries."""
+    """Watches one pass of a model and notes the channels that every tensor holds."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(self._note_activation)
@@ -29,7 +29,7 @@ class Flow(Watcher):
         self._activation: tuple[str, int] | None = None
 
     def units(self) -> UnitMap:
-        """What was found, once the pass is over."""
+        """The units that were found. Call it after the pass."""
         groups: list[UnitGroup] = []
         skipped: dict[str, str] = {}
         for layer in self.ledger.layers:
@@ -42,7 +42,7 @@ class Flow(Watcher):
         return UnitMap(tuple(groups), skipped)
 
     def saw(self, func: Any, args: Any, kwargs: Any, output: Any) -> None:
-        """Carry the channels of the arguments over to the results."""
+        """Note which of the arguments' channels the results hold."""
         ledger, given, results = self.ledger, list(_tensors((args, kwargs))), list(_tensors(output))
         name = getattr(func, "__name__", str(func))
         if not results and name not in _READS:
@@ -71,7 +71,7 @@ class Flow(Watcher):
         self._activation = layer, axis
 
     def _activated(self, given: Tensor) -> Value | None:
-        """What is left of a value after an activation function."""
+        """The value after an activation function."""
         value = self.ledger.value_of(given)
         if value is None:
             return None
@@ -79,7 +79,7 @@ class Flow(Watcher):
             raise UnknownError("its activation function comes after a flatten")
         layer, axis = self._activation
         if axis != value.axis:
-            raise UnknownError(f"its activation function has its units on axis {value.axis}, where nobody expects them")
+            raise UnknownError(f"its units are on axis {value.axis}, but its activation function has them on {axis}")
         value.channels.activations.append(layer)
         return replace(value, active=True)
 
@@ -94,7 +94,7 @@ class Flow(Watcher):
             self._uses[name] += 1
         if self.ledger.came_from_nowhere(tensor):
             raise UserError(
-                "cannot look for hidden units: the model uses an operation that torch does not show, such as a "
+                "cannot find the hidden units: the model uses an operation that torch does not show, such as a "
                 "scripted module or a C++ function; let the network declare its units with a method unit_groups()"
             )
 

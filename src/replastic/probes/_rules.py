@@ -1,4 +1,4 @@
-"""What each torch call does to the channels of its argument; every function here is one `Rule`."""
+"""The effect of each torch call on the channels of its argument; every function here is one `Rule`."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _same(ledger: Ledger, out: Tensor, kind: str, input: Tensor, *rest: Any, **o
 def _scaled(
     ledger: Ledger, out: Tensor, kind: str, input: Any, other: Any = None, *rest: Any, **options: Any
 ) -> Value | None:
-    """Arithmetic of a tensor with a number keeps channels apart; with another tensor it does not."""
+    """Arithmetic of a tensor with a number keeps channels apart. Arithmetic with another tensor mixes them."""
     value, factor = (
         (ledger.value_of(input), other) if ledger.value_of(input) is not None else (ledger.value_of(other), input)
     )
@@ -123,7 +123,7 @@ def _reduced(
 
 
 def _reshaped(ledger: Ledger, out: Tensor, kind: str, input: Tensor, *rest: Any, **options: Any) -> Value | None:
-    """A change of shape that keeps the order of the numbers: the axis may move, or swallow axes right of it."""
+    """A change of shape that keeps the order of the numbers. The axis may move, or merge with axes to its right."""
     value = ledger.value_of(input)
     if value is None:
         return None
@@ -170,4 +170,4 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("flatten", "unflatten", "reshape", "view", "squeeze", "unsqueeze"), _reshaped),
     **dict.fromkeys(("permute", "transpose", "swapaxes", "movedim"), _permuted),
 }
-"""What torch's calls, by name, do to channels; of a call without a rule nothing is known."""
+"""Rules by the name of the torch call. The effect of a call without a rule is unknown."""

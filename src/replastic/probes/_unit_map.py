@@ -1,4 +1,4 @@
-"""The words for hidden units: where they lie in tensors, groups of them, and what was found in a network."""
+"""The vocabulary of hidden units: their places in tensors, groups of them, and the units of a network."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class UnitSlice:
-    """Where the units of a group are in one tensor: unit u has places u * slots to (u + 1) * slots along `dim`."""
+    """The places of a group's units in one tensor. Unit u has places u * slots to (u + 1) * slots along `dim`."""
 
     tensor: str
     """Name as in `named_parameters` or `named_buffers`."""
     dim: int = 0
     """Axis along which the units lie."""
     slots: int = 1
-    """Consecutive places per unit: 1, but the pixels of a map where a convolution is flattened into a Linear."""
+    """Consecutive places of each unit: 1. If a convolution is flattened into a Linear, the pixels of its map."""
     bias: str | None = None
-    """For a weight that reads the units: the bias of its layer, if it has one."""
+    """The bias of the layer, for a weight that reads the units; None if there is none."""
 
 
 @dataclass(frozen=True)
 class UnitGroup:
-    """Units of one layer that nothing but these tensors depends on: each can be drawn anew on its own."""
+    """Units of one layer that depend on these tensors alone, so that each unit can be drawn anew on its own."""
 
     name: str
-    """Under which `activations` reports their features, one per unit."""
+    """Name under which `activations` reports their features, one per unit."""
     units: int
-    """How many."""
+    """Number of units."""
     incoming: tuple[UnitSlice, ...]
-    """What makes a unit: first the weight whose rows feed it, then its bias and what a norm before the activation
-    function keeps of it (gain, bias, running statistics)."""
+    """The tensors that make a unit: first the weight whose rows feed it, then its bias, then the gain, bias and running
+    statistics of a norm before the activation function."""
     outgoing: tuple[UnitSlice, ...]
-    """The weights whose columns read it."""
+    """The weights whose columns read the unit."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,6 @@ class UnitMap:
     """The units of a network."""
 
     groups: tuple[UnitGroup, ...]
-    """In the order in which they are computed."""
+    """The groups in the order in which a pass computes them."""
     skipped: Mapping[str, str] = field(default_factory=dict)
-    """Weights whose units are not resettable alone, each with the reason."""
+    """Weights whose units cannot be reset on their own, each with the reason."""

@@ -1,4 +1,4 @@
-"""What the units of a network do: the output of every activation function, whether a module or a call."""
+"""Activations of a network: the output of every activation function, whether it is a module or a call."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding)
 def activations(model: nn.Module, visit: Visitor) -> Iterator[None]:
     """Call `visit(layer, features)` after each activation function that runs inside the `with` block.
 
-    `layer` is the name of the module in which the function ran (the activation module itself, where it is one), with
-    ``#2``, ``#3`` for its further calls in one pass. `features` is (samples, units), detached and only valid during
-    the call: units are channels, and every position of a map or of a sequence counts as a sample. Nothing else is kept,
-    so memory does not grow with depth. The hooks are removed on the way out, by an error too.
+    `layer` is the name of the module in which the function ran; for an activation module, its own name. Further calls
+    in one pass get ``#2``, ``#3``. `features` is (samples, units), detached, and valid during the call alone. Units are
+    channels. Every position of a map or of a sequence counts as a sample. Nothing else is kept, so memory does not grow
+    with depth. The hooks are removed at the end of the block, after an error too.
 
     Use it inside `undisturbed`, or in a forward pass that happens anyway.
     """
@@ -52,14 +52,14 @@ def activations(model: nn.Module, visit: Visitor) -> Iterator[None]:
 class TrainingWatch:
     """Watches the activation functions of every training pass of a model, from now on until `close`.
 
-    A training pass is a call of the model in training mode, with gradients on and outside of `undisturbed`. In other
-    passes no call is watched; what remains are the hooks that follow which module is running.
+    A training pass is a call of the model in training mode, with gradients on, outside of `undisturbed`. In other
+    passes no call is watched; only the hooks that follow the running module remain.
 
     Args:
-        model: The model as training calls it: hooks stay on its modules until `close`.
-        visit: Called as ``visit(layer, output, axis)``: names as `activations` gives them, the output detached, in its
-            own shape and only valid during the call, and the axis its units are on.
-        wanted: Asked before each pass; the pass is left alone where it says no.
+        model: The model as training calls it. Hooks stay on its modules until `close`.
+        visit: Called as ``visit(layer, output, axis)``. `layer` is a name as in `activations`. `output` is detached,
+            has its own shape, and is valid during the call alone. `axis` is the axis of its units.
+        wanted: Asked before each pass. A pass for which it returns False is not watched.
     """
 
     def __init__(self, model: nn.Module, visit: RawVisitor, wanted: Callable[[], bool] = lambda: True) -> None:
@@ -86,7 +86,7 @@ class TrainingWatch:
 
 
 class Watcher(TorchFunctionMode):
-    """Sees every torch call while it is active; knows in which module it happens and which axis the units are on."""
+    """Sees every torch call while it is active. It knows the module that makes the call and the axis of the units."""
 
     def __init__(self, visit: RawVisitor) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Watcher(TorchFunctionMode):
 
     @contextmanager
     def attached(self, model: nn.Module) -> Iterator[None]:
-        """Follow which module is running, inside the block."""
+        """Follow the running module inside the block."""
         hooks = []
         try:
             for name, module in model.named_modules():
@@ -133,7 +133,7 @@ class Watcher(TorchFunctionMode):
         return output
 
     def saw(self, func: Any, args: Any, kwargs: Any, output: Any) -> None:
-        """A torch call inside the model has just returned."""
+        """Handle a torch call inside the model that has just returned."""
         if func in ACTIVATIONS and isinstance(output, Tensor) and output.dim() >= 2:
             layer = self.inside[-1] or "model"
             count = self.calls[layer] = self.calls.get(layer, 0) + 1
@@ -146,7 +146,7 @@ class Watcher(TorchFunctionMode):
 
 
 class _Hook:
-    """A hook that copies of the model do not take along: in a copy, or in a file, it does nothing."""
+    """A hook that has no effect in a copy of the model, or in a model read back from a file."""
 
     def __init__(self, call: Callable[..., None] | None = None) -> None:
         self._call = call

@@ -1,4 +1,4 @@
-"""A pass of a model on a batch, what its Linears are given in it, and a check of what is seen."""
+"""A pass of a model on a batch, the inputs of its Linears in that pass, and a check of features."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from replastic.errors import UserError
 
 
 def forward_on(model: nn.Module, batch: Any) -> object:
-    """Run the model on a batch, or on its first part where it has several.
+    """Run the model on a batch, or on its first part if it is a list or tuple.
+
+    Errors of the model pass through, with a note.
 
     Raises:
-        UserError: The batch is an empty tuple or list. An error of the model passes through, with a note.
+        UserError: The batch is an empty tuple or list.
     """
     if isinstance(batch, list | tuple) and not batch:
         raise UserError("the batch is empty")
@@ -29,7 +31,7 @@ def forward_on(model: nn.Module, batch: Any) -> object:
 
 
 def check_features(label: str, features: Tensor) -> None:
-    """Raise `UserError` for features without samples, or that are no numbers."""
+    """Raise `UserError` for features without samples, or with NaN or infinite numbers."""
     if not features.numel():
         raise UserError("the batch holds no samples")
     if not bool(torch.isfinite(features).all()):
@@ -43,8 +45,8 @@ def check_features(label: str, features: Tensor) -> None:
 def linear_inputs(model: nn.Module, visit: Callable[[nn.Linear, Tensor], None]) -> Iterator[None]:
     """Call `visit(layer, inputs)` before each Linear that runs inside the `with` block.
 
-    `inputs` is what the layer is given, in its own shape (..., d_in), detached. The hooks are removed on the way out,
-    by an error too.
+    `inputs` is the layer's input in its own shape (..., d_in), detached. The hooks are removed at the end of the block,
+    after an error too.
     """
 
     def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The gradient of the loss on each batch, leaving the model and its `.grad` as they are."""
+"""The gradient of the loss on each batch. The model and its `.grad` stay as they are."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ def gradients(
     training: bool = True,
     seed: int | None = None,
 ) -> Iterator[dict[str, Tensor]]:
-    """The gradient on each batch, by parameter name; zero where the loss does not depend on a parameter.
+    """The gradient on each batch, by parameter name; zero for a parameter that the loss does not depend on.
 
-    Between two batches the model is in the probe's mode: read to the end, or close the iterator, before using it.
+    Between two batches the model is in the probe's mode. Read the iterator to its end, or close it, before you use the
+    model.
 
     Args:
-        model: Its trainable parameters are those differentiated; tied ones appear once.
-        batches: What `loss_fn` takes.
+        model: The model. Its trainable parameters are differentiated; tied ones appear once.
+        batches: The arguments of `loss_fn`, one after the other.
         loss_fn: Mean loss of the model on a batch.
-        training: Mode of the model: batch statistics and dropout as in training, or neither.
-        seed: What dropout, and a loader that shuffles, are drawn from; None for the state of the global generators.
+        training: Mode of the model: True means batch statistics and dropout as in training, False neither.
+        seed: Seed of dropout and of a loader that shuffles; None keeps the state of the global generators.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     with undisturbed(model, training=training, seed=seed):

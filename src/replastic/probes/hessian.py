@@ -17,20 +17,20 @@ from replastic.probes.quiet import undisturbed
 class HessianProduct:
     """v -> H v for the Hessian of the mean loss over given batches, in the trainable real parameters of a model.
 
-    Dropout is off, so that the loss is a fixed function of the weights. Nothing of the model is changed. Attention runs
-    on the plain kernel, since the fused ones cannot be differentiated twice.
+    Dropout is off, so that the loss is a fixed function of the weights. The model does not change. Attention runs on
+    the plain kernel, since the fused ones cannot be differentiated twice.
 
-    Shapes: vectors are flat, (dim,), the parameters one after the other in the order of `named_parameters`.
+    Shapes: vectors are flat, (dim,), with the parameters one after the other in the order of `named_parameters`.
 
     Args:
-        model: Its trainable parameters are those differentiated.
-        batches: What `loss_fn` takes.
+        model: The model. Its trainable parameters are differentiated.
+        batches: The arguments of `loss_fn`, one after the other.
         loss_fn: Mean loss of the model on a batch.
-        batch_statistics: Whether batch (and instance) normalisation uses the statistics of each batch, as in training,
-            and is differentiated through them; otherwise its running statistics, as in evaluation.
+        batch_statistics: If True, batch (and instance) normalisation uses the statistics of each batch, as in
+            training, and is differentiated through them. If False, it uses its running statistics, as in evaluation.
 
     Raises:
-        UserError: Nothing to differentiate, or no batch.
+        UserError: There is no trainable parameter, or no batch.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The loss on a batch, as a user's function gives it: checked, so that a mistake in it is named and not misread."""
+"""The loss on a batch from a user's function. Its result is checked, so that a mistake gets a clear message."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ EXAMPLE = "loss_fn=lambda model, batch: F.cross_entropy(model(batch[0]), batch[1
 
 
 def check_loss_fn(loss_fn: object) -> None:
-    """Raise `UserError` for what cannot be called as ``loss_fn(model, batch)``."""
+    """Raise `UserError` for an object that cannot be called as ``loss_fn(model, batch)``."""
     if not callable(loss_fn):
         raise UserError(f"loss_fn must be a function of model and batch, got {type(loss_fn).__name__}: {EXAMPLE}")
     if isinstance(loss_fn, nn.modules.loss._Loss):
         raise UserError(
-            f"loss_fn must be a function of model and batch; {type(loss_fn).__name__} is one of outputs and targets: "
+            f"loss_fn must be a function of model and batch, but {type(loss_fn).__name__} takes outputs and targets: "
             "write loss_fn=lambda model, batch: criterion(model(batch[0]), batch[1])"
         )
 
@@ -35,14 +35,15 @@ def loss_on(
     """The loss of the model on one batch.
 
     Args:
-        model: In whatever mode it is.
-        batch: What `loss_fn` takes.
-        loss_fn: Mean loss of the model on a batch. An error it raises passes through, with a note on how it was called.
+        model: The model; its mode is left as it is.
+        batch: The argument of `loss_fn`.
+        loss_fn: Mean loss of the model on a batch. Its errors pass through, with a note on how it was called.
         finite: Whether a loss that is NaN or infinite is an error.
-        differentiable: Whether it will be differentiated with respect to the parameters.
+        differentiable: Whether the caller will differentiate the loss with respect to the parameters.
 
     Raises:
-        UserError: It returns something else than one number, or one that cannot be used as asked.
+        UserError: The function does not return one number; or the number is not finite, or cannot be differentiated,
+            although that was asked for.
     """
     check_loss_fn(loss_fn)
     if differentiable and torch.is_inference_mode_enabled():
@@ -59,7 +60,7 @@ def loss_on(
         raise UserError(f"loss_fn must return the mean loss as a tensor of one number, got {got}")
     if finite and not bool(torch.isfinite(loss).all()):
         raise UserError(
-            f"the loss on the batch is {float(loss.detach())}: look at the batch and at the weights first "
+            f"the loss on the batch is {float(loss.detach())}: check the batch, then the weights "
             "(replastic.diagnose(model) names those that are NaN)"
         )
     if differentiable and not loss.requires_grad:

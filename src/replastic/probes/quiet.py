@@ -1,4 +1,4 @@
-"""A `with` block after which the model, its statistics and the random generators are as they were before."""
+"""A `with` block that restores the model, its statistics and the random generators at its end."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _PROBED: ContextVar[frozenset[int]] = ContextVar("_PROBED", default=frozenset())
 
 
 def is_probed(model: nn.Module) -> bool:
-    """Whether the model is inside an `undisturbed` block, so that its passes are no training."""
+    """Whether the model is inside an `undisturbed` block. Its passes are then no training passes."""
     return id(model) in _PROBED.get()
 
 
 @contextmanager
 def undisturbed(model: nn.Module, *, training: bool | None = False, seed: int | None = None) -> Iterator[None]:
-    """Run forward and backward passes inside and leave no trace.
+    """Run forward and backward passes inside the block without a trace in the model.
 
-    Restored on the way out, by an error too: the training flag of every module, every buffer (such as the running
-    statistics of batch normalisation), and the global random generators of the CPU and of the model's devices.
-    Gradients are not: ask for them with `torch.autograd.grad`, which leaves `.grad` alone.
+    The end of the block, also after an error, restores the training flag of every module, every buffer (such as the
+    running statistics of batch normalisation), and the global random generators of the CPU and of the model's devices.
+    It does not restore `.grad`: compute gradients with `torch.autograd.grad`, which leaves `.grad` alone.
 
     Args:
-        model: The module to look into.
-        training: Mode to switch to: ``False`` means running statistics and no dropout, ``True`` batch statistics and
-            dropout, ``None`` as it is.
-        seed: Of those generators inside the block; ``None`` leaves them where they are.
+        model: The module to run.
+        training: Mode inside the block: ``False`` means running statistics and no dropout, ``True`` batch statistics
+            and dropout, ``None`` the present mode.
+        seed: Seed of the global generators inside the block; ``None`` keeps their state at its start.
     """
     flags = [(module, module.training) for module in model.modules()]
     buffers = [

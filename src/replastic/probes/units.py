@@ -1,4 +1,4 @@
-"""Which hidden units feed which weights, from a traced pass or as the network itself declares it."""
+"""The hidden units of a network and the weights they feed, from a traced pass or as the network declares them."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ def unit_groups(
     sample: Any,
     forward: Callable[[nn.Module, Any], object] = lambda model, sample: model(sample),
 ) -> UnitMap:
-    """Find the hidden units of a network, by following a training pass on a sample, without a trace.
+    """Find the hidden units of a network by a training pass on a sample. The pass leaves no trace in the model.
 
-    A unit is an output channel of a Linear or a convolution that goes through one activation function, alone or after
-    a batch normalisation, and is then read by Linears and convolutions, perhaps after dropout, pooling, a mean over
-    positions or a change of shape. Everything else that happens to a channel takes it off the list, with the reason:
-    it is added to another layer's (residual stream), mixed with others (layer norm, attention), an output, or read by
-    an operation this function does not know.
+    A unit is an output channel of a Linear or a convolution. It goes through one activation function, alone or after a
+    batch normalisation. Then Linears and convolutions read it, perhaps after dropout, pooling, a mean over positions or
+    a change of shape. Any other use of a channel excludes it, and the map says why: it is added to the channels of
+    another layer (residual stream), mixed with others (layer norm, attention), an output of the network, or read by an
+    operation that this function does not know.
 
-    A network may say itself what its units are: a method ``unit_groups()`` on it, which returns `UnitGroup`s, is
-    believed once names and sizes are found to fit.
+    A network may declare its units by a method ``unit_groups()``, which returns `UnitGroup`s. They are accepted if
+    names and sizes fit.
 
     Args:
-        model: Any module; one that `torch.compile` made is refused.
-        sample: A batch, two samples or more where the network has batch normalisation.
-        forward: Runs the model on the sample; it may be a loss.
+        model: Any module but one that `torch.compile` made, which is refused.
+        sample: A batch, of two samples or more if the network has batch normalisation.
+        forward: Runs the model on the sample. It may be a loss.
 
     Raises:
-        UserError: The model does not run on the sample, hides a part of what it does from torch's dispatcher, or
-            declares units that do not fit it.
+        UserError: The model does not run on the sample, hides an operation from torch's dispatcher, or declares units
+            that do not fit it.
     """
     if hasattr(model, "_orig_mod"):
-        raise UserError("units cannot be seen inside a compiled model: give the model that torch.compile was given")
+        raise UserError("units cannot be found in a compiled model: pass the model itself, not torch.compile(model)")
     declared = getattr(model, "unit_groups", None)
     flow = Flow(model)
     seen: dict[str, int] = {}
@@ -58,7 +58,7 @@ def unit_groups(
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"cannot look for hidden units: the model fails on the sample: {error}") from error
+            raise UserError(f"cannot find the hidden units: the model fails on the sample: {error}") from error
     if not callable(declared):
         return flow.units()
     groups = tuple(declared())
@@ -68,7 +68,7 @@ def unit_groups(
 
 
 def _check(group: UnitGroup, tensors: Mapping[str, Tensor], seen: Mapping[str, int]) -> None:
-    """See that a declared group fits the network."""
+    """Check that a declared group fits the network."""
     if seen.get(group.name) != group.units:
         raise UserError(
             f"the network declares {group.units} units called {group.name!r}, but its activation functions are "

@@ -1,4 +1,4 @@
-"""Recipes: TOML files that say which method touches which weights, and how a weight is to be seen."""
+"""Recipes: TOML files that say which method touches which weights, and which matrices a weight holds."""
 
 from replastic.recipes._load import DEFAULT, load, names
 

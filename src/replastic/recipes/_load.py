@@ -1,4 +1,4 @@
-"""Read a recipe from TOML and check every word of it."""
+"""Reads a recipe from TOML and checks every key and word of it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def names() -> tuple[str, ...]:
 def load(recipe: str | Path) -> Recipe:
     """A built-in recipe by name, or one of your own by the path of its TOML file.
 
-    A recipe file is a list of ``[[rule]]`` tables, the first that matches a weight decides::
+    A recipe file is a list of ``[[rule]]`` tables. The first rule that matches a weight decides::
 
         summary = "attention only"
 
@@ -43,11 +43,11 @@ def load(recipe: str | Path) -> Recipe:
         options = { solver = "exact" }
 
     Args:
-        recipe: A name of `names`, or a path: anything that ends in ``.toml``.
+        recipe: One of `names`, or a path. Any text that ends in ``.toml`` is a path.
 
     Raises:
-        UserError: No such recipe or file, invalid TOML, or a key, role or kind that does not exist (near misses are
-            offered).
+        UserError: There is no such recipe or file, the TOML is invalid, or a key, role or kind does not exist (the
+            message offers near misses).
     """
     text = str(recipe)
     if text.endswith(".toml"):
@@ -112,16 +112,16 @@ def _check_keys(content: Mapping[str, Any], known: Mapping[str, type], where: st
 
 
 def _check_pattern(pattern: str, where: str) -> None:
-    what, colon, value = pattern.partition(":")
+    word, colon, value = pattern.partition(":")
     known: dict[str, Iterable[str]] = {"role": ROLES, "kind": KINDS, "layer": KINDS}
     if not colon:
         return
-    if what not in known:
+    if word not in known:
         raise UserError(
-            f"{where}: pattern {pattern!r} begins with none of {', '.join(map(repr, (f'{w}:' for w in known)))}"
+            f"{where}: pattern {pattern!r} must begin with one of {', '.join(map(repr, (f'{w}:' for w in known)))}"
         )
-    if value not in known[what]:
-        raise UserError(f"{where}: no {what} is called {value!r}; {what}s are {', '.join(known[what])}")
+    if value not in known[word]:
+        raise UserError(f"{where}: no {word} is called {value!r}; {word}s are {', '.join(known[word])}")
 
 
 def _texts(value: Any, key: str, where: str) -> tuple[str, ...]:

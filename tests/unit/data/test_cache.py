@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from replastic import data
-from replastic.data import cache as caching
+from replastic.data import cache as cached_sets
 from replastic.data import image_provider, loading
 from replastic.data.source import Place
 from replastic.errors import UserError
@@ -84,7 +84,7 @@ def test_a_file_is_known_by_its_path_within_the_folder_its_size_and_its_time(tmp
         (tmp_path / name).write_bytes(b"four")
         os.utime(tmp_path / name, ns=(5, 7))
     place = Place("here", tmp_path, "images")
-    assert caching.fingerprint(place) == [str(tmp_path), "", ("a.png", 4, 7), ("train/cat/b.png", 4, 7)]
+    assert cached_sets.fingerprint(place) == [str(tmp_path), "", ("a.png", 4, 7), ("train/cat/b.png", 4, 7)]
 
 
 def test_only_the_last_sets_are_remembered(tmp_path):
@@ -163,7 +163,9 @@ def test_two_may_make_one_file_at_once(tmp_path, cache):
         together.wait()
         return splits
 
-    threads = [threading.Thread(target=lambda: results.append(caching.cached("both", ["key"], make))) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: results.append(cached_sets.cached("both", ["key"], make))) for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

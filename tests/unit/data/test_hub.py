@@ -102,7 +102,7 @@ def test_a_source_that_is_neither_folder_nor_on_the_hub(offline, name):
     with pytest.raises(UserError) as caught:
         data.load(f"{name}:source=photosmissing")
     message = str(caught.value)
-    expected = f"{name}: 'photosmissing' is no folder here, and cannot be got from the Hugging Face Hub: "
+    expected = f"{name}: 'photosmissing' is not a folder here, and cannot be fetched from the Hugging Face Hub: "
     assert message.startswith(expected)
     assert message.endswith(f"or give a folder of Parquet files or images: {name}:source=FOLDER")
 
@@ -111,7 +111,7 @@ def test_without_the_hub_a_folder_is_asked_for(offline):
     with pytest.raises(UserError) as caught:
         data.load("cifar10")
     message = str(caught.value)
-    assert message.startswith("cifar10: cannot get 'uoft-cs/cifar10' from the Hugging Face Hub: ")
+    assert message.startswith("cifar10: cannot fetch 'uoft-cs/cifar10' from the Hugging Face Hub: ")
     assert message.endswith(
         "Check the name and the network, or give a folder of Parquet files or images: cifar10:source=FOLDER, or "
         "$REPLASTIC_DATA/cifar10"
@@ -131,5 +131,5 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence():
     program = "from replastic import data\ntry: data.load('mnist')\nexcept ValueError as error: print(error)"
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("mnist: cannot get 'ylecun/mnist' from the Hugging Face Hub: ")
+    assert done.stdout.startswith("mnist: cannot fetch 'ylecun/mnist' from the Hugging Face Hub: ")
     assert done.stdout.count("\n") == 1

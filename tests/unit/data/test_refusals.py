@@ -37,7 +37,7 @@ def set_of(folder: Path, train=GOOD, labels=LABELS, test=GOOD[:4], test_labels=(
         ("cifar10:label=x", "cifar10 has no option 'label'; it has: first_classes, source, test, train"),
         ("cifar10:train=many", "cifar10: train must be of type int, got 'many'"),
         ("cifar10:test=-1", "cifar10: test must be at least 0, got -1"),
-        ("cifar10:source=/nowhere", "cifar10: '/nowhere' is no folder; give a folder of Parquet files or images"),
+        ("cifar10:source=/nowhere", "cifar10: '/nowhere' is not a folder; give a folder of Parquet files or images"),
         ("images", "images needs a folder or a Hub name: images:source=FOLDER"),
         ("images:source=x,channels=2", "images: channels must be one of 1, 3, got 2"),
         ("images:source=x,train_split=a,test_split=a", "images: train_split and test_split must differ, got 'a'"),
@@ -54,13 +54,13 @@ def test_what_the_spec_says(spec, message):
         (",train_split=training", "has no split 'training'; there are: train, test; did you mean 'train'?"),
         (",image=photo", "split train has no column 'photo'; there are: image, label"),
         (",label=labels", "split train has no column 'labels'; there are: image, label; did you mean 'label'?"),
-        (",image=label", "split train: column 'label' holds no images but Value('int64')"),
+        (",image=label", "split train: column 'label' must hold images, but holds Value('int64')"),
         (",label=image", "split train: column 'image' holds struct<bytes: binary, path: string>; labels must be whole"),
-        (",train=21", "images: train=21 is no multiple of the 2 classes: try 20"),
+        (",train=21", "images: train=21 is not a multiple of the 2 classes: try 20"),
         (",train=15", "images: train=15 asks for fewer than 10 of each of the 2 classes: try 20"),
         (",train=18", "images: train=18 asks for fewer than 10 of each of the 2 classes: try 20"),
         (",test=1", "images: test=1 asks for fewer than 1 of each of the 2 classes: try 2"),
-        (",test=3", "images: test=3 is no multiple of the 2 classes: try 2 or 4"),
+        (",test=3", "images: test=3 is not a multiple of the 2 classes: try 2 or 4"),
         (",train=30", "images: train=30 asks for 15 images of each class, but class 0 of "),
         (",test=6", "split test has 2: the most is 4"),
     ],
@@ -85,7 +85,7 @@ def test_the_numbers_that_are_advised_work(tmp_path, count):
 def test_no_number_is_advised_where_none_works(tmp_path):
     spec = set_of(tmp_path, train=GOOD[:17], labels=LABELS[:17])
     where = f"{tmp_path}, split train"
-    expected = f"images: train=16 cannot be had: each class needs 10 or more, but class 1 of {where} has 8"
+    expected = f"images: train=16 is not possible: each class needs 10 or more, but class 1 of {where} has 8"
     assert refusal(f"{spec},train=16") == expected
     assert refusal(spec) == f"{where}: no class has 10 images to use, so none can be held out"
 
@@ -105,9 +105,9 @@ def test_columns_are_looked_for_under_their_common_names(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0, 1, 0, -1], "split test: 1 of 4 images have no label in column 'label', the first is image 3 (-1)"),
-        ([0, None, 0, None], "split test: 2 of 4 images have no label in column 'label', the first is image 1 (None)"),
-        ([None] * 4, "split test: 4 of 4 images have no label in column 'label', the first is image 0 (None)"),
+        ([0, 1, 0, -1], "split test: 1 of 4 images have no label in column 'label'; the first is image 3 (-1)"),
+        ([0, None, 0, None], "split test: 2 of 4 images have no label in column 'label'; the first is image 1 (None)"),
+        ([None] * 4, "split test: 4 of 4 images have no label in column 'label'; the first is image 0 (None)"),
         (["cat", "dog", "cat", "dog"], "column 'label' holds string; labels must be whole numbers from 0"),
         ([0.0, 1.0, 0.0, 1.0], "column 'label' holds double; labels must be whole numbers from 0"),
     ],
@@ -180,7 +180,7 @@ def test_a_folder_of_one_class_or_without_a_folder_for_each(tmp_path, folder):
             file = tmp_path / folder.format(split=split, name=("cat", "dog")[i % 2]) / f"{i}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(GOOD[i])
-    hint = "in a folder of images each of at least two classes has a folder: train/cat/1.png, train/dog/1.png"
+    hint = "a folder of images needs a folder for each class, and two at least: train/cat/1.png, train/dog/1.png"
     assert refusal(f"images:source={tmp_path}").endswith(f"there are: image; {hint}")
 
 
@@ -205,7 +205,7 @@ def test_folders_that_hold_nothing_readable(tmp_path):
 
 def test_a_file_is_no_folder(tmp_path):
     set_of(tmp_path)
-    assert "train.parquet' is no folder" in refusal(f"images:source={tmp_path / 'train.parquet'}")
+    assert "train.parquet' is not a folder" in refusal(f"images:source={tmp_path / 'train.parquet'}")
 
 
 def test_a_file_without_rows(tmp_path):

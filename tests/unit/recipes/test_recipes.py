@@ -174,7 +174,7 @@ def test_own_recipe_by_path(tmp_path: Path) -> None:
         ("[[rule]]\nmatch = 'a'", "match must be a list, got 'a'"),
         ("[[rule]]\nmatch = ['role:heads']", "no role is called 'heads'"),
         ("[[rule]]\nmatch = ['kind:dense']", "no kind is called 'dense'"),
-        ("[[rule]]\nmatch = ['typ:x']", "begins with none of 'role:', 'kind:', 'layer:'"),
+        ("[[rule]]\nmatch = ['typ:x']", "must begin with one of 'role:', 'kind:', 'layer:'"),
         ("[[rule]]\nmatch = ['*']\nlayout = { head = 2 }", "layout: unknown key 'head'; did you mean 'heads'"),
         ("[[rule]]\nmatch = ['*']\nlayout = { heads = true }", "heads must be a whole number, got True"),
         ("[[rule", "not valid TOML"),
