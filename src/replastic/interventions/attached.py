@@ -157,6 +157,7 @@ class Attached:
         *,
         policy: Policy | None = None,
         batches: Batches | Iterable[Any] | None = None,
+        begin: bool = False,
         dry_run: bool = False,
         progress: Progress = iter,
     ) -> list[Outcome]:
@@ -167,6 +168,7 @@ class Attached:
                 crossed again, so a resumed loop may call this as it did before.
             policy: What becomes of the optimizers' state; that of the constructor if None.
             batches: Data of the phase that begins. What was given before then counts as data of the past phase.
+            begin: Turn the method on if it is not yet; it is set up as in the phase that begins.
             dry_run: Compute and report all, write nothing; the boundary is still to be crossed. Each part then sees
                 the weights as they are, not as the part before it would leave them.
             progress: Wraps the new weights on their way.
@@ -185,6 +187,11 @@ class Attached:
         phase = past + 1 if phase is None else phase
         if phase <= past:
             return []
+        if begin and not self.is_on:
+            try:
+                self.begin(phase)
+            finally:
+                self.run.phase = past
         outcomes: list[Outcome] = []
         with self._entering(phase, outcomes, dry_run=dry_run):
             if batches is not None:
@@ -340,12 +347,26 @@ class Attached:
         kind: Any = type(optimizer)
         accepted = inspect.signature(kind).parameters
         defaults = {name: value for name, value in optimizer.defaults.items() if name in accepted}
-        groups = [dict(group) for group in optimizer.param_groups]
+        groups = [_own_settings(group, optimizer.defaults) for group in optimizer.param_groups]
         return self.method.make_optimizer(groups, lambda given: kind(given, **defaults))
 
     def _note_optimizer(self) -> None:
         with suppress(StopIteration):
             self.run.optimizer = next(iter(self.optimizers.values()))
+
+
+def _own_settings(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter group with the settings that are its own: the rest is for the new optimizer to choose.
+
+    A learning rate that a schedule has moved is what it was before.
+    """
+    settings = {**group, "lr": group.get("initial_lr", group.get("lr"))}
+    settings.pop("initial_lr", None)
+    return {
+        name: value
+        for name, value in settings.items()
+        if name == "params" or name not in defaults or value != defaults[name]
+    }
 
 
 def as_passes(batches: Batches | Iterable[Any]) -> tuple[Batches, int]:

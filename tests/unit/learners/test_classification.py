@@ -10,7 +10,6 @@ from replastic.data import Dataset
 from replastic.learners import classification
 from replastic.streams import Phase, Stream
 from replastic.streams.warm_start import WarmStart
-
 from support.small_runs import with_task
 
 

@@ -13,7 +13,6 @@ from replastic.streams.warm_start import WarmStart
 from replastic.training import train
 from replastic.training.session import Session
 from replastic.weights.change import Change
-
 from support.small_runs import content, steps, trained_by, with_task
 
 SETTINGS = [

@@ -121,9 +121,9 @@ def test_settings_out_of_range_are_refused(field, value):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"precision": "float16"}, "precision must be float32 or bfloat16, got 'float16'"),
-        ({"optimizer": "adamw"}, "optimizer must be adam or sgd, got 'adamw'"),
-        ({"schedule": "step"}, "schedule must be constant or linear or cosine, got 'step'"),
+        ({"precision": "float16"}, "precision must be one of float32, bfloat16, got 'float16'"),
+        ({"optimizer": "adamw"}, "optimizer must be one of adam, sgd, got 'adamw'"),
+        ({"schedule": "step"}, "schedule must be one of constant, linear, cosine, got 'step'"),
         ({"momentum": 0.9}, r"momentum 0\.9 has no effect on adam: give --optimizer sgd"),
         ({"final_rate": 0.1}, r"final_rate 0\.1 has no effect on a constant schedule: give --schedule"),
     ],

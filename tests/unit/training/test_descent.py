@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from replastic.training.update import warm_up
 from torch.nn import functional
 
 from replastic.methods import Method
@@ -10,7 +11,6 @@ from replastic.seeds import derive
 from replastic.streams.random_labels import RandomLabels
 from replastic.training import supervised, train
 from replastic.training.session import Session
-from replastic.training.update import warm_up
 from replastic.weights.change import Change, Proposal
 
 
