@@ -322,23 +322,25 @@ class Attached:
         return name
 
     def _adopt(self, change: Change) -> Callable[[], None]:
-        """Hand trainable parameters of new modules to the first optimizer, if no optimizer has them.
+        """Hand trainable parameters of new modules, if no optimizer has them, to one that trains others of the module.
 
         Returns what takes them away again.
         """
-        known = {id(p) for o in self.optimizers.values() for g in o.param_groups for p in g["params"]}
-        inside = [p for module in change.modules.values() for p in module.parameters()]
-        new = [p for p in dict.fromkeys(inside) if p.requires_grad and id(p) not in known]
-        if not new or not self.optimizers:
-            return lambda: None
-        optimizer = next(iter(self.optimizers.values()))
-        optimizer.add_param_group({"params": new})
-        added = optimizer.param_groups[-1]
+        owners = {id(p): o for o in self.optimizers.values() for g in o.param_groups for p in g["params"]}
+        adopted: dict[Optimizer, list[Tensor]] = {}
+        for module in change.modules.values() if self.optimizers else ():
+            inside = list(module.parameters())
+            owner = next((owners[id(p)] for p in inside if id(p) in owners), next(iter(self.optimizers.values())))
+            new = [p for p in inside if p.requires_grad and id(p) not in owners]
+            adopted.setdefault(owner, []).extend(new)
+            owners |= {id(p): owner for p in new}
+        added = [(owner, _new_group(owner, new)) for owner, new in adopted.items() if new]
 
         def undo() -> None:
-            optimizer.param_groups[:] = [group for group in optimizer.param_groups if group is not added]
-            for parameter in new:
-                optimizer.state.pop(parameter, None)
+            for owner, new in added:
+                owner.param_groups[:] = [group for group in owner.param_groups if group is not new]
+                for parameter in new["params"]:
+                    owner.state.pop(parameter, None)
 
         return undo
 
@@ -367,6 +369,11 @@ def _own_settings(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict
         for name, value in settings.items()
         if name == "params" or name not in defaults or value != defaults[name]
     }
+
+
+def _new_group(optimizer: Optimizer, parameters: list[Tensor]) -> dict[str, Any]:
+    optimizer.add_param_group({"params": parameters})
+    return optimizer.param_groups[-1]
 
 
 def as_passes(batches: Batches | Iterable[Any]) -> tuple[Batches, int]:
