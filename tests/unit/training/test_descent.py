@@ -5,7 +5,6 @@ from itertools import islice
 
 import pytest
 import torch
-from support.small_runs import begun, trained_by, with_task
 from torch.nn import functional
 
 from replastic.data import Dataset, Splits
@@ -18,6 +17,7 @@ from replastic.streams.random_labels import RandomLabels
 from replastic.training import resume, train
 from replastic.training.session import Session
 from replastic.weights.change import Change, Proposal
+from support.small_runs import begun, trained_by, with_task
 
 
 def plain_loop(protocol, splits, seed, penalty=lambda model: 0.0):
@@ -203,7 +203,7 @@ def test_a_weight_without_gradient_does_not_decay(exact, exact_splits):
 @pytest.mark.parametrize("parts", [2, 4, 64])
 @pytest.mark.parametrize("clip_norm", [0.0, 0.01])
 def test_a_batch_in_parts_makes_the_same_updates(parts, clip_norm, exact, exact_splits):
-    """Batches of 10 in parts of 3, 3, 2 and 2; more parts than samples; clipping of the whole gradient, not of parts."""
+    """Batches of 10 in parts of 3, 3, 2 and 2; more parts than samples; the whole gradient is clipped."""
     protocol = trained_by(exact, clip_norm=clip_norm)
     whole, in_parts = Squares(), Squares()
     expected, losses = weights_after(protocol, exact_splits, whole)
