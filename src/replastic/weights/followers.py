@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from replastic.errors import UserError
+from replastic.errors import UserError, did_you_mean
 from replastic.weights.change import UnitReset
 from replastic.weights.entries import WeightEntry
 from replastic.weights.naming import strip_prefixes
 from replastic.weights.staging import open_stage
 from replastic.weights.tables import check_table
 
-Tensors = nn.Module | Mapping[str, Tensor]
-
 
 @dataclass(frozen=True)
 class PartCopy:
-    """A copy of one part of the model alone, such as the target network of a critic."""
+    """A copy of one part of the model, such as the target of a critic: it follows that part alone."""
 
-    tensors: Tensors
-    of: str
-    """Name of that part in the model; weights elsewhere have no place in the copy."""
+    part: str
+    """Path of the module that it copies, such as ``critic``."""
+    copy: nn.Module | Mapping[str, Tensor]
 
 
-Followers = Mapping[str, Tensors | PartCopy]
+Followers = Mapping[str, nn.Module | Mapping[str, Tensor] | PartCopy]
 
 
 class FollowerSet:
@@ -39,27 +37,43 @@ class FollowerSet:
                 f"followers must be a table of copies by name, such as {{'target': target_network}}, "
                 f"got {type(followers).__name__}"
             )
-        self._parts = {n: f"{f.of}." if isinstance(f, PartCopy) else "" for n, f in (followers or {}).items()}
-        self._tensors = {name: _tensors(name, follower) for name, follower in (followers or {}).items()}
+        given = {str(name): follower for name, follower in (followers or {}).items()}
+        self._parts = {name: f"{follower.part}." for name, follower in given.items() if isinstance(follower, PartCopy)}
+        self._tensors = {name: _tensors(name, follower) for name, follower in given.items()}
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names the followers were given by."""
         return tuple(self._tensors)
 
+    def check(self, known: Iterable[str]) -> None:
+        """See that the model has the parts that are followed.
+
+        Args:
+            known: Names of the model's weights.
+
+        Raises:
+            UserError: No weight lies in a part.
+        """
+        names = tuple(known)
+        for follower, part in self._parts.items():
+            if not any(name.startswith(part) for name in names):
+                hint = did_you_mean(part[:-1], dict.fromkeys(name.rpartition(".")[0] for name in names))
+                raise UserError(
+                    f"follower {follower!r} copies {part[:-1]!r}, but no weight of the model is there{hint}"
+                )
+
     def copies(self, entry: WeightEntry) -> list[Tensor]:
-        """The tensors that follow one weight, one of each follower (several where its ties are undone).
+        """The tensors that follow one weight, one of each follower of it (several where its ties are undone).
 
         Raises:
             UserError: A follower lacks the weight, or has it in another shape.
         """
         found: dict[int, Tensor] = {}
         for follower, tensors in self._tensors.items():
-            names = [n for n in (entry.name, *entry.aliases) if n.startswith(self._parts[follower])]
-            if not names:
-                continue
+            names = [n for n in (entry.name, *entry.aliases) if n.startswith(self._parts.get(follower, ""))]
             mine = [tensors[n] for n in names if n in tensors]
-            if not mine:
+            if names and not mine:
                 raise UserError(
                     f"follower {follower!r} has no {entry.name}, so it cannot follow; pass the copy of the same part "
                     "of the model, or leave it out and update it yourself"
@@ -126,10 +140,9 @@ def follow(copies: Sequence[Copy], staging: str) -> Callable[[], None]:
     return undo
 
 
-def _tensors(follower: str, given: Tensors | PartCopy) -> dict[str, Tensor]:
-    """Tensors by their names in the model."""
+def _tensors(follower: str, given: nn.Module | Mapping[str, Tensor] | PartCopy) -> dict[str, Tensor]:
     if isinstance(given, PartCopy):
-        return {f"{given.of}.{name}": tensor for name, tensor in _tensors(follower, given.tensors).items()}
+        return {f"{given.part}.{name}": tensor for name, tensor in _tensors(follower, given.copy).items()}
     if isinstance(given, nn.Module):
         pairs = [*given.named_parameters(remove_duplicate=False), *given.named_buffers(remove_duplicate=False)]
         return {strip_prefixes(name): tensor for name, tensor in pairs}

@@ -99,7 +99,7 @@ def test_a_copy_of_a_part_follows_that_part_alone() -> None:
     target = nn.Linear(3, 2)
     before = {name: value.clone() for name, value in target.state_dict().items()}
     proposals = [Proposal(f"{part}.weight", torch.full((2, 3), 7.0)) for part in ("actor", "critic")]
-    followers = {"target": PartCopy(target, "critic")}
+    followers = {"target": PartCopy("critic", target)}
     outcome = write(ModuleStore(model), Change(proposals), followers=followers)
     assert torch.equal(target.weight, torch.full((2, 3), 7.0))
     assert torch.equal(target.bias, before["bias"])
@@ -115,5 +115,5 @@ def test_a_copy_of_a_part_must_have_its_weights() -> None:
         write(
             ModuleStore(model),
             Change([Proposal("critic.weight", torch.zeros(2, 3))]),
-            followers={"target": PartCopy({"bias": torch.zeros(2)}, "critic")},
+            followers={"target": PartCopy("critic", {"bias": torch.zeros(2)})},
         )
