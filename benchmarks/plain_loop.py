@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from replastic.training.update import warm_up
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Samples
@@ -18,7 +19,6 @@ from replastic import networks
 from replastic.data import Dataset
 from replastic.seeds import derive
 from replastic.training import Protocol, supervised
-from replastic.training.update import warm_up
 
 
 class Files(Samples[tuple[Tensor, int]]):

@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from measure import Row, command_line, in_turn, publish, ratio
 from plain_loop import Files, Plain
+from replastic.training.update import update, warm_up
 from torch import Tensor
 
 from replastic import benchmarks, data, methods
@@ -21,7 +22,6 @@ from replastic.data import Splits
 from replastic.report.statistics import mean_interval
 from replastic.training import Protocol, supervised
 from replastic.training.session import Session
-from replastic.training.update import update, warm_up
 
 GOALS = {"cpu": 3.0, "cuda": 10.0}
 """Least speed of the library's best setting, as a multiple of the plain loop's."""

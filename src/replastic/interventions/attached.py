@@ -157,6 +157,7 @@ class Attached:
         *,
         policy: Policy | None = None,
         batches: Batches | Iterable[Any] | None = None,
+        begin: bool = False,
         dry_run: bool = False,
         progress: Progress = iter,
     ) -> list[Outcome]:
@@ -167,6 +168,7 @@ class Attached:
                 crossed again, so a resumed loop may call this as it did before.
             policy: What becomes of the optimizers' state; that of the constructor if None.
             batches: Data of the phase that begins. What was given before then counts as data of the past phase.
+            begin: Turn the method on if it is not yet; it is set up as in the phase that begins.
             dry_run: Compute and report all, write nothing; the boundary is still to be crossed. Each part then sees
                 the weights as they are, not as the part before it would leave them.
             progress: Wraps the new weights on their way.
@@ -185,6 +187,11 @@ class Attached:
         phase = past + 1 if phase is None else phase
         if phase <= past:
             return []
+        if begin and not self.is_on:
+            try:
+                self.begin(phase)
+            finally:
+                self.run.phase = past
         outcomes: list[Outcome] = []
         with self._entering(phase, outcomes, dry_run=dry_run):
             if batches is not None:
@@ -315,23 +322,25 @@ class Attached:
         return name
 
     def _adopt(self, change: Change) -> Callable[[], None]:
-        """Hand trainable parameters of new modules to the first optimizer, if no optimizer has them.
+        """Hand trainable parameters of new modules, if no optimizer has them, to one that trains others of the module.
 
         Returns what takes them away again.
         """
-        known = {id(p) for o in self.optimizers.values() for g in o.param_groups for p in g["params"]}
-        inside = [p for module in change.modules.values() for p in module.parameters()]
-        new = [p for p in dict.fromkeys(inside) if p.requires_grad and id(p) not in known]
-        if not new or not self.optimizers:
-            return lambda: None
-        optimizer = next(iter(self.optimizers.values()))
-        optimizer.add_param_group({"params": new})
-        added = optimizer.param_groups[-1]
+        owners = {id(p): o for o in self.optimizers.values() for g in o.param_groups for p in g["params"]}
+        adopted: dict[Optimizer, list[Tensor]] = {}
+        for module in change.modules.values() if self.optimizers else ():
+            inside = list(module.parameters())
+            owner = next((owners[id(p)] for p in inside if id(p) in owners), next(iter(self.optimizers.values())))
+            new = [p for p in inside if p.requires_grad and id(p) not in owners]
+            adopted.setdefault(owner, []).extend(new)
+            owners |= {id(p): owner for p in new}
+        added = [(owner, _new_group(owner, new)) for owner, new in adopted.items() if new]
 
         def undo() -> None:
-            optimizer.param_groups[:] = [group for group in optimizer.param_groups if group is not added]
-            for parameter in new:
-                optimizer.state.pop(parameter, None)
+            for owner, new in added:
+                owner.param_groups[:] = [group for group in owner.param_groups if group is not new]
+                for parameter in new["params"]:
+                    owner.state.pop(parameter, None)
 
         return undo
 
@@ -340,12 +349,28 @@ class Attached:
         kind: Any = type(optimizer)
         accepted = inspect.signature(kind).parameters
         defaults = {name: value for name, value in optimizer.defaults.items() if name in accepted}
-        groups = [dict(group) for group in optimizer.param_groups]
+        groups = [_own_settings(group, optimizer.defaults) for group in optimizer.param_groups]
         return self.method.make_optimizer(groups, lambda given: kind(given, **defaults))
 
     def _note_optimizer(self) -> None:
         with suppress(StopIteration):
             self.run.optimizer = next(iter(self.optimizers.values()))
+
+
+def _own_settings(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter group with the settings that are its own: the rest is for the new optimizer to choose.
+
+    A learning rate that a schedule has moved is what it was before.
+    """
+    settings = dict(group)
+    if "initial_lr" in settings:
+        settings["lr"] = settings.pop("initial_lr")
+    return {name: value for name, value in settings.items() if name not in defaults or value != defaults[name]}
+
+
+def _new_group(optimizer: Optimizer, parameters: list[Tensor]) -> dict[str, Any]:
+    optimizer.add_param_group({"params": parameters})
+    return optimizer.param_groups[-1]
 
 
 def as_passes(batches: Batches | Iterable[Any]) -> tuple[Batches, int]:

@@ -108,10 +108,11 @@ class Method:
     def make_optimizer(
         self, groups: list[dict[str, Any]], build: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
     ) -> torch.optim.Optimizer:
-        """The optimizer of a phase.
+        """The optimizer to train with from now on; asked for once for each optimizer of the run.
 
         Args:
-            groups: All parameters, as parameter groups of torch; may be split or given settings of their own.
+            groups: Its parameters, as parameter groups of torch with the settings that are a group's own, not the
+                defaults of the run's optimizer; may be split or given other settings.
             build: Makes the run's own optimizer from groups.
         """
         return build(groups)

@@ -67,7 +67,10 @@ class Learner(ABC):
         return {"": [{"params": list(self.model.parameters())}]}
 
     def followers(self) -> Followers:
-        """Copies that follow what a method rewrites: target networks, moving averages; see `weights.followers`."""
+        """Copies that follow what a method rewrites: target networks, moving averages.
+
+        A copy of a part of the model, such as the target of a critic, is a `weights.followers.PartCopy`.
+        """
         return {}
 
     @abstractmethod

@@ -69,12 +69,13 @@ class SupervisedLearner(Learner):
         """The loss on this process's portion of a batch, part by part, each weighted by its share of the batch."""
         inputs, targets = batch
         mine, count = distributed.portion(len(targets)), len(targets)
-        for index in torch.arange(mine.start, mine.stop).tensor_split(self.trainer.accumulate):
-            if len(index):
-                part = slice(int(index[0]), int(index[-1]) + 1)
-                with joint_batch_norm():
-                    loss = self.criterion(self.forward(inputs[part]), targets[part])
-                yield (len(index) / count) * loss
+        # As many in every process, because batch normalisation waits for the others in each.
+        parts = min(self.trainer.accumulate, count // distributed.world_size())
+        for index in torch.arange(mine.start, mine.stop).tensor_split(parts):
+            part = slice(int(index[0]), int(index[-1]) + 1)
+            with joint_batch_norm():
+                loss = self.criterion(self.forward(inputs[part]), targets[part])
+            yield (len(index) / count) * loss
 
     def _build(self, seed: int) -> nn.Module:
         network, sample_shape, outputs = self._made_of

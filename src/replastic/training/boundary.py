@@ -22,9 +22,7 @@ def cross(session: Session, phase: int) -> tuple[Measures, Measures]:
     before = learner.evaluate(phase)
     old = diagnostics.snapshot(session)
     session.inform(phase)
-    if phase >= protocol.methods_from:
-        session.attached.begin()
-    session.attached.cross(phase)
+    session.attached.cross(phase, begin=phase >= protocol.methods_from)
     after = learner.evaluate(phase)
     after |= diagnostics.measure(session, phase, protocol.boundary_metrics, old)
     return before, after

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from replastic.errors import UserError
+from replastic.errors import UserError, did_you_mean
 from replastic.weights.change import UnitReset
 from replastic.weights.entries import WeightEntry
 from replastic.weights.naming import strip_prefixes
@@ -46,6 +46,23 @@ class FollowerSet:
     def names(self) -> tuple[str, ...]:
         """The names the followers were given by."""
         return tuple(self._tensors)
+
+    def check(self, known: Iterable[str]) -> None:
+        """See that the model has the parts that are followed.
+
+        Args:
+            known: Names of the model's weights.
+
+        Raises:
+            UserError: No weight lies in a part.
+        """
+        names = tuple(known)
+        for follower, part in self._parts.items():
+            if part and not any(name.startswith(part) for name in names):
+                hint = did_you_mean(part[:-1], dict.fromkeys(name.rpartition(".")[0] for name in names))
+                raise UserError(
+                    f"follower {follower!r} copies {part[:-1]!r}, but no weight of the model is there{hint}"
+                )
 
     def copies(self, entry: WeightEntry) -> list[Tensor]:
         """The tensors that follow one weight, one of each follower (several where its ties are undone).

@@ -84,6 +84,7 @@ class _Write:
         self._shifted: set[str] = set()
         self._layers: dict[str, tuple[LayerOutcome, ...]] = {}
         self._passed_over: list[Skipped] = []
+        self._followers.check(self._entries)
         self._check_fit()
 
     def stage(self, transaction: Transaction | None) -> None:

@@ -2,7 +2,6 @@
 
 import math
 import re
-from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +9,13 @@ from safetensors.torch import load_file
 
 from replastic import methods
 from replastic.errors import UserError
+from replastic.learners import Trainer
 from replastic.methods import Method
 from replastic.records import RunDirectory
-from replastic.training import Trainer, loop, train
+from replastic.training import loop, train
 from replastic.training.failures import DivergedError, memory_in_words
 from replastic.weights.change import Change, Proposal
+from support.small_runs import trained_by
 
 
 class Poison(Method):
@@ -44,7 +45,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(protocol, splits
 
 def test_weights_that_break_at_the_last_update_before_an_evaluation_are_not_saved(protocol, splits, tmp_path):
     # 50 images in batches of 20: evaluations after 2, 5, 8 and 10 updates. The loss of update 5 is still finite.
-    protocol = replace(protocol, trainer=replace(protocol.trainer, evaluate_every=1, save_seconds=0))
+    protocol = trained_by(protocol, evaluate_every=1, save_seconds=0)
     with pytest.raises(DivergedError, match=r"the weights became NaN or infinite at update 4 .* after 2 updates, in"):
         train(protocol, splits, Poison(4), 0, RunDirectory(tmp_path))
     assert len(RunDirectory(tmp_path).records()) == 1
@@ -57,7 +58,7 @@ def test_weights_that_break_at_the_last_update_before_an_evaluation_are_not_save
     "spec", ["nap:every=1", "hare_tortoise:every=1", "cbp:replacement_rate=0.5,maturity_threshold=1"]
 )
 def test_a_method_that_cannot_write_because_training_broke_is_no_wrong_input(spec, rate, protocol, splits, tmp_path):
-    protocol = replace(protocol, trainer=replace(protocol.trainer, learning_rate=rate, clip_norm=0.0))
+    protocol = trained_by(protocol, learning_rate=rate, clip_norm=0.0)
     said = r"became (nan|inf|NaN or infinite) at update \d \(phase 0, update \d of 12\); a smaller --learning-rate may"
     with pytest.raises(DivergedError, match=said):
         train(protocol, splits, methods.from_spec(spec), 0, RunDirectory(tmp_path))

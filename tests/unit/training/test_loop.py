@@ -3,18 +3,13 @@
 import math
 from dataclasses import replace
 
-import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from replastic import methods, metrics
-from replastic.data import Dataset
-from replastic.errors import UserError
 from replastic.records import RunDirectory
-from replastic.streams import Phase
 from replastic.streams.warm_start import WarmStart
-from replastic.training import Trainer, train
+from replastic.training import train
+from support.small_runs import trained_by, with_task
 
 
 def records(protocol, splits, path, method, seed=0):
@@ -37,11 +32,8 @@ def test_records_tell_the_phases_in_order(protocol, splits, tmp_path, base):
 
 
 def test_epochs_are_evaluated_on_the_test_split_and_the_held_out_one(protocol, splits, tmp_path, base):
-    protocol = replace(
-        protocol,
-        stream=WarmStart(ratio=0.25, first_epochs=2, epochs=3),
-        trainer=replace(protocol.trainer, evaluate_every=1),
-    )
+    stream = WarmStart(ratio=0.25, first_epochs=2, epochs=3)
+    protocol = trained_by(with_task(protocol, stream=stream), evaluate_every=1)
     found = [r for r in records(protocol, splits, tmp_path, base) if r["event"] in ("evaluation", "phase_end")]
     # 40 of 160 images in batches of 20: two updates a pass, then eight.
     assert [(r["step"], r["event"]) for r in found] == [
@@ -55,26 +47,6 @@ def test_epochs_are_evaluated_on_the_test_split_and_the_held_out_one(protocol, s
         # 20 images each: the accuracy is a multiple of one twentieth.
         for key in ("metric/accuracy", "metric/accuracy_held_out"):
             assert math.isclose(record[key] * 20, round(record[key] * 20), abs_tol=1e-9)
-
-
-@given(st.integers(1, 400), st.integers(1, 64), st.integers(1, 12), st.integers(1, 3))
-def test_a_phase_is_evaluated_once_an_epoch_with_its_end_the_last_time(count, size, epochs, every):
-    data = Dataset(torch.zeros(count, 1), torch.zeros(count, dtype=torch.int64), 2)
-    phase = Phase(0, data, {}, epochs=epochs)
-    trainer = Trainer(batch_size=size, evaluate_every=every)
-    steps, marks = trainer.schedule(phase)
-    assert steps == math.ceil(epochs * count / min(size, count)) == marks[-1]
-    wanted = {round(p * count / min(size, count)) for p in range(every, epochs, every)} | {steps}
-    assert marks == sorted(wanted)
-    if size <= count:
-        assert len(marks) == math.ceil(epochs / every)
-
-
-def test_absurd_numbers_of_evaluations_are_refused():
-    phase = Phase(0, Dataset(torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64), 2), {}, epochs=10**12)
-    with pytest.raises(UserError, match=r"999,999,999,999 times: raise evaluate_every"):
-        Trainer(evaluate_every=1).schedule(phase)
-    assert Trainer().schedule(phase) == (10**12, [10**12])
 
 
 def greedy_draws(model, batches, loss_fn, *, generator):
@@ -113,23 +85,6 @@ def test_a_run_on_the_cpu_leaves_the_generators_of_gpus_alone(dropping, splits, 
     methods_used = methods.from_spec("redo:every=5+bn_reestimate")
     records(dropping, splits, tmp_path, methods_used)
     assert touched == []
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("learning_rate", 0.0),
-        ("learning_rate", math.inf),
-        ("batch_size", 0),
-        ("warmup", 1.5),
-        ("clip_norm", -1.0),
-        ("clip_norm", math.nan),
-        ("save_seconds", math.inf),
-    ],
-)
-def test_trainer_settings_are_checked(field, value):
-    with pytest.raises(UserError, match=f"{field} must .* got {value}"):
-        Trainer(**{field: value})
 
 
 def test_a_finished_run_can_be_asked_for_again(protocol, splits, tmp_path, base):

@@ -14,6 +14,7 @@ from replastic.networks.mlp import Mlp
 from replastic.records import RunDirectory
 from replastic.training import train
 from replastic.weights.change import Change, Proposal
+from support.small_runs import content, trained_by, with_task
 
 
 class Stop(Exception):
@@ -42,10 +43,6 @@ class Drifting(Method):
         self.count = state["count"]
 
 
-def content(directory):
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in directory.records()]
-
-
 def run(protocol, splits, path, *, stop_at=None, method=None):
     directory = RunDirectory(path)
 
@@ -64,8 +61,7 @@ def run(protocol, splits, path, *, stop_at=None, method=None):
     ("policy", "save_seconds"), [("reset_all", 0.0), ("reset_all", 1e9), ("reset_touched", 0.0), ("keep", 0.0)]
 )
 def test_stopped_anywhere_and_resumed_a_run_has_the_same_records(dropping, splits, tmp_path, policy, save_seconds):
-    trainer = replace(dropping.trainer, optimizer_policy=policy, save_seconds=save_seconds)
-    protocol = replace(dropping, trainer=trainer)
+    protocol = trained_by(dropping, optimizer_policy=policy, save_seconds=save_seconds)
     whole = content(run(protocol, splits, tmp_path / "whole"))
     # 12 updates of 20 from 50 images: evaluations after 2, 5, 8 and 10 updates (half rounds to even), then the end.
     assert [r["step"] for r in whole if r["phase"] == 1] == [12, 12, 14, 17, 20, 22, 24]
@@ -82,7 +78,7 @@ def test_stopped_anywhere_and_resumed_a_run_has_the_same_records(dropping, split
 
 
 def test_stopped_twice_a_run_has_the_same_records(dropping, splits, tmp_path):
-    protocol = replace(dropping, trainer=replace(dropping.trainer, save_seconds=0))
+    protocol = trained_by(dropping, save_seconds=0)
     whole = content(run(protocol, splits, tmp_path / "whole"))
     for stop in (0.5, 1.5):
         run(protocol, splits, tmp_path / "part", stop_at=stop)
@@ -101,8 +97,8 @@ def test_the_state_on_disk_is_the_models(protocol, splits, tmp_path):
     run(protocol, splits, tmp_path, stop_at=2.0)
     state = load_file(tmp_path / "state" / "state.safetensors")
     assert state["model/head.weight"].shape == (10, 16)
-    assert state["optimizer/0/exp_avg"].shape == (16, 64)
-    assert state["method/count"] == 2 * protocol.stream.steps
+    assert state["optimizer//0/exp_avg"].shape == (16, 64)
+    assert state["method/method/count"] == 2 * protocol.task.stream.steps
     assert [p.name for p in (tmp_path / "state").iterdir()] == ["state.safetensors"]
 
 
@@ -119,7 +115,7 @@ def test_a_damaged_state_is_named_and_nothing_is_lost(protocol, splits, tmp_path
 def test_the_state_of_another_network_is_refused(protocol, splits, tmp_path):
     run(protocol, splits, tmp_path, stop_at=2.0)
     with pytest.raises(UserError, match="cannot resume from"):
-        run(replace(protocol, network=Mlp(hidden=(8,))), splits, tmp_path)
+        run(with_task(protocol, network=Mlp(hidden=(8,))), splits, tmp_path)
 
 
 def test_a_state_that_cannot_be_written_says_where(protocol, splits, tmp_path):
@@ -153,7 +149,7 @@ class Asking(Drifting):
 
 
 def test_a_resumed_run_has_the_data_before_the_method_is_set_up(dropping, splits, tmp_path):
-    protocol = replace(dropping, trainer=replace(dropping.trainer, save_seconds=0))
+    protocol = trained_by(dropping, save_seconds=0)
     whole = content(run(protocol, splits, tmp_path / "whole", method=Asking()))
     for stop in (1.3, 3.0):
         run(protocol, splits, tmp_path / str(stop), stop_at=stop, method=Asking())

@@ -4,14 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from replastic.training.update import update
 from safetensors.torch import load_file
 
 from replastic import methods
 from replastic.networks.mlp import Mlp
 from replastic.records import RunDirectory
-from replastic.training import boundary, supervised, train
-from replastic.training.session import Session
+from replastic.training import boundary, train
+from support.small_runs import begun, content, steps, trained_by, with_task
 
 TOGETHER = (
     ("Mlp", "nap:every=5+plasticity_injection+ewc:samples=3"),
@@ -39,10 +38,6 @@ class Stop(Exception):
     """As sudden as a kill: nothing is written after it."""
 
 
-def content(directory):
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in directory.records()]
-
-
 def run(protocol, splits, path, spec, stop_at=None):
     directory = RunDirectory(path)
 
@@ -59,13 +54,13 @@ def run(protocol, splits, path, spec, stop_at=None):
 
 def stopping(dropping, network):
     """A protocol that saves at every evaluation, with measures of what a boundary changed."""
-    network = Mlp(hidden=(12, 8)) if network == "Mlp" else dropping.network
-    trainer = replace(dropping.trainer, save_seconds=0.0)
-    return replace(dropping, network=network, trainer=trainer, boundary_metrics=("sfe", "weight_norm"))
+    if network == "Mlp":
+        dropping = with_task(dropping, network=Mlp(hidden=(12, 8)))
+    return replace(trained_by(dropping, save_seconds=0.0), boundary_metrics=("sfe", "weight_norm"))
 
 
 def stopped(protocol, splits, path, spec, policy, stops):
-    protocol = replace(protocol, trainer=replace(protocol.trainer, optimizer_policy=policy))
+    protocol = trained_by(protocol, optimizer_policy=policy)
     whole = content(run(protocol, splits, path / policy / "whole", spec))
     assert len({r["metric/train_loss"] for r in whole if "metric/train_loss" in r}) == 15
     for stop in stops:
@@ -112,57 +107,56 @@ def test_methods_that_begin_at_a_boundary_go_on_from_the_shared_phase(protocol, 
 def test_the_state_on_disk_has_the_modules_that_were_added(protocol, splits, tmp_path):
     run(protocol, splits, tmp_path, "plasticity_injection+ewc:samples=4", stop_at=2.0)
     state = load_file(tmp_path / "state" / "state.safetensors")
-    assert state["method/plasticity_injection/pairs"] == 1
+    assert state["method/method/plasticity_injection/pairs"] == 1
     assert state["model/head.weight"].shape == state["model/head.old.0.head.weight"].shape == (10, 16)
-    assert state["method/ewc/anchor/head.weight"].shape == (10, 16)
+    assert state["method/method/ewc/anchor/head.weight"].shape == (10, 16)
     run(protocol, splits, tmp_path, "plasticity_injection+ewc:samples=4", stop_at=3.0)
     assert "model/head.old.1.head.weight" in load_file(tmp_path / "state" / "state.safetensors")
 
 
 @pytest.mark.parametrize("policy", ["keep", "reset_touched", "reset_all"])
-def test_new_modules_bring_a_new_optimizer_with_what_the_policy_left(policy, protocol, splits):
-    trainer = replace(protocol.trainer, optimizer_policy=policy)
-    session = Session(replace(protocol, trainer=trainer), splits, methods.from_spec("plasticity_injection"), seed=0)
-    boundary.begin(session, session.phase(0))
-    for batch in supervised.batches(session.phase(0).train, 20, 0, 5, seed=0):
-        update(session, batch, 1.0)
-    old, model = session.optimizer, session.model
-    encoder, head = model.hidden1.linear.weight, model.head.weight
-    moment = old.state[encoder]["exp_avg"].clone()
-    boundary.cross(session, session.phase(1))
-    assert session.optimizer is not old
-    assert session.run.optimizer is session.optimizer
-    assert {id(p) for g in session.optimizer.param_groups for p in g["params"]} == {id(p) for p in model.parameters()}
-    assert (head in session.optimizer.state) == (policy == "keep")
-    assert (encoder in session.optimizer.state) == (policy != "reset_all")
-    if policy != "reset_all":
-        assert torch.equal(session.optimizer.state[encoder]["exp_avg"], moment)
-    for batch in supervised.batches(session.phase(1).train, 20, 0, 3, seed=0):
-        update(session, batch, 1.0)
-    assert not any(p in session.optimizer.state for p in model.parameters() if not p.requires_grad)
+def test_the_optimizer_trains_new_modules_and_has_of_the_others_what_the_policy_left(policy, protocol, splits):
+    method = methods.from_spec("plasticity_injection")
+    with begun(trained_by(protocol, optimizer_policy=policy), splits, method) as session:
+        steps(session, 0, 5)
+        optimizer, model = session.attached.optimizer, session.model
+        encoder, head = model.hidden1.linear.weight, model.head.weight
+        moment = optimizer.state[encoder]["exp_avg"].clone()
+        boundary.cross(session, 1)
+        assert session.attached.optimizer is optimizer is session.attached.run.optimizer
+        known = [id(p) for g in optimizer.param_groups for p in g["params"]]
+        assert len(known) == len(set(known))
+        assert set(known) >= {id(p) for p in model.parameters() if p.requires_grad}
+        assert bool(optimizer.state.get(head)) == (policy == "keep")
+        assert bool(optimizer.state.get(encoder)) == (policy != "reset_all")
+        if policy != "reset_all":
+            assert torch.equal(optimizer.state[encoder]["exp_avg"], moment)
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        steps(session, 1, 3)
+        for name, p in model.named_parameters():
+            assert torch.equal(p, before[name]) == (not p.requires_grad), name
+            assert bool(optimizer.state.get(p)) == p.requires_grad, name
 
 
 def test_the_warm_up_reaches_both_optimizers_of_muon(protocol, splits):
-    session = Session(protocol, splits, methods.from_spec("muon"), 0)
-    boundary.begin(session, session.phase(0))
-    update(session, next(supervised.batches(session.phase(0).train, 20, 0, 1, seed=0)), rate=0.25)
-    assert [group["lr"] for group in session.optimizer.param_groups] == [0.25 * 1e-3, 0.25 * 1e-2]
-    assert [group["initial_lr"] for group in session.optimizer.param_groups] == [1e-3, 1e-2]
+    with begun(trained_by(protocol, warmup=0.2), splits, methods.from_spec("muon")) as session:
+        session.learner.begin(0, 0)
+        session.update(0, 20)  # The first of four updates of warm-up.
+        groups = session.attached.optimizer.param_groups
+        assert [group["lr"] for group in groups] == [0.25 * 1e-3, 0.25 * 1e-2]
+        assert [group["initial_lr"] for group in groups] == [1e-3, 1e-2]
 
 
 def test_parts_act_at_a_boundary_in_the_order_of_the_spec(protocol, splits):
     """With ewc+fire the anchor is at the old weights, with fire+ewc at the projected ones."""
     anchors = {}
     for spec in ("ewc:samples=4+fire", "fire+ewc:samples=4"):
-        session = Session(protocol, splits, methods.from_spec(spec), 0)
-        boundary.begin(session, session.phase(0))
-        for batch in supervised.batches(session.phase(0).train, 20, 0, 5, seed=0):
-            update(session, batch, 1.0)
-        before = session.model.hidden1.linear.weight.detach().clone()
-        boundary.cross(session, session.phase(1))
-        after = session.model.hidden1.linear.weight.detach()
-        anchor = session.method.state_dict()["ewc/anchor/hidden1.linear.weight"]
-        assert not torch.equal(before, after)
-        anchors[spec] = torch.equal(anchor, before), torch.equal(anchor, after)
-        session.method.close()
+        with begun(protocol, splits, methods.from_spec(spec)) as session:
+            steps(session, 0, 5)
+            before = session.model.hidden1.linear.weight.detach().clone()
+            boundary.cross(session, 1)
+            after = session.model.hidden1.linear.weight.detach()
+            anchor = session.attached.method.state_dict()["ewc/anchor/hidden1.linear.weight"]
+            assert not torch.equal(before, after)
+            anchors[spec] = torch.equal(anchor, before), torch.equal(anchor, after)
     assert anchors == {"ewc:samples=4+fire": (True, False), "fire+ewc:samples=4": (False, True)}

@@ -7,6 +7,7 @@ import torch
 
 from replastic.networks.convnet import ConvNet
 from replastic.training import speed
+from support.small_runs import with_task
 
 PLAIN = {"precision": "float32", "channels_last": False, "compiled": False}
 EAGER = ["float32", "float32, channels last", "bfloat16", "bfloat16, channels last"]
@@ -67,7 +68,7 @@ def test_compiled_is_tried_with_the_fastest_of_the_others_when_asked(clock, prot
 
 def test_real_runs_are_timed_and_leave_no_trace(protocol, splits):
     state = torch.get_rng_state()
-    protocol = replace(protocol, network=ConvNet(channels=(4, 6)))
+    protocol = with_task(protocol, network=ConvNet(channels=(4, 6)))
     choice = speed.choose(protocol, splits)
     assert list(choice.table) == EAGER
     assert all(value > 0 for value in choice.table.values())

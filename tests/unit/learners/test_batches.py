@@ -1,15 +1,21 @@
 """Batches: every sample equally often, any part of the sequence on its own."""
 
+from itertools import islice
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from replastic.training.supervised import batches, one_pass
 
 from replastic.data import Dataset
+from replastic.learners._batches import one_pass, shuffled
 
 
 def numbered(count):
     return Dataset(torch.arange(count, dtype=torch.float32), torch.arange(count), count)
+
+
+def batches(data, size, first, last, *purpose, seed):
+    return islice(shuffled(data, size, first, *purpose, seed=seed), last - first)
 
 
 @settings(deadline=None, max_examples=50)
