@@ -1,4 +1,4 @@
-"""Tiny seeded runs replayed to the records they once gave; run this file to write them anew."""
+"""Tiny seeded runs of every method replayed to the records they once gave; run this file to write them anew."""
 
 import json
 import tempfile
@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from replastic import data, methods
+from replastic import methods
+from replastic.learners import Trainer
+from replastic.learners.classification import Classification
 from replastic.networks.convnet import ConvNet
 from replastic.networks.mlp import Mlp
 from replastic.records import RunDirectory
 from replastic.streams.random_labels import RandomLabels
 from replastic.streams.warm_start import WarmStart
-from replastic.training import Protocol, Trainer, train
+from replastic.training import Protocol, train
 
 FILE = Path(__file__).with_name("records.json")
 LABELS = Protocol(
-    data="digits",
-    stream=RandomLabels(tasks=3, images=96, steps=30),
-    network=Mlp(hidden=(32, 32)),
+    task=Classification(data="digits", stream=RandomLabels(tasks=3, images=96, steps=30), network=Mlp(hidden=(32, 32))),
     trainer=Trainer(batch_size=32),
     recipe="paper-cnn",
     metrics=("dfi", "effective_rank", "dormant", "weight_norm"),
@@ -28,24 +28,42 @@ LABELS = Protocol(
 )
 WARM = replace(
     LABELS,
-    stream=WarmStart(ratio=0.1, first_epochs=3, epochs=1),
-    network=ConvNet(channels=(4, 8)),
+    task=Classification(
+        data="digits", stream=WarmStart(ratio=0.1, first_epochs=3, epochs=1), network=ConvNet(channels=(4, 8))
+    ),
     trainer=Trainer(batch_size=32, evaluate_every=1),
     methods_from=1,
 )
+PROTOCOLS = {"random_labels": LABELS, "warm_start": WARM}
+TWICE = ("base", "fire", "fire:solver=exact", "interpolation:strength=0.8", "shrink_perturb", "full_reset")
+"""Run on both streams."""
+ACTING = {
+    "redo": "redo:every=5,batches=3,dormancy_threshold=0.5",
+    "cbp": "cbp:replacement_rate=0.01,maturity_threshold=5",
+    "snr": "snr:max_gap=5",
+    "hare_tortoise": "hare_tortoise:every=7,momentum=0.9",
+    "nap": "nap:every=10",
+    "ewc": "ewc:samples=20",
+}
+"""Options with which methods act in so few updates, by name."""
+NORMALISED = ("bn_reestimate", "dash", "plasticity_injection", "muon")
+"""Run on the network that has kernels and batch normalisation; all others on random labels."""
+JOINED = ("ewc:samples=20+fire", "fire+hare_tortoise:every=7", "fire:solver=newton_schulz,num_iters=5")
+ONCE = [name for name in methods.names() if name not in {spec.split(":")[0] for spec in TWICE}]
 RUNS = {
-    f"{stream} {spec}": (protocol, spec)
-    for stream, protocol in (("random_labels", LABELS), ("warm_start", WARM))
-    for spec in ("base", "fire", "fire:solver=exact", "interpolation:strength=0.8", "shrink_perturb", "full_reset")
+    **{f"{stream} {spec}": (stream, spec) for stream in PROTOCOLS for spec in TWICE},
+    **{name: ("warm_start" if name in NORMALISED else "random_labels", ACTING.get(name, name)) for name in ONCE},
+    **{f"random_labels {spec}": ("random_labels", spec) for spec in JOINED},
 }
 
 
 def replay(name: str) -> list[dict]:
     """Whole-network numbers of every record of the run, rounded as the file has them."""
-    protocol, spec = RUNS[name]
+    stream, spec = RUNS[name]
+    protocol = PROTOCOLS[stream]
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory(folder)
-        train(protocol, data.load(protocol.data), methods.from_spec(spec), 0, directory)
+        train(protocol, protocol.task.open(), methods.from_spec(spec), 0, directory)
         records = directory.records()
     return [
         {key: float(f"{v:.7g}") if isinstance(v, float) else v for key, v in record.items() if key.count("/") < 2}
@@ -70,6 +88,16 @@ def test_replay(name):
             tolerance = 0.03 if "accuracy" in key or "dormant" in key else 2e-3 * abs(value) + 1e-6
             where = f"{name}, phase {golden['phase']}, {golden['event']}, {key}"
             assert abs(record[key] - value) <= tolerance, f"{where}: {value} became {record[key]}"
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_the_run_of_each_method_shows_what_it_does(name):
+    """It differs from that of base in a measure, so that a method that did nothing would be seen."""
+    golden = json.loads(FILE.read_text())
+    stream, _ = RUNS[name]
+    base = golden[f"{stream} base"]
+    assert [r["step"] for r in golden[name]] == [r["step"] for r in base]
+    assert golden[name] != base
 
 
 if __name__ == "__main__":

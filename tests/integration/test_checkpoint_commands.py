@@ -16,10 +16,12 @@ from torch import nn
 from replastic import methods
 from replastic.cli import main
 from replastic.data import Dataset, Splits
+from replastic.learners import Trainer
+from replastic.learners.classification import Classification
 from replastic.networks.mlp import Mlp
 from replastic.records import RunDirectory
 from replastic.streams.random_labels import RandomLabels
-from replastic.training import Protocol, Trainer, train
+from replastic.training import Protocol, train
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -172,9 +174,9 @@ def go_on(folder: Path, stop_at: float = 9.0) -> RunDirectory:
     whole = Dataset(torch.randn(80, 1, 8, 8, generator=draw), torch.randint(10, (80,), generator=draw), 10)
     splits = Splits(*(whole.take(torch.arange(a, b)) for a, b in ((0, 40), (40, 60), (60, 80))))
     protocol = Protocol(
-        data="digits",
-        stream=RandomLabels(tasks=2, images=40, steps=4),
-        network=Mlp(hidden=(16, 16)),
+        task=Classification(
+            data="digits", stream=RandomLabels(tasks=2, images=40, steps=4), network=Mlp(hidden=(16, 16))
+        ),
         trainer=Trainer(batch_size=20),
         recipe="paper-cnn",
     )

@@ -15,10 +15,12 @@ import torch
 
 from replastic import methods
 from replastic.data import Dataset, Pixels, Splits
+from replastic.learners import Trainer
+from replastic.learners.classification import Classification
 from replastic.networks.resnet18 import ResNet18
 from replastic.records import RunDirectory
 from replastic.streams.warm_start import WarmStart
-from replastic.training import Protocol, Trainer, train
+from replastic.training import Protocol, train
 
 draw = torch.Generator().manual_seed(0)
 IMAGES = Dataset(
@@ -32,9 +34,11 @@ SPLITS = Splits(IMAGES.first(60), IMAGES.take(torch.arange(60, 80)), IMAGES.take
 
 def go(folder, settings):
     protocol = Protocol(
-        data="made up",
-        stream=WarmStart(ratio=0.5, first_epochs=3, epochs=2),
-        network=ResNet18(width=4, blocks=(1, 1), stem_stride=1, head=(8,)),
+        task=Classification(
+            data="made up",
+            stream=WarmStart(ratio=0.5, first_epochs=3, epochs=2),
+            network=ResNet18(width=4, blocks=(1, 1), stem_stride=1, head=(8,)),
+        ),
         trainer=Trainer(batch_size=16, evaluate_every=1, save_seconds=0, **settings),
     )
     train(protocol, SPLITS, methods.from_spec("fire"), 0, RunDirectory(folder))

@@ -82,7 +82,7 @@ class ActorCritic(Learner):
         }
 
     def followers(self) -> Mapping[str, PartCopy]:
-        return {"target": PartCopy("critic", self.target)}
+        return {"target": PartCopy(self.target, of="critic")}
 
     def draw(self, seed: int) -> Mapping[str, Tensor]:
         return made_from(seed).state_dict()

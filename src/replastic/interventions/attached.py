@@ -362,13 +362,10 @@ def _own_settings(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict
 
     A learning rate that a schedule has moved is what it was before.
     """
-    settings = {**group, "lr": group.get("initial_lr", group.get("lr"))}
-    settings.pop("initial_lr", None)
-    return {
-        name: value
-        for name, value in settings.items()
-        if name == "params" or name not in defaults or value != defaults[name]
-    }
+    settings = dict(group)
+    if "initial_lr" in settings:
+        settings["lr"] = settings.pop("initial_lr")
+    return {name: value for name, value in settings.items() if name not in defaults or value != defaults[name]}
 
 
 def _new_group(optimizer: Optimizer, parameters: list[Tensor]) -> dict[str, Any]:

@@ -15,17 +15,19 @@ from replastic.weights.naming import strip_prefixes
 from replastic.weights.staging import open_stage
 from replastic.weights.tables import check_table
 
+Tensors = nn.Module | Mapping[str, Tensor]
+
 
 @dataclass(frozen=True)
 class PartCopy:
-    """A copy of one part of the model, such as the target of a critic: it follows that part alone."""
+    """A copy of one part of the model alone, such as the target network of a critic."""
 
-    part: str
-    """Path of the module that it copies, such as ``critic``."""
-    copy: nn.Module | Mapping[str, Tensor]
+    tensors: Tensors
+    of: str
+    """Name of that part in the model; weights elsewhere have no place in the copy."""
 
 
-Followers = Mapping[str, nn.Module | Mapping[str, Tensor] | PartCopy]
+Followers = Mapping[str, Tensors | PartCopy]
 
 
 class FollowerSet:
@@ -37,9 +39,8 @@ class FollowerSet:
                 f"followers must be a table of copies by name, such as {{'target': target_network}}, "
                 f"got {type(followers).__name__}"
             )
-        given = {str(name): follower for name, follower in (followers or {}).items()}
-        self._parts = {name: f"{follower.part}." for name, follower in given.items() if isinstance(follower, PartCopy)}
-        self._tensors = {name: _tensors(name, follower) for name, follower in given.items()}
+        self._parts = {n: f"{f.of}." if isinstance(f, PartCopy) else "" for n, f in (followers or {}).items()}
+        self._tensors = {name: _tensors(name, follower) for name, follower in (followers or {}).items()}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -57,23 +58,25 @@ class FollowerSet:
         """
         names = tuple(known)
         for follower, part in self._parts.items():
-            if not any(name.startswith(part) for name in names):
+            if part and not any(name.startswith(part) for name in names):
                 hint = did_you_mean(part[:-1], dict.fromkeys(name.rpartition(".")[0] for name in names))
                 raise UserError(
                     f"follower {follower!r} copies {part[:-1]!r}, but no weight of the model is there{hint}"
                 )
 
     def copies(self, entry: WeightEntry) -> list[Tensor]:
-        """The tensors that follow one weight, one of each follower of it (several where its ties are undone).
+        """The tensors that follow one weight, one of each follower (several where its ties are undone).
 
         Raises:
             UserError: A follower lacks the weight, or has it in another shape.
         """
         found: dict[int, Tensor] = {}
         for follower, tensors in self._tensors.items():
-            names = [n for n in (entry.name, *entry.aliases) if n.startswith(self._parts.get(follower, ""))]
+            names = [n for n in (entry.name, *entry.aliases) if n.startswith(self._parts[follower])]
+            if not names:
+                continue
             mine = [tensors[n] for n in names if n in tensors]
-            if names and not mine:
+            if not mine:
                 raise UserError(
                     f"follower {follower!r} has no {entry.name}, so it cannot follow; pass the copy of the same part "
                     "of the model, or leave it out and update it yourself"
@@ -140,9 +143,10 @@ def follow(copies: Sequence[Copy], staging: str) -> Callable[[], None]:
     return undo
 
 
-def _tensors(follower: str, given: nn.Module | Mapping[str, Tensor] | PartCopy) -> dict[str, Tensor]:
+def _tensors(follower: str, given: Tensors | PartCopy) -> dict[str, Tensor]:
+    """Tensors by their names in the model."""
     if isinstance(given, PartCopy):
-        return {f"{given.part}.{name}": tensor for name, tensor in _tensors(follower, given.copy).items()}
+        return {f"{given.of}.{name}": tensor for name, tensor in _tensors(follower, given.tensors).items()}
     if isinstance(given, nn.Module):
         pairs = [*given.named_parameters(remove_duplicate=False), *given.named_buffers(remove_duplicate=False)]
         return {strip_prefixes(name): tensor for name, tensor in pairs}

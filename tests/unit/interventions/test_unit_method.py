@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from replastic import methods, networks
 from replastic.data import Dataset, Splits
 from replastic.errors import UserError
+from replastic.learners import Trainer
+from replastic.learners.classification import Classification
 from replastic.networks import Network
 from replastic.networks.convnet import ConvNet
 from replastic.networks.mlp import Mlp
@@ -24,7 +26,7 @@ from replastic.probes import gradients, undisturbed
 from replastic.records import RunDirectory
 from replastic.seeds import derive
 from replastic.streams.random_labels import RandomLabels
-from replastic.training import Protocol, Trainer, train
+from replastic.training import Protocol, train
 from replastic.weights.change import Change
 from replastic.weights.redraw import redraw
 from support.unit_bench import Bench, content, loss_fn, mlp, some_batch
@@ -271,9 +273,7 @@ def test_killed_and_resumed_a_run_has_the_same_records(spec: str, tmp_path: Any)
     whole = Dataset(torch.randn(120, 1, 8, 8, generator=draw), torch.randint(10, (120,), generator=draw), 10)
     splits = Splits(whole.take(torch.arange(80)), whole.take(torch.arange(80, 100)), whole.take(torch.arange(100, 120)))
     protocol = Protocol(
-        data="digits",
-        stream=RandomLabels(tasks=3, images=50, steps=12),
-        network=Quiet(),
+        task=Classification(data="digits", stream=RandomLabels(tasks=3, images=50, steps=12), network=Quiet()),
         trainer=Trainer(batch_size=20, evaluate_every=1, save_seconds=0, learning_rate=0.02),
         methods_from=1,
     )

@@ -115,10 +115,10 @@ def test_the_target_follows_what_a_boundary_writes_into_the_critic(protocol):
 
 def test_a_copy_of_a_part_that_is_not_there_is_refused(protocol, monkeypatch):
     with begun(protocol, None, methods.from_spec("fire")) as session:
-        session.attached._followers = {"target": PartCopy("critik", session.learner.target)}
+        session.attached._followers = {"target": PartCopy(session.learner.target, of="critik")}
         with pytest.raises(UserError, match="follower 'target' copies 'critik', but no weight of the model is there"):
             boundary.cross(session, 1)
-        session.attached._followers = {"target": PartCopy("critic", session.learner.target[0])}
+        session.attached._followers = {"target": PartCopy(session.learner.target[0], of="critic")}
         with pytest.raises(UserError, match=r"follower 'target' has no critic\.0\.weight"):
             boundary.cross(session, 1)
 
