@@ -1,4 +1,4 @@
-"""What every method keeps to, whoever wrote it."""
+"""What every method keeps to, whoever wrote it: the checks of `support.method_checks`, and what its class says."""
 
 from __future__ import annotations
 
@@ -10,214 +10,95 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from replastic import methods
 from replastic.errors import UserError
-from replastic.methods import Method, Run
-from replastic.weights.change import Change
+from replastic.interventions.attached import Attached
+from replastic.methods import Method
 from replastic.weights.checkpoint import CheckpointStore
-from replastic.weights.outcome import Outcome
-from replastic.weights.writer import write
+from support.method_checks import CHECKS, check_parameters_stay_the_objects_they_are
+from support.training_bench import Bench, build, differing, lively, run_of
 
-Build = Callable[..., tuple[nn.Module, dict[str, Tensor]]]
-Boundary = Callable[..., Run]
+JOINED = ("redo+fire", "ewc+fire", "fire+hare_tortoise")
+"""Combinations that stand for all: one that acts after updates, one with a penalty, one that is told of writes."""
 
 every_method = pytest.mark.parametrize("name", methods.names())
-LAYOUTS = [torch.contiguous_format, torch.channels_last]
-DTYPES = [torch.float32, torch.bfloat16]
+every_spec = pytest.mark.parametrize("spec", [*methods.names(), *JOINED])
 
 
-def cross(method: Method, run: Run, **options: Any) -> Outcome:
-    """Lead a run over one boundary, as training and the library call do."""
-    methods.check_needs(method, run)
-    method.setup(run)
-    return write(run.store, method.on_boundary(run) or Change(), optimizer=run.optimizer, **options)
+@every_spec
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS.keys())
+def test_at_work(check: Callable[[Any], None], spec: str) -> None:
+    check(lambda: methods.from_spec(lively(spec)))
 
 
-def train_on(method: Method, run: Run) -> None:
-    """One pass of updates, as training makes them, with the method's optimizer if it makes one."""
-    assert run.model is not None
-    assert run.batches is not None
-    assert run.loss_fn is not None
-    if method.makes_optimizer:
-        groups = [{"params": [p for p in run.model.parameters() if p.requires_grad]}]
-        run.optimizer = method.make_optimizer(groups, lambda given: torch.optim.Adam(given, lr=1e-3))
-    assert run.optimizer is not None
-    run.model.train()
-    for batch in run.batches():
-        run.optimizer.zero_grad()
-        value = run.loss_fn(run.model, batch)
-        penalty = method.penalty(run)
-        if penalty is not None:
-            assert penalty.shape == ()
-            assert penalty.requires_grad
-            value = value + penalty
-        value.backward()
-        run.optimizer.step()
-        run.step += 1
-        for part in method.parts:
-            change = part.after_step(run)
-            if change is not None:
-                write(run.store, change, optimizer=run.optimizer, policy="keep")
-        assert torch.isfinite(value)
-
-
-def content(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
-    assert a.keys() == b.keys()
-    return [name for name in a if not torch.equal(a[name], b[name])]
+@every_spec
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parameters_stay_the_objects_they_are(dtype: torch.dtype, layout: torch.memory_format, spec: str) -> None:
+    check_parameters_stay_the_objects_they_are(lambda: methods.from_spec(lively(spec)), dtype, layout)
 
 
 @every_method
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_parameters_stay_the_objects_they_are(
-    name: str, dtype: torch.dtype, layout: torch.memory_format, build: Build, boundary: Boundary
-) -> None:
+def test_its_phase_matters_where_its_seed_does(name: str) -> None:
+    """What acts between phases draws anew at every boundary."""
     method = methods.from_spec(name)
-    if method.changes_structure:
-        pytest.skip("adds modules; has its own contract")
-    model, init = build(dtype, layout)
-
-    def facts() -> dict[str, object]:
-        return {n: (id(p), p.dtype, p.stride(), p.requires_grad, p.data_ptr()) for n, p in model.named_parameters()}
-
-    before = facts()
-    cross(method, boundary(model, init))
-    assert facts() == before
-    assert [n for n, value in model.state_dict().items() if not value.isfinite().all()] == []
+    if not method.acts_between_phases:
+        pytest.skip("acts while it trains alone: draws depend on what happens, not on the phase")
+    ends = []
+    for phase in (5, 6):
+        with Bench(lambda: methods.from_spec(name)) as bench:
+            bench.attached.cross(phase)
+            ends.append({n: v.clone() for n, v in bench.model.state_dict().items()})
+    assert bool(differing(*ends)) == method.draws
 
 
 @every_method
-def test_same_seed_same_result_whatever_the_global_generator(name: str, build: Build, boundary: Boundary) -> None:
-    results = []
-    for global_seed in (1, 2):
-        model, init = build()
-        torch.manual_seed(global_seed)
-        state = torch.get_rng_state()
-        method, run = methods.from_spec(name), boundary(model, init, seed=5)
-        cross(method, run)
-        train_on(method, run)
-        method.close()
-        assert torch.equal(torch.get_rng_state(), state), "the method drew from the global generator"
-        results.append(content(model))
-    assert differing(*results) == []
-
-
-@every_method
-@pytest.mark.parametrize("what", ["seed", "phase"])
-def test_seed_and_phase_matter_if_and_only_if_it_draws(name: str, what: str, build: Build, boundary: Boundary) -> None:
-    draws = methods.from_spec(name).draws
-    if draws and methods.get(name).on_boundary is Method.on_boundary:
-        pytest.skip("draws while it trains; see its own tests")
-    results = []
-    for value in (5, 6):
-        model, init = build()
-        cross(methods.from_spec(name), boundary(model, init, **{what: value}))
-        results.append(content(model))
-    assert bool(differing(*results)) == draws
-
-
-@every_method
-def test_frozen_and_excluded_parameters_are_left_alone(name: str, build: Build, boundary: Boundary) -> None:
-    model, init = build()
-    model.conv2.weight.requires_grad_(False)
-    before = content(model)
-    method, run = methods.from_spec(name), boundary(model, init, exclude_modules=("fc1",))
-    if "units" in method.required():  # every unit of this network feeds one of the two, or is fed by it
-        with pytest.raises(UserError, match="frozen or excluded"):
-            cross(method, run)
-        return
-    outcome = cross(method, run)
-    after = content(model)
-    for kept in ("conv2.weight", "fc1.weight", "fc1.bias"):
-        assert torch.equal(after[kept], before[kept]), kept
+def test_what_is_left_alone_is_listed_with_the_reason(name: str) -> None:
+    if not issubclass(methods.get(name), methods.WeightMethod):
+        pytest.skip("is no function of the weights")
+    with Bench(lambda: methods.from_spec(name), frozen=["conv2.weight"], exclude_modules=("fc1",)) as bench:
+        (outcome,) = bench.attached.cross()
     reasons = {s.weight: s.reason for s in outcome.skipped}
-    if outcome.layers and not outcome.layers[0].weight.startswith("head"):
-        assert "frozen" in reasons["conv2.weight"]
-        assert "excluded" in reasons["fc1.weight"]
-
-
-@every_method
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_undo_restores_every_bit(name: str, dtype: torch.dtype, build: Build, boundary: Boundary) -> None:
-    model, init = build(dtype)
-    before = content(model)
-    outcome = cross(methods.from_spec(name), boundary(model, init))
-    outcome.undo_()
-    assert differing(content(model), before) == []
-
-
-@every_method
-def test_dry_run_writes_nothing_and_reports_the_same(name: str, build: Build, boundary: Boundary) -> None:
-    model, init = build()
-    before = content(model)
-    dry = cross(methods.from_spec(name), boundary(model, init), dry_run=True)
-    assert differing(content(model), before) == []
-    wet = cross(methods.from_spec(name), boundary(model, init))
-    assert dry.layers == wet.layers
-
-
-@every_method
-def test_reported_change_is_the_change_made(name: str, build: Build, boundary: Boundary) -> None:
-    model, init = build(torch.bfloat16)
-    before = content(model)
-    outcome = cross(methods.from_spec(name), boundary(model, init))
-    after = content(model)
-    for weight in {layer.weight for layer in outcome.layers}:
-        moved = (after[weight].double() - before[weight].double()).square().sum()
-        reported = sum(layer.sfe for layer in outcome.layers if layer.weight == weight)
-        assert reported == pytest.approx(float(moved), rel=1e-9, abs=1e-12), weight
-
-
-@every_method
-def test_training_goes_on_afterwards_and_leaves_no_hooks(name: str, build: Build, boundary: Boundary) -> None:
-    model, init = build()
-    run = boundary(model, init)
-    method = methods.from_spec(name)
-    cross(method, run)
-    train_on(method, run)
-    assert all(value.isfinite().all() for value in content(model).values())
-    method.close()
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-
-
-@every_method
-def test_state_survives_a_round_trip(name: str, build: Build, boundary: Boundary) -> None:
-    model, init = build()
-    run = boundary(model, init)
-    method, other = methods.from_spec(name), methods.from_spec(name)
-    cross(method, run)
-    train_on(method, run)
-    state = method.state_dict()
-    assert all(isinstance(value, Tensor) for value in state.values())
-    method.close()
-    other.setup(run)
-    other.load_state_dict(state)
-    assert differing(other.state_dict(), state) == []
+    assert "frozen" in reasons["conv2.weight"] or "not among" in reasons["conv2.weight"]
+    assert "excluded" in reasons["fc1.weight"]
+    assert not {"conv2.weight", "fc1.weight"} & set(outcome.written)
 
 
 @every_method
 @pytest.mark.parametrize("reverse", [False, True], ids=["in order", "reversed"])
-def test_a_file_gets_the_same_numbers_as_the_live_model(
-    name: str, reverse: bool, build: Build, boundary: Boundary, tmp_path: Path
-) -> None:
+def test_a_file_gets_the_same_numbers_as_the_live_model(name: str, reverse: bool, tmp_path: Path) -> None:
     method = methods.from_spec(name)
     if method.required() & {"model", "batches", "loss", "units", "optimizer"}:
         pytest.skip("needs the live model")
     model, init = build()
-    state = content(model)
-    names = sorted(state, reverse=reverse)
-    save_file({n: state[n] for n in names}, tmp_path / "model.safetensors")
+    save_file({n: model.state_dict()[n] for n in sorted(init, reverse=reverse)}, tmp_path / "model.safetensors")
     store = CheckpointStore(tmp_path / "model.safetensors", destination=tmp_path / "out.safetensors")
-    run = boundary(model, init)
-    write(store, method.on_boundary(replace(run, store=store, model=None, optimizer=None)) or Change())
-    cross(method, run)
-    assert differing(load_file(tmp_path / "out.safetensors"), content(model)) == []
+    run = run_of(model, init)
+    for given in (replace(run, store=store, model=None, optimizer=None), run):
+        with Attached(methods.from_spec(name), given) as attached:
+            attached.begin()
+            assert len(attached.cross()) == 1
+    assert differing(load_file(tmp_path / "out.safetensors"), model.state_dict()) == []
+
+
+@every_method
+def test_what_it_remembers_are_tensors(name: str) -> None:
+    with Bench(lambda: methods.from_spec(lively(name))) as bench:
+        state = bench.go().attached.state_dict()
+    assert [key for key, value in state.items() if not isinstance(value, Tensor)] == []
+    assert [key for key, value in state.items() if value.requires_grad] == []
+
+
+@every_method
+def test_the_state_of_another_method_is_refused(name: str) -> None:
+    other = next(other for other in methods.names() if other != name)
+    with Bench(lambda: methods.from_spec(lively(other))) as bench:
+        state = bench.attached.state_dict()
+    refused = pytest.raises(UserError, match=f"is that of {other}, not of {name}")
+    with Bench(lambda: methods.from_spec(lively(name))) as bench, refused:
+        bench.attached.load_state_dict(state)
 
 
 @every_method
@@ -289,19 +170,19 @@ def test_wrong_values_are_refused_by_name(name: str) -> None:
 
 
 @every_method
-def test_missing_needs_are_named_with_the_remedy(name: str, build: Build, boundary: Boundary) -> None:
+def test_missing_needs_are_named_with_the_remedy(name: str) -> None:
     fields_of_run = {"loss": "loss_fn", "units": "model"}
     method = methods.from_spec(name)
-    run = boundary(*build())
+    run = run_of(*build())
     for need in method.required():
         with pytest.raises(UserError, match=f"{name} needs"):
-            methods.check_needs(method, replace(run, **{fields_of_run.get(need, need): None}))
+            Attached(method, replace(run, **{fields_of_run.get(need, need): None})).begin()
 
 
 @every_method
-def test_a_pattern_without_match_shows_before_training(name: str, build: Build, boundary: Boundary) -> None:
-    model, init = build()
-    if type(methods.from_spec(name)).check is Method.check:
+def test_a_pattern_without_match_shows_before_training(name: str) -> None:
+    method = methods.from_spec(name)
+    if not isinstance(method, methods.WeightMethod) and type(method).check is Method.check:
         pytest.skip("chooses no weights")
     with pytest.raises(UserError, match="did you mean 'fc1'"):
-        methods.check_needs(methods.from_spec(name), boundary(model, init, target_modules="fcc1"))
+        Attached(method, run_of(*build(), target_modules="fcc1")).begin()

@@ -61,12 +61,12 @@ def squared_gradients(run: Run, parameters: Mapping[str, Tensor], samples: int, 
     each = vmap(grad(of_one), in_dims=(None, 0, 0))
     total = {name: torch.zeros_like(value) for name, value in values.items()}
     count, size = 0, max(1, CHUNK // sum(value.numel() for value in values.values()))
-    with undisturbed(run.model), sdpa_kernel(SDPBackend.MATH):
+    # `grad` differentiates all the same; without this, what is not among `parameters` would keep a graph of its own.
+    with undisturbed(run.model), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         for inputs, targets in run.past_batches():
             inputs, targets = inputs[: samples or None], targets[: samples or None]
             if sampled:
-                with torch.no_grad():
-                    shares = torch.softmax(run.model(inputs).double(), -1).cpu()
+                shares = torch.softmax(run.model(inputs).double(), -1).cpu()
                 targets = torch.multinomial(shares, 1, generator=draw).flatten().to(targets)
             for some, labels in zip(inputs.split(size), targets.split(size), strict=True):
                 for name, gradient in each(values, some, labels).items():

@@ -45,6 +45,11 @@ class Spectral(Method):
     others: bool = option(True, help="include biases and the gains of normalisation layers")
     targets: str = option("", help=TARGETS_HELP)
 
+    @property
+    def draws(self) -> bool:
+        """The vectors that power iteration begins with are drawn."""
+        return self.iterations > 0
+
     def validate(self) -> None:
         """Refuse an empty pattern in `targets`."""
         check_targets(self.name, self.targets)

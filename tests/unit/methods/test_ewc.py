@@ -154,6 +154,17 @@ def test_fisher_adds_up_over_phases_and_the_anchor_moves(run: methods.Run) -> No
     assert torch.equal(second["anchor/0.weight"], model[0].weight.detach())
 
 
+def test_fisher_keeps_no_graph_where_weights_are_left_alone(run_on: RunOn) -> None:
+    """Weights that are not held are differentiated through, but must not be remembered."""
+    run = run_on(network(), past_batches=batches, loss_fn=loss_fn, phase=1, exclude_modules=["0"])
+    method = crossed(run)
+    assert not any(value.requires_grad for value in method.state_dict().values())
+    for _ in range(2):
+        penalty = method.penalty(run)
+        assert penalty is not None
+        penalty.backward()
+
+
 def test_no_penalty_without_a_past(run_on: RunOn) -> None:
     run = run_on(network(), loss_fn=loss_fn)
     method = crossed(run)
