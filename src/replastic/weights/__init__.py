@@ -1,1 +1,1 @@
-"""Weights: where they live, how they are seen as batches of matrices, which are chosen, and the one writer."""
+"""Weights: stores that hold them, views of them as batches of matrices, the choice of targets, and the one writer."""

@@ -1,4 +1,4 @@
-"""What every checkpoint format offers: tensors by name, one at a time, and a copy with some of them replaced."""
+"""The interface of every checkpoint format: tensors by name, one at a time, and a copy with some of them replaced."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ class Stored:
 
 
 def refuse_pointer(path: Path, start: bytes) -> None:
-    """See that a file is no Git LFS pointer, whose weights were never fetched, by its first eight bytes or more.
+    """Check by its first eight bytes or more that a file is no Git LFS pointer, whose weights were never fetched.
 
     Raises:
-        CheckpointError: It is one.
+        CheckpointError: The file is a pointer.
     """
     if len(start) >= 8 and _LFS_POINTER.startswith(start[: len(_LFS_POINTER)]):
         raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` there")
 
 
 class ArchiveWriter(Protocol):
-    """A copy of an archive in the making."""
+    """A copy of an archive that is being written."""
 
     def put(self, name: str, value: Tensor) -> None:
-        """Replace one tensor by another of its shape and dtype."""
+        """Replace one tensor by another of the same shape and dtype."""
 
     def finish(self) -> None:
         """Complete the copy and wait until it is on the disk."""
 
     def close(self) -> None:
-        """Let go of open files; harmless after `finish`."""
+        """Close open files. It may be called after `finish`."""
 
 
 class Archive(Protocol):
@@ -52,19 +52,19 @@ class Archive(Protocol):
     path: Path
     tensors: Mapping[str, Stored]
     ties: tuple[tuple[str, ...], ...]
-    """Groups of names that the file itself says are one tensor."""
+    """Groups of names that are one tensor, according to the file itself."""
     size: int
-    """Bytes a copy takes."""
+    """Size of a copy in bytes."""
     outputs: frozenset[str]
     """Files of a copy, relative to its folder; empty if the archive is a single file."""
     notes: tuple[str, ...]
-    """What a user should know of the archive."""
+    """Sentences about the archive, for the user."""
 
     def read(self, name: str) -> Tensor:
-        """One tensor, in memory of its own or read only."""
+        """One tensor. It has memory of its own, or must not be changed."""
 
     def equal(self, a: str, b: str) -> bool:
         """Whether two tensors hold the same bytes."""
 
     def writer(self, draft: Path) -> ArchiveWriter:
-        """Begin a copy at `draft`, a path where nothing is yet."""
+        """Begin a copy at `draft`, a path that does not exist yet."""

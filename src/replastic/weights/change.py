@@ -1,4 +1,4 @@
-"""What methods propose: new weights by name, units to reset, modules to replace. The writer alone applies it."""
+"""Proposals of methods: new weights by name, units to reset, modules to replace. The writer alone applies them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class LayerOutcome:
-    """What happened, or would happen, to one batch of matrices; serialises to JSON."""
+    """The change of one batch of matrices, done or proposed; serialises to JSON."""
 
     weight: str
     block: str
@@ -27,7 +27,7 @@ class LayerOutcome:
     norm_before: float
     norm_after: float
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What the method itself reports: solver, residual (worst of the batch), alignment, iterations, scale, ..."""
+    """Facts from the method itself: solver, residual (worst of the batch), alignment, iterations, scale, ..."""
 
     @property
     def label(self) -> str:
@@ -36,13 +36,13 @@ class LayerOutcome:
 
     @property
     def passed_over(self) -> bool:
-        """Whether every matrix is all zero and, having no polar factor (residual 1), stayed so."""
+        """Whether every matrix is all zero and stayed so, since it has no polar factor (residual 1)."""
         return self.norm_before == self.norm_after == 0 and self.facts.get("residual") == 1
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A tensor that was left alone, and why, with the flag or argument that would include it where there is one."""
+    """A tensor that was left alone, with the reason and, if there is one, the flag or argument that includes it."""
 
     weight: str
     reason: str
@@ -50,7 +50,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Proposal:
-    """The new value of one stored tensor; the writer casts it to the stored dtype."""
+    """The new value of one stored tensor. The writer casts it to the stored dtype."""
 
     name: str
     value: Tensor
@@ -61,7 +61,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class UnitReset:
-    """Rows (or columns) of one stored tensor that get new values; optimizer moments are cleared in just these.
+    """Rows (or columns) of one stored tensor that get new values. Only their optimizer moments are cleared.
 
     `values` has the shape of the tensor's selection `index_select(dim, index)`.
     """
@@ -74,15 +74,15 @@ class UnitReset:
 
 @dataclass(frozen=True)
 class Change:
-    """One proposal for the whole store, read once by the writer.
+    """One proposal for the whole store. The writer reads it once.
 
-    `proposals` may be lazy, so that a checkpoint of any size passes through with one tensor in memory.
+    `proposals` may be lazy. Then one tensor at a time is in memory, for a checkpoint of any size.
     """
 
     proposals: Iterable[Proposal] = ()
     units: Iterable[UnitReset] = ()
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
-    """Modules to put in place of those at these names (live modules only)."""
+    """New modules by the names of those they replace (live models only)."""
     skipped: tuple[Skipped, ...] = ()
     reset_optimizer: bool = False
-    """The whole optimizer state is to be dropped, whatever the run's policy (the control `optimizer_reset`)."""
+    """Whether to drop the whole optimizer state under every policy (the control `optimizer_reset`)."""

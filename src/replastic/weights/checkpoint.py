@@ -1,4 +1,4 @@
-"""A checkpoint on disk as a store of weights: read one tensor at a time, written as a new checkpoint beside it."""
+"""A checkpoint on disk as a store of weights. It is read tensor by tensor, and a change makes a new checkpoint."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _TABLE_ROLES = ("embedding", "head")
 class CheckpointStore:
     """A safetensors file, a folder of shards, or a file of `torch.save`, as a `WeightStore`.
 
-    Names are those of the file without what `torch.compile` and data parallelism put before them. How a weight is seen
-    comes from a ``config.json`` beside it (a rule of a recipe goes first, where it gives a layout), else from names and
-    shapes. The file itself is never changed: a transaction writes a new one to `destination`, which appears whole or
-    not at all.
+    Names are those of the file, without the prefixes of `torch.compile` and data parallelism. The view of a weight
+    comes from the layout of a recipe's rule, else from a ``config.json`` beside the file, else from names and shapes.
+    The file itself is never changed: a transaction writes a new one to `destination`, which appears whole or not at
+    all.
 
     Args:
         path: The checkpoint.
-        destination: Where a transaction writes; a file of the same kind, or a folder if `path` is one. An existing
-            folder as destination of a file means a file of the same name in it.
-        overwrite: Whether an existing output may be replaced; other files are never deleted.
+        destination: Place of the new checkpoint: a file of the same kind, or a folder if `path` is one. If `path` is a
+            file and `destination` an existing folder, the new file has the same name in that folder.
+        overwrite: Whether an existing output may be replaced. Other files are never deleted.
 
     Raises:
         CheckpointError: The checkpoint cannot be read, or the destination cannot be used.
@@ -47,32 +47,32 @@ class CheckpointStore:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of how the checkpoint is read and copied."""
+        """Sentences for the user on how the checkpoint is read and copied."""
         return (*((self._described[1],) if self._described[1] else ()), *self._archive.notes)
 
     @property
     def destination(self) -> Path | None:
-        """Where a transaction writes."""
+        """The place of the new checkpoint; None if it was not given."""
         return None if self._draft is None else self._draft.destination
 
     def entries(self) -> Sequence[WeightEntry]:
-        """Every tensor of the checkpoint, tied ones once, in its order."""
+        """Every tensor of the checkpoint in its order; tied tensors are one entry."""
         return self._entries
 
     def read(self, name: str) -> Tensor:
         """One tensor, by its name or an alias.
 
         Raises:
-            UserError: No such tensor; near misses are offered.
+            UserError: There is no such tensor; the message offers near misses.
         """
         return self._archive.read(self._stored_names(name)[0])
 
     def transaction(self, *, staging: str = "disk") -> CheckpointTransaction:
-        """Begin a new checkpoint; new values go to its draft at once, whatever `staging` asks for."""
+        """Begin a new checkpoint. New values go to its draft at once; `staging` has no effect."""
         return CheckpointTransaction(self, self._archive, self._draft)
 
     def stored_names(self, entry: WeightEntry) -> list[str]:
-        """The names under which the file holds a tensor: several if tied ones are stored twice."""
+        """The names under which the file holds a tensor: several if a tied tensor is stored twice."""
         return [raw for name in (entry.name, *entry.aliases) if (raw := self._raw.get(name)) is not None]
 
     def _stored_names(self, name: str) -> list[str]:
@@ -87,7 +87,9 @@ class CheckpointStore:
             destination = destination / self.path.name
         source, target = self.path.resolve(), destination.resolve()
         if source == target or source in target.parents or (folder and target in source.parents):
-            raise CheckpointError(f"{destination} is, holds or lies inside the input, which is never altered")
+            raise CheckpointError(
+                f"{destination} is, holds or lies inside the input, which is never altered; give another destination"
+            )
         if not folder and destination.suffix != self.path.suffix:
             raise CheckpointError(
                 f"the output of {self.path.name} must end in {self.path.suffix}, got {destination.name}"
@@ -101,7 +103,7 @@ class CheckpointStore:
 
     @cached_property
     def _raw(self) -> dict[str, str]:
-        """Names in the file by the names used here."""
+        """Names in the file, by the names used here."""
         raw = list(self._archive.tensors)
         names = [strip_prefixes(name) for name in raw]
         return dict(zip(names if len(set(names)) == len(names) else raw, raw, strict=True))
@@ -127,7 +129,7 @@ class CheckpointStore:
         return {name: e for e in self._entries for name in (e.name, *e.aliases)}
 
     def _ties(self, entries: Mapping[str, WeightEntry], described: Described) -> Iterator[Sequence[str]]:
-        """Groups of names that are one tensor: the file says so, the config does, or a table is stored twice."""
+        """Groups of names that are one tensor, by the file or the config, or because a table is stored twice."""
         names = {raw: name for name, raw in self._raw.items()}
         for group in self._archive.ties:
             yield [names[raw] for raw in group]
@@ -143,7 +145,7 @@ class CheckpointStore:
 
 
 class CheckpointTransaction:
-    """A new checkpoint in the making; see `Draft` for what a kill or a full disk leaves behind: nothing."""
+    """A new checkpoint that is being written. A full disk or an error leaves nothing behind; see `Draft`."""
 
     def __init__(self, store: CheckpointStore, archive: Archive, draft: Draft | None) -> None:
         self._store = store
@@ -162,10 +164,10 @@ class CheckpointTransaction:
             self._draft.discard()
 
     def stage(self, name: str, value: Tensor) -> None:
-        """Cast a new value to the stored dtype and put it into the draft, under every name it is stored by.
+        """Cast a new value to the stored dtype and put it into the draft, under every name of the tensor.
 
         Raises:
-            UserError: No such tensor, another shape, a refused tensor, or no destination.
+            UserError: There is no such tensor, its shape differs, it must not be written, or there is no destination.
             CheckpointError: The disk is full.
         """
         draft, writer = self._begun()
@@ -182,10 +184,10 @@ class CheckpointTransaction:
                 writer.put(stored, cast)
 
     def commit(self) -> Callable[[], None]:
-        """Complete the new checkpoint and put it in its place; the returned function removes it again.
+        """Complete the new checkpoint and put it in its place. The returned function removes it again.
 
         Raises:
-            CheckpointError: The disk is full or the place was taken meanwhile; nothing is left behind.
+            CheckpointError: The disk is full, or something else has appeared in its place. Nothing is left behind.
         """
         draft, writer = self._begun()
         with writing(draft.destination):
@@ -195,7 +197,7 @@ class CheckpointTransaction:
         return undo
 
     def _begun(self) -> tuple[Draft, ArchiveWriter]:
-        """The draft and its writer, begun at the first use so that a dry run leaves no trace."""
+        """The draft and its writer. They begin at the first use, so that a dry run leaves no trace."""
         if self._draft is None:
             raise UserError("a checkpoint is never changed in place: give a destination")
         if self._writer is None:
@@ -206,7 +208,7 @@ class CheckpointTransaction:
 
 
 class LazyWeights(Mapping[str, Tensor]):
-    """The tensors of a checkpoint by name, each read when asked for: initial weights of any size."""
+    """The tensors of a checkpoint by name, each read when it is needed. So initial weights may have any size."""
 
     def __init__(self, store: CheckpointStore) -> None:
         self._store = store
@@ -225,7 +227,7 @@ class LazyWeights(Mapping[str, Tensor]):
 
 
 def _as_path(given: object) -> Path:
-    """The path, if the system can make sense of it."""
+    """The path, checked to be one that the system can look up."""
     if not isinstance(given, str | Path) or not str(given) or "\0" in str(given):
         got = repr(given) if isinstance(given, str) else type(given).__name__
         raise CheckpointError(f"a checkpoint must be given by its path, got {got}")
@@ -233,13 +235,13 @@ def _as_path(given: object) -> Path:
     try:
         path.exists()
     except OSError as error:
-        raise CheckpointError(f"cannot look at {path}: {error.strerror}") from None
+        raise CheckpointError(f"cannot look up {path}: {error.strerror}") from None
     return path
 
 
 def _open(path: Path) -> Archive:
     if path.is_symlink() and not path.exists():
-        raise CheckpointError(f"{path} is a link to something that is not there")
+        raise CheckpointError(f"{path} is a link to a file or folder that does not exist")
     if not path.exists():
         around = path.parent.iterdir() if path.parent.is_dir() else ()
         siblings = [p.name for p in around if p.is_dir() or p.suffix in (".safetensors", *SUFFIXES)]
@@ -251,15 +253,15 @@ def _open(path: Path) -> Archive:
     if path.suffix in SUFFIXES:
         return PickleArchive(path)
     if path.name.endswith(".safetensors.index.json"):
-        raise CheckpointError(f"{path} is an index: give its folder, {path.parent}")
+        raise CheckpointError(f"{path} is an index, not weights: give its folder, {path.parent}")
     raise CheckpointError(
-        f"{path} is no checkpoint that can be read: give a .safetensors file, a folder that holds one, "
+        f"{path} is not a checkpoint that can be read: give a .safetensors file, a folder that holds one, "
         f"or a {', '.join(SUFFIXES)} file"
     )
 
 
 def _with_description(guessed: WeightEntry, described: WeightEntry | None) -> WeightEntry:
-    """What names and shapes tell, with what the config tells put over it."""
+    """The entry guessed from names and shapes, corrected by the one from the config."""
     if described is None or described.shape != guessed.shape or not guessed.dtype.is_floating_point:
         return guessed
     refusal = guessed.refusal if guessed.dtype.itemsize < 2 else ""
@@ -267,7 +269,7 @@ def _with_description(guessed: WeightEntry, described: WeightEntry | None) -> We
 
 
 def _join(entries: dict[str, WeightEntry], names: Sequence[str]) -> None:
-    """Make tied tensors one entry under the first name; a table of embeddings stays one, whatever else it is."""
+    """Make tied tensors one entry under the first name. If one of them is an embedding, the entry is an embedding."""
     members = [entries[name] for name in names if name in entries]
     if len(members) < 2 or len({(m.shape, m.dtype) for m in members}) > 1:
         return

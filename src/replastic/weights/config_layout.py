@@ -1,4 +1,4 @@
-"""What a config.json beside a checkpoint tells: its model is built without memory, and its modules say the layout."""
+"""Layouts from the config.json beside a checkpoint: its model is built without memory, and its modules are read."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ Described = dict[str, WeightEntry]
 def describe(folder: Path, names: Iterable[str]) -> tuple[Described, str]:
     """The entries of the model that ``config.json`` describes, by the names the file uses.
 
-    The model is built by transformers on the meta device, so it takes no memory; code that a checkpoint brings along
-    is never run.
+    transformers builds the model on the meta device, so it takes no memory. Code inside the checkpoint's folder is
+    never run.
 
     Returns:
-        The entries (empty if there is no usable config.json; tied tensors have one entry under each of their names)
-        and a sentence that says what the layout comes from, or why the file was of no use; empty without config.json.
+        The entries, and a sentence that says where the layout comes from. Tied tensors have an entry under each of
+        their names. If config.json cannot be used, there are no entries and the sentence says why. Without a
+        config.json both are empty.
     """
     if not (folder / "config.json").is_file():
         return {}, ""
@@ -65,6 +66,6 @@ def _build(folder: Path, transformers: Any) -> tuple[nn.Module, str]:
 
 
 def _renamed(entry: WeightEntry, known_as: str, name: str) -> WeightEntry:
-    """The entry as the file calls it: its other names stay, in the model's words."""
+    """The entry under the file's name for it. Its other names stay those of the model."""
     aliases = tuple(n for n in (entry.name, *entry.aliases) if n != known_as)
     return replace(entry, name=name, aliases=aliases)

@@ -1,4 +1,4 @@
-"""Weights a layer computes before use (parametrizations, weight norm, pruning): found by name, read without a trace."""
+"""Finds and reads weights that a layer computes before use: parametrizations, weight norm, pruning."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _PARTS = ("_orig", "_g", "_v")
 
 
 def derived_weights(module: nn.Module) -> Iterator[tuple[str, str]]:
-    """Attributes of this module that are computed from other tensors, each with why and what to do."""
+    """Attributes of this module that are computed from other tensors, each with the reason and the remedy."""
     for attribute, steps in _parametrizations(module).items():
         kinds = ", ".join(type(step).__name__ for step in steps)
         yield (
             attribute,
             f"it is computed by a parametrization ({kinds}); call torch.nn.utils.parametrize."
-            f"remove_parametrizations(module, {attribute!r}) before and register it anew after, or exclude the layer",
+            f"remove_parametrizations(module, {attribute!r}) before and register it again after, or exclude the layer",
         )
     for hook in module._forward_pre_hooks.values():
         computed = getattr(hook, "name", None) or getattr(hook, "_tensor_name", None)
@@ -31,14 +31,14 @@ def derived_weights(module: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def parts_of(module: nn.Module) -> frozenset[str]:
-    """Names of this module's parameters that only serve to compute another weight."""
+    """Names of this module's parameters whose only use is to compute another weight."""
     derived = [attribute for attribute, _ in derived_weights(module)]
     return frozenset(p for p in module._parameters for d in derived if p.startswith(d) and p[len(d) :] in _PARTS)
 
 
 @torch.no_grad()
 def read_derived(module: nn.Module, attribute: str) -> Tensor:
-    """An attribute as computed now, detached; training-time updates such as power iterations do not happen."""
+    """The present value of an attribute, detached. Updates of training, such as power iterations, do not happen."""
     steps = [s for list_ in _parametrizations(module).values() for s in list_.modules()]
     training = [step.training for step in steps]
     try:

@@ -1,4 +1,4 @@
-"""An output that appears whole or not at all: built beside its place under a hidden name, put there by one rename."""
+"""An output that appears whole or not at all: it is built under a hidden name and put in its place by one rename."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _AT_FDCWD = -100
 
 
 class Draft:
-    """A file or folder under way to `destination`.
+    """A file or folder that will become `destination`.
 
-    Nothing of the user's is ever deleted: an existing output is replaced only when `overwrite` asks for it and, for a
-    folder, only when each file in it has a successor in the new one. The exchange is a single rename, on Linux also
-    for folders; elsewhere the old folder is first renamed, so a kill between the two leaves both under hidden names.
-    A process that was killed leaves its draft behind; the next one with the same destination removes it.
+    The user's files are never deleted. An existing output is replaced only if `overwrite` is True; for a folder, each
+    file in it must also have a successor in the new one. The exchange is a single rename, on Linux also for folders.
+    Elsewhere the old folder is renamed first, so a kill between the two renames leaves both under hidden names. A
+    killed process leaves its draft behind. The next process with the same destination removes it.
 
     Args:
-        destination: Where the output will be.
-        overwrite: Whether it may replace what is there.
+        destination: Path of the output.
+        overwrite: Whether it may replace an existing file or folder.
 
     Raises:
-        CheckpointError: Something is there and `overwrite` is False, or the folder around it does not exist or is
-            not writable.
+        CheckpointError: The path exists and `overwrite` is False, or the folder around it does not exist or is not
+            writable.
     """
 
     def __init__(self, destination: Path, *, overwrite: bool = False) -> None:
@@ -49,7 +49,7 @@ class Draft:
         self.path = parent / f".{destination.name}{_MARK}{socket.gethostname()}-{os.getpid()}"
 
     def begin(self, size: int) -> None:
-        """Clear what a killed process left of the same output and see whether `size` bytes fit.
+        """Remove drafts of killed processes for the same output, and check that `size` bytes fit.
 
         Raises:
             CheckpointError: The disk has less room.
@@ -64,10 +64,11 @@ class Draft:
             )
 
     def publish(self) -> Callable[[], None]:
-        """Put the draft in its place and return a function that takes it away again.
+        """Put the draft in its place and return a function that removes it again.
 
         Raises:
-            CheckpointError: The place was taken meanwhile, or holds files that the draft would not replace.
+            CheckpointError: Something else has appeared in its place, or the place holds files that the draft would
+                not replace.
         """
         replaced = os.path.lexists(self.destination)
         with writing(self.destination):
@@ -83,14 +84,14 @@ class Draft:
         return _cannot_undo(self.destination) if replaced else _undo(self.destination)
 
     def discard(self) -> None:
-        """Remove what was built so far."""
+        """Remove the unfinished output."""
         _remove(self.path)
 
     def check_replaceable(self, names: set[str]) -> None:
-        """See that every file of an existing folder has a successor among `names` (paths relative to the folder).
+        """Check that every file of an existing folder has a successor among `names` (paths relative to the folder).
 
         Raises:
-            CheckpointError: It holds others, or is no folder.
+            CheckpointError: The folder holds other files, or the path is no folder.
         """
         if not os.path.lexists(self.destination):
             return
@@ -120,7 +121,7 @@ def writing(destination: Path) -> Iterator[None]:
     """Turn errors of the operating system into one sentence about `destination`.
 
     Raises:
-        CheckpointError: The disk is full, a quota is met, or the place cannot be written.
+        CheckpointError: The disk is full, a quota is reached, or the path cannot be written.
     """
     try:
         yield
@@ -145,7 +146,7 @@ def tree(folder: Path) -> set[str]:
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Swap two paths in one step, where the system can; elsewhere do nothing and say so."""
+    """Swap two paths in one step. Returns False, and does nothing, on a system that cannot."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, TypeError, AttributeError):

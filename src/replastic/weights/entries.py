@@ -1,4 +1,4 @@
-"""The vocabulary of this room: a weight as stored, the matrices seen in it, and the stores that hold it."""
+"""The vocabulary of this room: stored weights, the matrices in them, and the stores that hold them."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from torch import Tensor, nn
 class MatrixInfo:
     """A batch of equally shaped matrices inside one weight, such as the taps of a convolution or the q of a fused qkv.
 
-    `d_out` and `d_in` are fan-out and fan-in of one matrix: matrices are always presented as (batch, d_out, d_in).
-    `batch` counts the taps of a convolution (outermost) times its groups, the heads, or the experts.
+    Matrices always have the shape (batch, d_out, d_in), with fan-out `d_out` and fan-in `d_in`. `batch` is the number
+    of taps of a convolution (outermost) times its groups, or the number of heads or experts.
     """
 
     weight: str
     """Name of the parameter, such as ``layer1.0.conv1.weight``."""
     kind: str
-    """``linear``, ``conv``, ``conv_transpose``, ``experts``; ``vector`` for what is no matrix (biases, norms)."""
+    """``linear``, ``conv``, ``conv_transpose``, ``experts``; ``vector`` for biases and norms, which are no matrices."""
     batch: int
     d_out: int
     d_in: int
     taps: int = 1
-    """Spatial positions of the kernel (kh * kw), 1 unless a convolution."""
+    """Spatial positions of a convolution's kernel (kh * kw); 1 for any other weight."""
     block: str = ""
-    """Which part of a fused weight: ``q``, ``k``, ``v``, ``gate``, ``up``; empty when the weight is one part."""
+    """Name of the part of a fused weight: ``q``, ``k``, ``v``, ``gate``, ``up``; empty for a weight in one part."""
     role: str = ""
-    """`WeightEntry.role`, in what a method is asked to solve; a view by itself does not know it."""
+    """`WeightEntry.role`, filled in for the matrices that a method solves; a view by itself does not know it."""
 
     @property
     def label(self) -> str:
@@ -42,7 +42,7 @@ class MatrixInfo:
 class View(ABC):
     """A reversible way to see one stored weight as one or more batches of matrices; `weights.geometry` has them all.
 
-    `merge` undoes `split`: numbers only change places.
+    `merge` is the inverse of `split`. Both only move numbers and do not change them.
     """
 
     kind: str
@@ -50,20 +50,20 @@ class View(ABC):
 
     @property
     def layout(self) -> Mapping[str, Any]:
-        """What a recipe's `layout` would say to describe this view; the keys of a rule replace these."""
+        """The `layout` of a recipe's rule that describes this view. The keys of a rule replace these."""
         return {}
 
     @abstractmethod
     def infos(self, name: str, shape: Sequence[int]) -> tuple[MatrixInfo, ...]:
-        """The batches this view makes of a weight of that name and shape.
+        """The batches of matrices in a weight of that name and shape.
 
         Raises:
-            UserError: The shape does not divide as the view asks; the message names the weight.
+            UserError: The shape cannot be divided as the view needs; the message names the weight.
         """
 
     @abstractmethod
     def split(self, weight: Tensor) -> list[Tensor]:
-        """The batches, each (batch, d_out, d_in); may share memory with `weight`, so they are read only."""
+        """The batches, each (batch, d_out, d_in). They may share memory with `weight`, so do not change them."""
 
     @abstractmethod
     def merge(self, parts: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
@@ -72,62 +72,62 @@ class View(ABC):
 
 @dataclass(frozen=True)
 class WeightEntry:
-    """One stored tensor and what is known of it. Tied tensors have one entry, whose `aliases` are the other names."""
+    """One stored tensor and its properties. Tied tensors have one entry, and `aliases` are their other names."""
 
     name: str
-    """As in the state dict, without what wrappers such as `torch.compile` put before it."""
+    """Name in the state dict, without the prefixes of wrappers such as `torch.compile`."""
     shape: tuple[int, ...]
-    """As stored; what is seen of it as matrices is up to the view."""
+    """Stored shape. The view says which matrices it holds."""
     dtype: torch.dtype
-    """As stored."""
+    """Stored dtype."""
     role: str
     """``matrix`` (a hidden weight), ``head``, ``embedding``, ``norm``, ``bias``, ``buffer`` or ``other``."""
     view: View | None
-    """How it is seen as matrices; None for what is no matrix."""
+    """The view of its matrices; None for a tensor that holds none."""
     aliases: tuple[str, ...] = ()
     """Other names of the same tensor."""
     trainable: bool = True
-    """Whether training changes it: frozen parameters and buffers are left alone by most methods."""
+    """Whether training changes it. Most methods leave frozen parameters and buffers alone."""
     refusal: str = ""
-    """Why it must not be written, with the remedy; empty if it may be."""
+    """The reason why it must not be written, with the remedy; empty if it may be written."""
     layer: str = ""
-    """Kind of its layer's matrices, so that the bias of a Linear says ``linear``; filled in by `select`."""
+    """Kind of its layer's matrices: ``linear`` for the bias of a Linear, too. `select` fills it in."""
     derived: bool = False
-    """Computed from other tensors of the store (a parametrization): those may be written, it itself is refused."""
+    """Whether it is computed from other tensors of the store (a parametrization). Only those can be written."""
 
 
 class Transaction(Protocol):
-    """A set of writes that happens whole or not at all. Use as a context manager: leaving it by an error aborts."""
+    """A set of writes that happens whole or not at all. It is a context manager; an error inside it aborts."""
 
     def __enter__(self) -> Transaction: ...
     def __exit__(self, *error: object) -> None: ...
 
     def stage(self, name: str, value: Tensor) -> None:
-        """Keep the new value of one tensor (any dtype: the store casts once); nothing is visible yet."""
+        """Keep the new value of one tensor, of any dtype; the store casts it once. Nothing is visible yet."""
 
     def commit(self) -> Callable[[], None]:
-        """Make every staged value visible and return a function that takes all of it back."""
+        """Make every staged value visible, and return a function that restores the old values."""
 
 
 class WeightStore(Protocol):
-    """A place where weights live: a live module (`ModuleStore`) or a checkpoint on disk (`CheckpointStore`)."""
+    """A place that holds weights: a live module (`ModuleStore`) or a checkpoint on disk (`CheckpointStore`)."""
 
     def entries(self) -> Sequence[WeightEntry]:
-        """Every tensor of the store, parameters and buffers, tied ones once, in the store's order."""
+        """Every parameter and buffer, in the store's order; tied tensors are one entry."""
 
     def read(self, name: str) -> Tensor:
-        """One tensor, detached, in its stored dtype; it may alias the stored memory: read only."""
+        """One tensor, detached, in its stored dtype. It may share the stored memory, so do not change it."""
 
     def transaction(self, *, staging: str = "memory") -> Transaction:
-        """Begin a set of writes; new values wait in ``memory`` or on ``disk`` (a store on disk has no choice)."""
+        """Begin a set of writes. New values wait in ``memory`` or on ``disk``; a store on disk always uses the disk."""
 
 
 @runtime_checkable
 class LiveStore(WeightStore, Protocol):
-    """A store of live tensors, for which an optimizer, followers and module replacements have a meaning."""
+    """A store of live tensors, which can have an optimizer and followers, and whose modules can be replaced."""
 
     def tensor(self, name: str) -> Tensor:
         """The live tensor itself (the parameter object), by its name or an alias."""
 
     def replace_modules(self, modules: Mapping[str, nn.Module]) -> Callable[[], None]:
-        """Put modules in place of those at these names and return a function that puts the old ones back."""
+        """Replace the modules of these names, and return a function that puts the old ones back."""

@@ -1,4 +1,4 @@
-"""How one stored weight is cut into batches of matrices and put together again; every `merge` undoes its `split`."""
+"""Cuts one stored weight into batches of matrices and puts it together again; every `merge` inverts its `split`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LinearView(View):
 
     @property
     def layout(self) -> Mapping[str, Any]:
-        """Which axis is the fan-out."""
+        """Whether the fan-out is the second axis."""
         return {"transposed": self.transposed}
 
     def infos(self, name: str, shape: Sequence[int]) -> tuple[MatrixInfo, ...]:
@@ -35,11 +35,11 @@ class LinearView(View):
         return (MatrixInfo(name, self.kind, 1, d_out, d_in),)
 
     def split(self, weight: Tensor) -> list[Tensor]:
-        """The matrix, with a batch axis; shares memory."""
+        """The matrix with a batch axis; shares memory with the weight."""
         return [(weight.mT if self.transposed else weight).unsqueeze(0)]
 
     def merge(self, parts: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-        """The matrix without its batch axis, turned back if need be."""
+        """The matrix without its batch axis, transposed back if the view is `transposed`."""
         (part,) = parts
         return part[0].mT if self.transposed else part[0]
 
@@ -48,7 +48,7 @@ class LinearView(View):
 class ConvView(View):
     """One matrix per spatial tap and group: (C_out, C_in/g, *kernel) -> (taps * g, C_out/g, C_in/g).
 
-    FIRE paper, section 4: each spatial slice on its own. Groups as batches are ours: a group is a layer of its own.
+    FIRE paper, section 4: each spatial slice is a matrix. Groups as batches are ours: a group is a layer of its own.
     """
 
     groups: int = 1
@@ -56,11 +56,11 @@ class ConvView(View):
 
     @property
     def layout(self) -> Mapping[str, Any]:
-        """The groups, which no shape tells."""
+        """The number of groups, which the shape does not tell."""
         return {"groups": self.groups}
 
     def infos(self, name: str, shape: Sequence[int]) -> tuple[MatrixInfo, ...]:
-        """One batch, taps times groups."""
+        """One batch of taps times groups matrices."""
         _require_axes(name, shape, 3, 4, 5)
         if self.groups < 1 or shape[0] % self.groups:
             raise UserError(f"{name} has {shape[0]} channels, which {self.groups} groups do not divide")
@@ -68,13 +68,13 @@ class ConvView(View):
         return (MatrixInfo(name, self.kind, taps * self.groups, *self._fans(shape), taps=taps),)
 
     def split(self, weight: Tensor) -> list[Tensor]:
-        """The taps, outermost, then the groups."""
+        """The matrices ordered by tap, then by group."""
         grouped = torch.unflatten(weight, 0, (self.groups, -1))
         taps = grouped.permute(*range(3, grouped.ndim), 0, *self._order)
         return [taps.flatten(0, -3)]
 
     def merge(self, parts: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-        """The kernel; a view of the part."""
+        """The kernel; shares memory with the part."""
         (part,) = parts
         spatial = len(shape) - 2
         grouped = torch.unflatten(part, 0, (*shape[2:], self.groups))
@@ -83,7 +83,7 @@ class ConvView(View):
 
     @property
     def _order(self) -> tuple[int, int]:
-        """Where fan-out and fan-in stand behind the groups; the same swap leads there and back."""
+        """Axes of fan-out and fan-in after the groups. The same order serves both directions."""
         return 1, 2
 
     def _fans(self, shape: Sequence[int]) -> tuple[int, int]:
@@ -92,7 +92,7 @@ class ConvView(View):
 
 @dataclass(frozen=True)
 class ConvTransposeView(ConvView):
-    """As `ConvView` for kernels stored with the fan-in first: (C_in, C_out/g, *kernel)."""
+    """A `ConvView` for kernels that are stored with the fan-in first: (C_in, C_out/g, *kernel)."""
 
     kind = "conv_transpose"
 
@@ -106,17 +106,17 @@ class ConvTransposeView(ConvView):
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive rows of a fused weight: `rows` of them."""
+    """A number of consecutive rows of a fused weight."""
 
     name: str
     rows: int
     heads: int = 0
-    """Matrices it falls into when seen per head; 0 when nobody said."""
+    """Number of heads, which is the number of its matrices if the view is `per_head`; 0 if unknown."""
 
 
 @dataclass(frozen=True)
 class FusedView(View):
-    """Blocks of rows (fan-out), such as q, k, v: each its own batch, one matrix or, `per_head`, one for each head.
+    """Blocks of rows (fan-out), such as q, k, v. Each block is a batch: of one matrix, or of one for each head.
 
     The weight is stored (rows, d_in), or (d_in, rows) when `transposed`.
     """
@@ -129,7 +129,7 @@ class FusedView(View):
 
     @property
     def layout(self) -> Mapping[str, Any]:
-        """Blocks with their rows and, if known, heads."""
+        """The blocks with their rows and, if known, their heads."""
         known: dict[str, Any] = {
             "split": tuple(b.name for b in self.blocks),
             "sizes": tuple(b.rows for b in self.blocks),
@@ -153,7 +153,7 @@ class FusedView(View):
         )
 
     def split(self, weight: Tensor) -> list[Tensor]:
-        """The blocks in order; each shares memory where strides allow."""
+        """The blocks in order; each shares memory with the weight if the strides allow it."""
         stack = self._stack(weight)
         pieces = torch.split(stack, [b.rows for b in self.blocks], dim=1)
         return [_to_heads(piece, cuts) for piece, cuts in zip(pieces, self._cuts, strict=True)]
@@ -178,30 +178,30 @@ class ExpertsView(FusedView):
     """A stack of matrices (experts, rows, d_in), each cut into the same blocks, such as gate and up."""
 
     interleaved: bool = False
-    """The rows of the blocks alternate (gate, up, gate, up, ...) instead of following each other."""
+    """Whether the rows of the blocks alternate: gate, up, gate, up, ..."""
     kind = "experts"
     axes = 3
 
     @property
     def layout(self) -> Mapping[str, Any]:
-        """Blocks, and how their rows follow each other."""
+        """The blocks, and whether their rows alternate."""
         return {**super().layout, "interleaved": self.interleaved}
 
     def infos(self, name: str, shape: Sequence[int]) -> tuple[MatrixInfo, ...]:
-        """One batch per block, the experts its batch axis."""
+        """One batch per block, with the experts as batch axis."""
         if self.interleaved and len({b.rows for b in self.blocks}) > 1:
             raise UserError(f"{name}: blocks whose rows alternate must have equally many; {REMEDY}")
         return super().infos(name, shape)
 
     def split(self, weight: Tensor) -> list[Tensor]:
-        """The blocks in order, each with the experts as batch."""
+        """The blocks in order, each with the experts as batch axis."""
         if not self.interleaved:
             return super().split(weight)
         stack, count = self._stack(weight), len(self.blocks)
         return [_to_heads(stack[:, i::count], cuts) for i, cuts in enumerate(self._cuts)]
 
     def merge(self, parts: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-        """The blocks below each other, or row by row in turn."""
+        """The blocks below each other, or with alternating rows."""
         if not self.interleaved:
             return super().merge(parts, shape)
         pieces = [_from_heads(part, cuts) for part, cuts in zip(parts, self._cuts, strict=True)]
@@ -211,9 +211,10 @@ class ExpertsView(FusedView):
 
 @dataclass(frozen=True)
 class InterleavedView(View):
-    """A fused qkv whose rows come group by group: per key/value head its queries, then its key, then its value.
+    """A fused qkv with rows in groups, one group per key/value head: its queries, then its key, then its value.
 
-    With as many key/value heads as heads this is (heads, 3, head_dim), the order of Megatron, GPT-NeoX and Bloom.
+    If there are as many key/value heads as heads, the rows are (heads, 3, head_dim): the order of Megatron, GPT-NeoX
+    and Bloom.
     """
 
     heads: int
@@ -253,13 +254,13 @@ class InterleavedView(View):
         )
 
     def split(self, weight: Tensor) -> list[Tensor]:
-        """q, k and v, each with its rows gathered."""
+        """The matrices of q, k and v, each gathered from the groups."""
         groups = torch.unflatten(weight.mT if self.transposed else weight, 0, (self.kv_heads, self._slots, -1))
         parts = [p.flatten(0, 1) for p in torch.split(groups, [self._slots - 2, 1, 1], dim=1)]
         return [p if self.per_head else p.flatten(0, 1).unsqueeze(0) for p in parts]
 
     def merge(self, parts: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-        """The rows back in their groups."""
+        """The weight, with its rows in groups again."""
         slots = (self._slots - 2, 1, 1)
         groups = [
             p.reshape(self.kv_heads, n, -1, p.shape[-1])
@@ -277,7 +278,7 @@ class InterleavedView(View):
 
 @dataclass(frozen=True)
 class UnclearView(View):
-    """A weight that is fused, nobody can tell how: asking for its matrices raises `problem`, which says the remedy."""
+    """A fused weight whose blocks are unknown. Every request for its matrices raises `problem`, with the remedy."""
 
     kind: str
     problem: str
@@ -285,7 +286,7 @@ class UnclearView(View):
 
     @property
     def layout(self) -> Mapping[str, Any]:
-        """What is known; a rule's layout adds what is missing."""
+        """The known part of the layout. A rule's layout adds the missing part."""
         return self.known
 
     def infos(self, name: str, shape: Sequence[int]) -> tuple[MatrixInfo, ...]:
@@ -311,9 +312,7 @@ def _from_heads(part: Tensor, heads: int) -> Tensor:
 
 def _require_axes(name: str, shape: Sequence[int], *allowed: int) -> None:
     if len(shape) not in allowed:
-        raise UserError(
-            f"{name} has {len(shape)} axes, but this way of seeing it needs {' or '.join(map(str, allowed))}"
-        )
+        raise UserError(f"{name} has {len(shape)} axes, but this layout needs {' or '.join(map(str, allowed))}")
 
 
 def _require_rows(name: str, rows: int, blocks: Sequence[Block]) -> None:

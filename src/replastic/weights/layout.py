@@ -1,4 +1,4 @@
-"""How the tensors of a bare file are seen: told by their names, their shapes and what lies beside them."""
+"""Views of the tensors of a file without a config, from their names, their shapes and the tensors beside them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _RULE = "say so in a recipe rule for it, such as"
 _IMAGE = 4
-"""Most channels an image has: colours and transparency, or stacked frames."""
+"""Largest number of channels of an image: colours and transparency, or stacked frames."""
 
 
 @dataclass(frozen=True)
 class Guess:
-    """What one tensor most likely is; `problem` says why it is not safe to go by that, and what would tell."""
+    """The most likely kind and layout of one tensor. `problem` says why this is not certain, and how to settle it."""
 
     kind: str | None
     layout: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
 
     def view(self, name: str, shape: tuple[int, ...]) -> View | None:
-        """The view it describes; one that only a rule's layout makes usable if there is a problem."""
+        """The view that the guess describes. If there is a problem, only a rule's layout makes it usable."""
         if self.kind is None:
             return None
         if self.problem:
@@ -39,14 +39,16 @@ class Guess:
 
 
 def entries_from_shapes(shapes: Shapes, dtypes: Mapping[str, torch.dtype]) -> list[WeightEntry]:
-    """One entry per tensor, in the given order, seen as names and shapes suggest.
+    """One entry per tensor in the given order, with the view that names and shapes suggest.
 
-    Four axes are a convolution, two a Linear, three a stack of experts or a Conv1d by their names. What shapes alone
-    leave open is settled by what lies beside a weight where that is a proof; otherwise the weight asks for a layout:
+    Two axes are a Linear and four a convolution. Three are a stack of experts or a Conv1d, by their names. If the shape
+    alone leaves doubt, other tensors of the file settle it where they are a proof:
 
-    * a bias as long as the second axis: the weight is stored as (in, out), or is a transposed convolution;
-    * a kernel with a fan-in that no layer puts out: the convolution is grouped;
-    * a fused qkv whose rows are not three times its fan-in: the key/value heads must be told.
+    * A bias as long as the second axis: the weight is stored as (in, out), or is a transposed convolution.
+    * A kernel with a fan-in that no layer puts out: the convolution is grouped.
+    * A fused qkv whose rows are not three times its fan-in: its key/value heads are unknown.
+
+    If doubt remains, the weight asks for a layout.
     """
     clues = _Clues(shapes)
     return [_entry(name, shape, dtypes[name], clues) for name, shape in shapes.items()]
@@ -64,14 +66,14 @@ def _entry(name: str, shape: tuple[int, ...], dtype: torch.dtype, clues: _Clues)
 
 
 def _is_part(name: str, shapes: Shapes) -> bool:
-    """Whether a tensor only serves to compute a weight: part of a parametrization, weight norm or pruning."""
+    """Whether the only use of a tensor is to compute a weight: a part of a parametrization, weight norm or pruning."""
     stem, _, part = name.rpartition("_")
     partners = {"g": ("v",), "v": ("g",), "orig": ("mask", "u")}.get(part, ())
     return "parametrizations" in name.split(".") or any(f"{stem}_{partner}" in shapes for partner in partners)
 
 
 class _Clues:
-    """What the tensors of one file say of each other."""
+    """Facts about the tensors of one file that help to interpret the others."""
 
     def __init__(self, shapes: Shapes) -> None:
         self.shapes = shapes
@@ -80,24 +82,24 @@ class _Clues:
         self.fan_outs = {s[1] if n in turned else s[0] for n, s in shapes.items() if n in kernels or len(s) == 2}
         self.fan_ins = Counter(s[1] for n, s in kernels.items() if n not in turned)
         self.has_stem = any(1 < fan_in <= _IMAGE and fan_in not in self.fan_outs for fan_in in self.fan_ins)
-        """Whether a kernel sees what no layer puts out: the channels of an image."""
+        """Whether a kernel reads the channels of an image: a small number that no layer puts out."""
         self.single = [n for n, s in kernels.items() if s[1] == 1 and not _says_depthwise(n)]
-        """Kernels with one input channel whose name does not say why."""
+        """Kernels with one input channel whose name does not say that they are depthwise."""
         oblong = [n for n, s in shapes.items() if len(s) == 2 and s[0] != s[1] and self.bias(n) is not None]
         self.transposed = {_module(n) for n in oblong if self.is_turned(n)} - {
             _module(n) for n in oblong if not self.is_turned(n)
         }
-        """Names of modules whose two-axis weights are stored as (in, out), by those that are not square."""
+        """Names of modules whose two-axis weights are stored as (in, out), as their oblong weights show."""
 
     def is_kernel(self, name: str) -> bool:
-        """Whether a weight is a convolution's: four or five axes, or three and a bias or a name that says so."""
+        """Whether a weight is a convolution's. Four or five axes say so; with three, a bias or the name must."""
         axes = len(self.shapes[name])
         if not name.endswith("weight") or is_expert_stack(name, self.shapes[name]) or not 3 <= axes <= 5:
             return False
         return axes > 3 or "conv" in name.lower() or self.bias(name) == (self.shapes[name][0],)
 
     def is_turned(self, name: str) -> bool:
-        """Whether the bias is as long as the second axis, not the first: that axis is the fan-out."""
+        """Whether the second axis is the fan-out: the bias is as long as that axis, and not as the first."""
         first, second = self.shapes[name][:2]
         return first != second and self.bias(name) == (second,)
 
@@ -139,7 +141,7 @@ def _matrix(name: str, shape: tuple[int, ...], clues: _Clues) -> Guess:
             return Guess(
                 "linear",
                 layout,
-                f"{rows} rows are not 3 x {d_in}, so it is not told where q, k and v begin: {_RULE} "
+                f"{rows} rows are not 3 x {d_in}, so it is not known where q, k and v begin: {_RULE} "
                 "layout = {split = ['q', 'k', 'v'], heads = 32, kv_heads = 8}",
             )
     return Guess("linear", {**layout, **fused})
@@ -153,7 +155,7 @@ def _experts(name: str, shape: tuple[int, ...], clues: _Clues) -> Guess:
         return Guess(
             "experts",
             layout,
-            f"a stack stored as (in, out), whose rows may alternate: {_RULE} "
+            f"it is a stack stored as (in, out), whose rows may alternate: {_RULE} "
             "layout = {transposed = true, split = ['gate', 'up'], interleaved = true}",
         )
     return Guess("experts", layout)
@@ -166,7 +168,7 @@ def _kernel(name: str, shape: tuple[int, ...], clues: _Clues) -> Guess:
     if fan_in == 1 and (_says_depthwise(name) or clues.has_stem):
         return Guess("conv", {"groups": channels})
     if fan_in == 1 and len(clues.single) > 1:
-        problem = f"it is depthwise or sees a grey image: {_RULE} layout = {{groups = {channels}}}, or 1"
+        problem = f"it is depthwise or reads a grey image: {_RULE} layout = {{groups = {channels}}}, or 1"
         return Guess("conv", {}, problem)
     unheard = fan_in > 1 and fan_in not in clues.fan_outs
     if unheard and (fan_in > _IMAGE or clues.fan_ins[fan_in] > 1):

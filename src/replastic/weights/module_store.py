@@ -1,4 +1,4 @@
-"""The weights of a live `nn.Module`: listed with their roles and views, tied ones once, and written in place."""
+"""The weights of a live `nn.Module` as a store: a list with roles and views, and writes in place."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TABLES = (nn.Embedding, nn.EmbeddingBag)
 
 
 class _Place(NamedTuple):
-    """Where a tensor hangs: looked up anew at each use, as parameters may be replaced."""
+    """The module and attribute of a tensor. It is looked up at each use, since parameters may be replaced."""
 
     module: nn.Module
     attribute: str
@@ -37,7 +37,7 @@ class _Place(NamedTuple):
         return tensor
 
     def facts(self) -> object:
-        """What an entry says of the tensor, found without computing anything: changes when the entry must."""
+        """The facts about the tensor that its entry depends on. They are found without computing anything."""
         if self.derived:
             return id(self.module)
         tensor = self.tensor()
@@ -45,11 +45,11 @@ class _Place(NamedTuple):
 
 
 class ModuleStore:
-    """A live model as a `LiveStore`: parameters and persistent buffers, tied ones once.
+    """A live model as a `LiveStore` of parameters and persistent buffers. Tied tensors are one entry.
 
-    Names are those of the state dict, without what `torch.compile` and data parallelism put before them. A weight that
-    a parametrization computes is listed under the name its layer uses it by, readable but refused; the parameters
-    behind it are listed too, as no matrices.
+    Names are those of the state dict, without the prefixes of `torch.compile` and data parallelism. A weight that a
+    parametrization computes is listed under the name that its layer uses. It can be read, but not written. The
+    parameters behind it are listed, too, but not as matrices.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -61,7 +61,7 @@ class ModuleStore:
         self.entries()
 
     def entries(self) -> Sequence[WeightEntry]:
-        """Every tensor of the model, in its order; as it is now, whatever was frozen, cast or replaced since."""
+        """Every tensor of the model in its order. The list is up to date after freezing, casting or replacing."""
         places = dict(_walk(self.model))
         seen = [(name, place.facts()) for name, place in places.items()]
         if seen != self._seen:
@@ -74,10 +74,10 @@ class ModuleStore:
         return self._entries
 
     def read(self, name: str) -> Tensor:
-        """One tensor, detached: it aliases the live one.
+        """One tensor, detached. It shares memory with the live one.
 
         Raises:
-            UserError: No such tensor; near misses are offered.
+            UserError: There is no such tensor; the message offers near misses.
         """
         return self._place(name).tensor().detach()
 
@@ -85,7 +85,7 @@ class ModuleStore:
         """The live parameter or buffer itself.
 
         Raises:
-            UserError: No such tensor, or one that must not be written; the message says what to do.
+            UserError: There is no such tensor, or it must not be written; the message says what to do.
         """
         place = self._place(name)
         if self._refusals.get(name):
@@ -93,14 +93,14 @@ class ModuleStore:
         return place.tensor()
 
     def transaction(self, *, staging: str = "memory") -> ModuleTransaction:
-        """Begin a set of writes; new values wait in ``memory`` or on ``disk``."""
+        """Begin a set of writes. New values wait in ``memory`` or on ``disk``."""
         return ModuleTransaction(self, open_stage(staging))
 
     def replace_modules(self, modules: Mapping[str, nn.Module]) -> Callable[[], None]:
-        """Put modules in place of those at these names; returns what puts the old ones back.
+        """Replace the modules of these names. Returns the function that puts the old ones back.
 
         Raises:
-            UserError: No module of that name.
+            UserError: There is no module of that name.
         """
         raw = {strip_prefixes(f"{name}.")[:-1]: name for name, _ in self.model.named_modules() if name}
         for name in modules:
@@ -133,9 +133,9 @@ class ModuleStore:
 
 
 class ModuleTransaction:
-    """Writes to live tensors: staged, then copied in place, so that parameters stay the objects they are.
+    """Writes to live tensors. They are staged, then copied in place, so that parameters stay the same objects.
 
-    After the commit the stage holds the old values: one extra copy of what was touched serves both ends.
+    After the commit the stage holds the old values. So one extra copy of the touched tensors is enough for both.
     """
 
     def __init__(self, store: ModuleStore, stage: Stage) -> None:
@@ -152,7 +152,7 @@ class ModuleTransaction:
             self._stage.close()
 
     def stage(self, name: str, value: Tensor) -> None:
-        """Cast the new value to the live tensor's dtype and device and keep it.
+        """Cast the new value to the dtype and device of the live tensor, and keep it.
 
         Raises:
             UserError: The weight is unknown or must not be written.
@@ -171,7 +171,7 @@ class ModuleTransaction:
         )
 
     def commit(self) -> Callable[[], None]:
-        """Write every staged value in place; an error midway puts back what was written."""
+        """Write every staged value in place. An error on the way restores the old values."""
         written: list[tuple[int, Tensor]] = []
 
         @torch.no_grad()
@@ -188,7 +188,7 @@ class ModuleTransaction:
                     self._stage.replace(key, live)
                     written.append((key, live))
                     live.copy_(new)
-                    del new  # or it would stay in memory while the next one is read
+                    del new  # else it would stay in memory while the next one is read
         except BaseException:
             undo()
             raise
@@ -196,7 +196,7 @@ class ModuleTransaction:
 
 
 def _walk(model: nn.Module) -> Iterator[tuple[str, _Place]]:
-    """Every parameter, persistent buffer and derived weight under every name it can be reached by."""
+    """Every parameter, persistent buffer and derived weight, under every name that leads to it."""
     for prefix, module in model.named_modules(remove_duplicate=False):
         path = f"{prefix}." if prefix else ""
         for attribute, parameter in module._parameters.items():
@@ -225,7 +225,7 @@ def _entry(name: str, place: _Place, parent: nn.Module | None) -> WeightEntry:
 
 
 def _role(name: str, place: _Place, tensor: Tensor) -> str:
-    """What the name tells, unless the module knows better."""
+    """The role by the module's type, or else by the name."""
     module, attribute = place.module, place.attribute
     if attribute in module._buffers:
         return "buffer"
@@ -242,7 +242,7 @@ _LAZY = "its shape is not known yet; run one forward pass first"
 
 
 def _refusal(tensor: Tensor) -> str:
-    """Why a tensor cannot be rewritten in place, with the remedy; empty if it can."""
+    """The reason why a tensor cannot be rewritten in place, with the remedy; empty if it can."""
     if hasattr(tensor, "to_local"):
         return "it is sharded over processes (DTensor); rewrite the full checkpoint, or gather it first"
     if tensor.is_meta:
@@ -258,12 +258,12 @@ def _refusal(tensor: Tensor) -> str:
     if any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
         return "its rows or columns share memory (expand); replace it by a .clone() first"
     if tensor.is_inference():
-        return "it was made under torch.inference_mode, which forbids changes in place; load it outside of that"
+        return "it was made under torch.inference_mode, which forbids changes in place; load it outside that mode"
     return ""
 
 
 def _identity(tensor: Tensor) -> object:
-    """Equal for tensors that are the same memory, whatever object holds it."""
+    """A key that is equal for tensors that share all their memory, also if they are different objects."""
     if is_lazy(tensor) or tensor.is_meta or tensor.layout != torch.strided or not tensor.numel():
         return id(tensor)
     if hasattr(tensor, "to_local"):
@@ -272,7 +272,7 @@ def _identity(tensor: Tensor) -> object:
 
 
 def _tie(first: WeightEntry, other: WeightEntry) -> WeightEntry:
-    """One entry under the first name; a table of embeddings stays one, whatever else it is used as."""
+    """One entry under the first name. If one of the two is an embedding, the entry is an embedding."""
     role = "embedding" if "embedding" in (first.role, other.role) else first.role
     aliases = (*first.aliases, other.name) if other.name != first.name else first.aliases
     return replace(first, role=role, aliases=aliases)

@@ -1,4 +1,4 @@
-"""What the name of a weight tells, on a live model and in a file alike, so that one recipe picks the same weights."""
+"""Roles of weights by their names. Live models and files use the same rules, so a recipe picks the same weights."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ _EXPERT_STACK = frozenset(("gate_up_proj", "gate_proj", "up_proj", "down_proj"))
 _WRAPPERS = frozenset(("model", "net", "network"))
 
 RUN_STATE = "model/"
-"""What stands before the names of the network's tensors in the state that a run saves."""
+"""Prefix of the names of the network's tensors in the state that a run saves."""
 
 
 def strip_prefixes(name: str) -> str:
-    """The name without what wrappers put into it.
+    """The name without the prefixes of wrappers.
 
     These are `torch.compile` (``_orig_mod.``), data parallelism (``module.``) and the saved state of a run
     (``model/``).
@@ -61,8 +61,8 @@ def strip_prefixes(name: str) -> str:
 def role_of(name: str, shape: Sequence[int]) -> str:
     """The role of a tensor, one of `ROLES`, by the words of its name and its number of axes.
 
-    Matrices are ``embedding``, ``head`` or ``matrix``; what a norm owns is ``norm``; other one-axis parameters are
-    ``bias`` or ``other``. A raw tensor that no name explains is ``other``: nobody knows which axis is the fan-in.
+    Matrices are ``embedding``, ``head`` or ``matrix``. Tensors of a norm are ``norm``. Other one-axis parameters are
+    ``bias`` or ``other``. A tensor whose name explains nothing is ``other``, since its fan-in axis is unknown.
 
     Args:
         name: As in `named_parameters` or a state dict; prefixes of wrappers are ignored.
@@ -85,12 +85,12 @@ def role_of(name: str, shape: Sequence[int]) -> str:
 
 
 def in_head(name: str) -> bool:
-    """Whether a tensor, weight or bias, belongs to the head."""
+    """Whether a weight or bias belongs to the head."""
     return _is_head(_parts(name)[:-1])
 
 
 def is_expert_stack(name: str, shape: Sequence[int]) -> bool:
-    """Whether a tensor with three axes is a stack of the matrices of a mixture of experts, by its name."""
+    """Whether a tensor is a stack of the matrices of a mixture of experts: three axes, and a name that says so."""
     *modules, leaf = strip_prefixes(name).split(".")
     if len(shape) != 3:
         return False
@@ -98,7 +98,7 @@ def is_expert_stack(name: str, shape: Sequence[int]) -> bool:
 
 
 def _parts(name: str) -> list[str]:
-    """The modules from the outermost that is no mere wrapper, and the tensor's own name."""
+    """Names of the modules around the tensor, from the outermost that is no mere wrapper, and its own name."""
     parts = strip_prefixes(name).split(".")
     while len(parts) > 1 and parts[0] in _WRAPPERS:
         parts = parts[1:]

@@ -1,4 +1,4 @@
-"""What an optimizer remembers of rewritten weights: dropped, kept or cleared row by row, and given back on undo."""
+"""The optimizer's state of rewritten weights: it is dropped, kept or cleared row by row, and restored on undo."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Optimizers = Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer] | None
 
 
 def check_policy(policy: Policy) -> Policy:
-    """The policy itself; raises `UserError` unless it is one of `POLICIES`."""
+    """The policy itself. Raises `UserError` if it is not one of `POLICIES`."""
     if policy not in POLICIES:
         raise UserError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
     return policy
 
 
 class OptimizerState:
-    """The state of one or more optimizers; parameter groups and hyperparameters are never touched."""
+    """The state of one or more optimizers. Parameter groups and hyperparameters are never changed."""
 
     def __init__(self, optimizers: Optimizers) -> None:
         self._optimizers = tuple(by_name(optimizers).values())
@@ -34,11 +34,11 @@ class OptimizerState:
         return bool(self._optimizers)
 
     def held(self, name: str, candidates: Iterable[Tensor]) -> list[Tensor]:
-        """Those of the tensors that stand for the weight `name` which the optimizers update.
+        """The tensors that the optimizers update, among the `candidates` that stand for the weight `name`.
 
         Raises:
-            UserError: None of them, though the weight is trainable: its new value would not be trained on, or would be
-                overwritten from a copy.
+            UserError: The optimizers update none of them, though the weight is trainable. So its new value would not
+                be trained, or would be overwritten by a copy.
         """
         candidates = list(candidates)
         found = [t for t in candidates if id(t) in self._holder]
@@ -51,13 +51,13 @@ class OptimizerState:
         return found
 
     def drop(self, parameters: Iterable[Tensor]) -> Callable[[], None]:
-        """Forget what is remembered of these parameters; returns what restores it."""
+        """Drop the state of these parameters. Returns the function that restores it."""
         held = [(self._holder[id(p)][0], p) for p in parameters]
         joint = {id(o): o for o, _ in held if isinstance(o, LBFGS)}  # its history mixes all its parameters
         return self._take([*held, *((o, p) for o in joint.values() for p in list(o.state))])
 
     def drop_all(self) -> Callable[[], None]:
-        """Forget everything; returns what restores it."""
+        """Drop the whole state. Returns the function that restores it."""
         held = [(o, p) for o in self._optimizers for group in o.param_groups for p in group["params"]]
         return self._take([*held, *((o, p) for o in self._optimizers for p in list(o.state))])
 
@@ -80,7 +80,7 @@ class OptimizerState:
 
     @torch.no_grad()
     def clear_rows(self, parameter: Tensor, dim: int, index: Tensor) -> Callable[[], None]:
-        """Zero these rows (along `dim`) of every state tensor shaped like the parameter; returns what restores them."""
+        """Set rows (along `dim`) of its state tensors to zero. Returns the function that restores them."""
         if isinstance(self._holder[id(parameter)][0], LBFGS):
             return self.drop([parameter])
         state: Mapping[str, Any] = self._holder[id(parameter)][0].state.get(parameter, {})
@@ -99,10 +99,10 @@ class OptimizerState:
 
 
 def by_name(given: object) -> dict[str, Optimizer]:
-    """Optimizers by name: that of a table, the place in a list, and ``""`` for one alone; none for None.
+    """Optimizers by name: the key in a table, the place in a list, and ``""`` for a single one; empty for None.
 
     Raises:
-        UserError: It is something else.
+        UserError: The argument is something else.
     """
     if given is None:
         return {}
@@ -118,6 +118,6 @@ def by_name(given: object) -> dict[str, Optimizer]:
 
 @torch.inference_mode(False)
 def _first_state(old: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
-    """What Adagrad has when it is made: unlike others it makes its state then, and does not make it again."""
+    """The first state of Adagrad. Unlike other optimizers, it makes its state in its constructor and never again."""
     start = {"sum": group["initial_accumulator_value"], "step": 0}
     return {k: torch.full_like(v, start[k]) for k, v in old.items()}

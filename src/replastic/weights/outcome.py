@@ -1,4 +1,4 @@
-"""What a write did, or would do: a table to read, a dictionary to store, and the way back."""
+"""The outcome of a write, done or proposed: a table to read, a dictionary to store, and its undo."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from replastic.text import columns, json_ready
 from replastic.weights.change import LayerOutcome, Skipped
 
 SHOWN = 24
-"""Rows of the table of layers; of more, the first and the last are shown."""
+"""Largest number of rows in the table of layers. A longer table shows the first and the last."""
 NAMED = 3
-"""Names listed per reason among the weights left alone."""
+"""Names that are listed for each reason, among the weights left alone."""
 
 
 class Undo:
-    """The way back, good for one use."""
+    """The steps that take a write back. It can be called once."""
 
     def __init__(self, steps: Sequence[Callable[[], None]]) -> None:
         self._steps: list[Callable[[], None]] | None = list(steps)
@@ -35,34 +35,34 @@ class Undo:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What happened to each weight; prints as a table."""
+    """The changes of each weight, done or proposed; prints as a table."""
 
     layers: tuple[LayerOutcome, ...] = ()
-    """One for each batch of matrices, in the order of the store."""
+    """One entry for each batch of matrices, in the order of the store."""
     skipped: tuple[Skipped, ...] = ()
     written: tuple[str, ...] = ()
-    """Names of the tensors that were written, tied ones once, in the order of the store."""
+    """Names of the tensors that were written, in the order of the store; tied tensors have one name."""
     modules: tuple[str, ...] = ()
     """Names of the modules that were replaced."""
     followers: tuple[str, ...] = ()
     """Names of the followers that were brought up to date."""
     optimizer: str = ""
-    """What happened to the optimizer's state, in words; empty without an optimizer."""
+    """The change of the optimizer's state, in words; empty without an optimizer."""
     dry_run: bool = False
     probe: tuple[float, float] | None = None
     """Loss on the probe's batch before and after, if there was a probe."""
     notes: tuple[str, ...] = ()
-    """What else is good to know, such as where the layout of a checkpoint comes from."""
+    """Further sentences for the user, such as the source of a checkpoint's layout."""
     _undo: Undo | None = field(default=None, repr=False, compare=False)
 
     def undo_(self) -> None:
-        """Put back weights, buffers, modules, followers and the optimizer's state as they were before the write.
+        """Restore weights, buffers, modules, followers and the optimizer's state from before the write.
 
-        Whatever was trained since is lost: the state of the optimizer is the one from before the write, too, except
-        where it was kept (policy ``keep``).
+        Training since the write is lost. The optimizer's state goes back to before the write, too, unless the policy
+        was ``keep``.
 
         Raises:
-            UserError: It was undone already, or was a dry run.
+            UserError: The write was undone already, or was a dry run.
         """
         if self._undo is None:
             raise UserError("nothing to undo: this was a dry run")
@@ -78,7 +78,7 @@ class Outcome:
         return math.fsum(layer.sfe for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the way back, ready for JSON: what is not a finite number becomes null."""
+        """Everything but the undo, ready for JSON. Numbers that are not finite become null."""
         content = {
             "layers": [asdict(layer) for layer in self.layers],
             "skipped": [asdict(s) for s in self.skipped],
@@ -98,7 +98,7 @@ class Outcome:
         return f"probe loss {self.probe[0]:.4g} -> {self.probe[1]:.4g}" if self.probe else ""
 
     def __str__(self) -> str:
-        """The table of layers, what was left alone by reason, and what followed."""
+        """The table of layers, the weights left alone by reason, and the changes beside the weights."""
         parts = [self._headline(), _layer_table(self.layers), *grouped("left alone", self.skipped)]
         notes = [
             f"modules replaced: {', '.join(self.modules)}" if self.modules else "",
@@ -119,7 +119,7 @@ class Outcome:
 
 
 def grouped(heading: str, skipped: Sequence[Skipped]) -> list[str]:
-    """The heading and one line per reason, most frequent first, with the first names; nothing if there is none."""
+    """The heading and one line per reason, the most frequent first, with some names; empty without any."""
     by_reason: dict[str, list[str]] = defaultdict(list)
     for s in skipped:
         by_reason[s.reason].append(s.weight)

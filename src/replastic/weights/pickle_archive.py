@@ -1,4 +1,4 @@
-"""A .pt, .pth, .bin or .th file, read without running code in it: the state dict inside, and what surrounds it."""
+"""A .pt, .pth, .bin or .th file, read without running its code: the state dict inside, and the rest around it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _CONTAINERS = ("state_dict", "model_state_dict", "model", "module", "network", "
 class PickleArchive:
     """A file of `torch.save`, loaded whole with `weights_only=True`; implements `Archive`.
 
-    The state dict may lie inside a container under one of the usual keys; what else is there is written back.
+    The state dict may lie inside a container, under one of the usual keys. The rest of the container is written back.
 
     Raises:
-        CheckpointError: The file is missing, damaged, holds objects that would have to be run, or no state dict.
+        CheckpointError: The file is missing or damaged, holds objects that need code to be run, or has no state dict.
     """
 
     outputs: frozenset[str] = frozenset()
@@ -37,7 +37,7 @@ class PickleArchive:
         self.path = path
         self.content = _load(path)
         self.key, self.state = _find_state(self.content, path)
-        """The key of the container that holds the state dict (empty: the file is one), and the state dict."""
+        """The key that holds the state dict (empty if the whole file is one), and the state dict."""
         found = {name: value for name, value in self.state.items() if isinstance(value, Tensor)}
         self.tensors: Mapping[str, Stored] = {
             name: Stored(tuple(value.shape), value.dtype) for name, value in found.items()
@@ -52,7 +52,7 @@ class PickleArchive:
         self.notes: tuple[str, ...] = (f"kept as it is: {', '.join(surroundings)}",) if surroundings else ()
 
     def read(self, name: str) -> Tensor:
-        """One tensor; aliases the loaded content, so read only."""
+        """One tensor. It shares the memory of the loaded content, so do not change it."""
         value = self.state[name]
         assert isinstance(value, Tensor)
         return value.detach()
@@ -67,7 +67,7 @@ class PickleArchive:
 
 
 class PickleWriter:
-    """Keeps new tensors until `finish` saves the whole content with them; implements `ArchiveWriter`."""
+    """Keeps new tensors until `finish` saves the whole content; implements `ArchiveWriter`."""
 
     def __init__(self, archive: PickleArchive, draft: Path) -> None:
         self._archive = archive
@@ -75,12 +75,12 @@ class PickleWriter:
         self._values: dict[str, Tensor] = {}
 
     def put(self, name: str, value: Tensor) -> None:
-        """Keep a new tensor; names given the same one stay tied."""
+        """Keep a new tensor. Names that get the same object stay tied."""
         self._values[name] = value
 
     def finish(self) -> None:
-        """Save, and wait until it is on the disk."""
-        state = copy.copy(self._archive.state)  # keeps its type and what it carries, such as `_metadata` of modules
+        """Save the file, and wait until it is on the disk."""
+        state = copy.copy(self._archive.state)  # keeps its type and attributes, such as `_metadata` of modules
         for name, value in self._values.items():
             old = state[name]
             state[name] = nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value
@@ -96,7 +96,7 @@ class PickleWriter:
         sync(self._draft)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""
 
 
 def _load(path: Path) -> Any:
@@ -112,8 +112,8 @@ def _load(path: Path) -> Any:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         if found is None:
             raise CheckpointError(
-                f"{path} is refused: it is damaged or no PyTorch checkpoint, or cannot be read without running code "
-                "in it"
+                f"{path} is refused: it is damaged or not a PyTorch checkpoint, or cannot be read without running its "
+                "code"
             ) from None
         raise CheckpointError(
             f"{path} is refused: besides tensors it holds {found[1]}, and reading that could run code; if you trust "
@@ -134,7 +134,7 @@ def _load(path: Path) -> Any:
 
 
 def _damaged(path: Path) -> str:
-    return f"{path} is damaged or no PyTorch checkpoint: fetch it or save it again"
+    return f"{path} is damaged or not a PyTorch checkpoint: fetch it or save it again"
 
 
 def _find_state(content: Any, path: Path) -> tuple[str, MutableMapping[str, Any]]:
@@ -149,13 +149,13 @@ def _find_state(content: Any, path: Path) -> tuple[str, MutableMapping[str, Any]
             return others[0], content[others[0]]
         if others:
             raise CheckpointError(
-                f"{path} holds several state dicts ({', '.join(others)}): save the one to be used as a file of its own"
+                f"{path} holds several state dicts ({', '.join(others)}): save the one to use as a file of its own"
             )
     raise CheckpointError(f"{path} holds no state dict (tensors by name): save model.state_dict() into it")
 
 
 def _is_state(value: Any) -> bool:
-    """Whether it looks like a state dict: text keys, and tensors for most values (some carry extra state)."""
+    """Whether it looks like a state dict: its keys are texts, and most values tensors (some modules add others)."""
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         return False
     return 2 * sum(isinstance(item, Tensor) for item in value.values()) > len(value)

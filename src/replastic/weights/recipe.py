@@ -1,4 +1,4 @@
-"""Recipes: ordered rules that say which weights are touched, by which method, seen in which layout."""
+"""Recipes: ordered rules that say which weights are touched, by which method, and in which layout."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ APPLY = "apply"
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of a recipe; the first rule that matches a weight decides."""
+    """One rule of a recipe. The first rule that matches a weight decides."""
 
     match: tuple[str, ...]
-    """Any of: a pattern on the weight's or its module's name (shell wildcards; a plain word matches as a suffix at a
-    dot, as in peft), ``role:<role>``, ``kind:<kind>``, ``layer:<kind>`` (its bias too), or ``*``."""
+    """Patterns, of which one must match: ``role:<role>``, ``kind:<kind>``, ``layer:<kind>`` (which includes the bias),
+    ``*``, or a pattern on the name of the weight or its module. The latter has shell wildcards; a plain word matches
+    the end of a name after a dot, as in peft."""
     action: str = APPLY
-    """``apply`` (the method the caller asked for), ``leave``, or the name of another method."""
+    """``apply`` (the caller's method), ``leave``, or the name of another method."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the method to override, unless the caller set them."""
     layout: Mapping[str, Any] = field(default_factory=dict)
-    """How the weight is seen, where modules and shapes do not tell: ``split`` (block names), ``sizes`` (rows of each),
-    ``heads``, ``kv_heads``, ``per_head``, ``interleaved``, ``transposed`` (stored as (in, out)), ``groups``."""
+    """The layout, if modules and shapes do not tell it: ``split`` (block names), ``sizes`` (rows of each), ``heads``,
+    ``kv_heads``, ``per_head``, ``interleaved``, ``transposed`` (stored as (in, out)), ``groups``."""
     blocks: tuple[str, ...] = ()
     """Blocks of a fused weight to touch; empty for all."""
     why: str = ""
-    """Reason, shown beside a weight that is left alone."""
+    """The reason that is shown for a weight left alone."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,11 @@ class Target:
 
     entry: WeightEntry
     infos: tuple[MatrixInfo, ...]
-    """The batches of matrices the rule touches; none where the weight is chosen as a whole tensor."""
+    """The batches of matrices that the rule touches; empty if the weight is chosen as a whole tensor."""
     rule: Rule
 
     def matrices(self, weight: Tensor) -> Iterator[tuple[MatrixInfo, Tensor]]:
-        """Each touched batch of matrices in a tensor of the entry's shape, as (batch, d_out, d_in), with what it is."""
+        """Each touched batch of matrices in a tensor of the entry's shape: its info, and (batch, d_out, d_in)."""
         view = self.entry.view
         if view is None:
             return

@@ -1,4 +1,4 @@
-"""A checkpoint of safetensors: one file, or a folder of shards with the files that go with them."""
+"""A checkpoint of safetensors: one file, or a folder of shards with the files beside them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _CHUNK = 1 << 20
 
 
 class SafetensorsArchive:
-    """Safetensors files seen as one; implements `Archive`.
+    """One or more safetensors files as one archive; implements `Archive`.
 
-    A folder needs ``model.safetensors.index.json``, ``model.safetensors``, or just one safetensors file. Of the state
-    that a run saves, the tensors are those of the network; the rest is copied as it is.
+    A folder needs ``model.safetensors.index.json``, ``model.safetensors``, or just one safetensors file. In the saved
+    state of a run, only the tensors of the network count; the rest is copied as it is.
 
     Raises:
         CheckpointError: A file is missing or damaged, or the index and the shards contradict each other.
@@ -58,7 +58,7 @@ class SafetensorsArchive:
             "kept as it is": kept,
             "not copied, as they hold the old weights in another format": sorted(left_out),
         }
-        self.notes: tuple[str, ...] = tuple(f"{what}: {', '.join(of)}" for what, of in notes.items() if of)
+        self.notes: tuple[str, ...] = tuple(f"{note}: {', '.join(of)}" for note, of in notes.items() if of)
         sources = [path / name for name in self.outputs] or [path]
         self.size = sum(source.stat().st_size for source in sources if source.is_file())
 
@@ -67,7 +67,7 @@ class SafetensorsArchive:
         return self._files[self._home[name]].read(name)
 
     def equal(self, a: str, b: str) -> bool:
-        """Whether two tensors hold the same bytes; reads them a piece at a time, up to the first difference."""
+        """Whether two tensors hold the same bytes. Reads them in pieces, up to the first difference."""
         with ExitStack() as stack:
             handles, left = [], []
             for name in (a, b):
@@ -89,7 +89,7 @@ class SafetensorsArchive:
         return SafetensorsWriter(self, draft)
 
     def home(self, name: str) -> SafetensorsFile:
-        """The file a tensor lies in."""
+        """The file that holds a tensor."""
         return self._files[self._home[name]]
 
     def _check_index(self, index: dict[str, str]) -> None:
@@ -104,7 +104,7 @@ class SafetensorsArchive:
 class SafetensorsWriter:
     """A byte-for-byte copy in which only the bytes of replaced tensors differ; implements `ArchiveWriter`.
 
-    A shard is copied when its first tensor is put, so one tensor at a time is in memory.
+    A shard is copied when its first tensor is replaced. One tensor at a time is in memory.
     """
 
     def __init__(self, archive: SafetensorsArchive, draft: Path) -> None:
@@ -122,7 +122,7 @@ class SafetensorsWriter:
         file.overwrite(self._copy_of(file.path), name, value)
 
     def finish(self) -> None:
-        """Copy what was not touched, and wait until all is on the disk."""
+        """Copy the files that no new tensor is in, and wait until all are on the disk."""
         self.close()
         source = self._archive.path
         for name in sorted(self._archive.outputs):
@@ -136,7 +136,7 @@ class SafetensorsWriter:
                 sync(folder)
 
     def close(self) -> None:
-        """Close the shard at hand."""
+        """Close the shard that is open, if any."""
         if self._open is not None:
             self._open[1].close()
             self._open = None
@@ -152,12 +152,12 @@ class SafetensorsWriter:
     def _copy(self, source: Path, target: Path) -> None:
         if target not in self._copied:
             target.parent.mkdir(parents=True, exist_ok=True)
-            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)  # a folder only behind a link
+            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)  # a folder here is behind a link
             self._copied.add(target)
 
 
 def _shards(folder: Path) -> tuple[dict[str, str] | None, list[str]]:
-    """The index, if there is one, and the names of the safetensors files."""
+    """The index, or None, and the names of the safetensors files."""
     indexes = sorted(p.name for p in folder.glob(f"*{_INDEX}"))
     if len(indexes) == 1 or f"model{_INDEX}" in indexes:
         index = read_index(folder / (f"model{_INDEX}" if f"model{_INDEX}" in indexes else indexes[0]))
@@ -179,14 +179,14 @@ def _shards(folder: Path) -> tuple[dict[str, str] | None, list[str]]:
 
 
 def _surroundings(file: SafetensorsFile) -> list[str]:
-    """Tensors beside those of the network, such as the optimizer's, if the file is the state that a run saves."""
+    """Tensors that are not the network's, such as the optimizer's, if the file is the saved state of a run."""
     if "replastic" not in file.metadata:
         return []
     return [name for name in file.spans if not name.startswith(RUN_STATE)]
 
 
 def _along(folder: Path) -> set[str]:
-    """Every file of the folder but those of version control and of download tools."""
+    """Every file of the folder, except those of version control and of download tools."""
     return {name for name in tree(folder) if Path(name).parts[0] not in (".git", ".cache")}
 
 

@@ -1,4 +1,4 @@
-"""One safetensors file, byte by byte: its header, one tensor at a time, and a copy with some tensors overwritten."""
+"""One safetensors file: its header, its tensors one at a time, and a copy with some of them overwritten."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _HEADER_LIMIT = 100_000_000  # as in the safetensors library
 
 @dataclass(frozen=True)
 class Span:
-    """Where one tensor lies: bytes `start` to `end` of the file."""
+    """The place of one tensor: bytes `start` to `end` of the file."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -47,17 +47,17 @@ class Span:
 
 
 class SafetensorsFile:
-    """A safetensors file whose header has been read and checked; tensors are read on request.
+    """A safetensors file. Its header is read and checked at once, its tensors on request.
 
     Raises:
-        CheckpointError: The file is missing, is no safetensors file, is a Git LFS pointer, is cut short, or its header
-            contradicts itself.
+        CheckpointError: The file is missing, is not a safetensors file, is a Git LFS pointer or is cut short, or its
+            header contradicts itself.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.spans: dict[str, Span] = {}
-        """By name, in the order of the bytes in the file."""
+        """Places of the tensors by name, in the order of the bytes in the file."""
         self.metadata: dict[str, str] = {}
         try:
             self._read_header()
@@ -81,7 +81,7 @@ class SafetensorsFile:
         return torch.frombuffer(content, dtype=span.dtype).reshape(span.shape)
 
     def overwrite(self, copy: BinaryIO, name: str, value: Tensor) -> None:
-        """Put `value`, of the stored shape and dtype, in its place in an open copy of this file."""
+        """Write `value`, of the stored shape and dtype, to its place in an open copy of this file."""
         span = self.spans[name]
         flat = value.detach().cpu().contiguous().reshape(-1)
         copy.seek(span.start)
@@ -101,9 +101,9 @@ class SafetensorsFile:
         try:
             header = json.loads(text)
         except (ValueError, RecursionError):
-            raise CheckpointError(f"{self.path} is not a safetensors file: its header is no JSON") from None
+            raise CheckpointError(f"{self.path} is not a safetensors file: its header is not JSON") from None
         if not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), dict | None):
-            raise CheckpointError(f"{self.path} is not a safetensors file: its header is no table")
+            raise CheckpointError(f"{self.path} is not a safetensors file: its header is not a table")
         self.metadata = dict(header.pop("__metadata__", None) or {})
         spans = {name: self._span(name, fields, 8 + length) for name, fields in header.items()}
         self.spans = dict(sorted(spans.items(), key=lambda item: (item[1].start, item[1].end)))
@@ -141,7 +141,7 @@ def read_index(path: Path) -> dict[str, str]:
     """The file of every tensor, from a ``model.safetensors.index.json``.
 
     Raises:
-        CheckpointError: It is not JSON, has no `weight_map`, or names a file outside its folder.
+        CheckpointError: The index is not JSON, has no `weight_map`, or names a file outside its folder.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -154,5 +154,5 @@ def read_index(path: Path) -> dict[str, str]:
         raise CheckpointError(f"the index {path} is damaged: it has no weight_map")
     for name, file in files.items():
         if not isinstance(file, str) or not file or Path(file).name != file:
-            raise CheckpointError(f"the index {path} is damaged: {name} lies in {file!r}, which is no file beside it")
+            raise CheckpointError(f"the index {path} is damaged: {name} lies in {file!r}, not in a file beside it")
     return dict(files)

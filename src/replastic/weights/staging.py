@@ -1,4 +1,4 @@
-"""Where tensors wait between being proposed and being written, and the old ones until they may be asked back."""
+"""Stages: they hold new tensors until they are written, and old ones for an undo."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from replastic.errors import UserError
 
 STAGINGS = ("memory", "disk")
 PIECE = 1 << 18
-"""Elements written to disk at once: tensors with unusual strides are copied in pieces of this size."""
+"""Elements that are written to disk at once. Tensors with unusual strides are copied in pieces of this size."""
 
 
 class Stage(Protocol):
-    """Numbered tensors; each may be replaced by one of the same shape and dtype."""
+    """Numbered tensors. Each may be replaced by one of the same shape and dtype."""
 
     def put(self, value: Tensor) -> int:
         """Keep a tensor and return its number."""
 
     def get(self, key: int) -> Tensor:
-        """The tensor kept under that number, to be read only."""
+        """The tensor of that number. Do not change it."""
 
     def replace(self, key: int, value: Tensor) -> None:
-        """Keep a copy of `value` in place of what was there."""
+        """Keep a copy of `value` in place of the tensor of that number."""
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release memory and files."""
 
 
 def open_stage(staging: str) -> Stage:
     """The stage of that name, one of `STAGINGS`.
 
     Raises:
-        UserError: Unknown name.
+        UserError: The name is unknown.
     """
     if staging == "memory":
         return MemoryStage()
@@ -47,13 +47,13 @@ def open_stage(staging: str) -> Stage:
 
 
 class MemoryStage:
-    """Tensors kept as they are."""
+    """A stage in memory."""
 
     def __init__(self) -> None:
         self._tensors: dict[int, Tensor] = {}
 
     def put(self, value: Tensor) -> int:
-        """Keep the tensor itself; whoever gave it must not change it."""
+        """Keep the tensor itself. The caller must not change it afterwards."""
         key = len(self._tensors)
         self._tensors[key] = value
         return key
@@ -72,9 +72,9 @@ class MemoryStage:
 
 
 class DiskStage:
-    """Tensors kept in a temporary file without a name: gone when closed, or when the process ends in any way.
+    """A stage in a temporary file without a name. The file is gone after `close`, or when the process ends in any way.
 
-    Memory in use is that of the one tensor asked for.
+    Only the tensor that `get` returns is in memory.
     """
 
     def __init__(self) -> None:
@@ -96,14 +96,14 @@ class DiskStage:
         return key
 
     def get(self, key: int) -> Tensor:
-        """Read the tensor back to its device."""
+        """Read the tensor from the file to its device."""
         offset, shape, dtype, device = self._slots[key]
         data = torch.empty(prod(shape) * dtype.itemsize, dtype=torch.uint8)
         _read(self._descriptor, data.numpy().data, offset)
         return data.view(dtype).reshape(shape).to(device)
 
     def replace(self, key: int, value: Tensor) -> None:
-        """Write over what was there, a few rows at a time."""
+        """Overwrite the tensor in the file, a few rows at a time."""
         value = value.detach()
         rows = value.unsqueeze(0) if value.ndim == 0 else value
         offset = self._slots[key][0]
@@ -113,7 +113,7 @@ class DiskStage:
             offset += flat.numel()
 
     def close(self) -> None:
-        """Give the file's space back."""
+        """Close the file, which frees its space."""
         os.close(self._descriptor)
 
 

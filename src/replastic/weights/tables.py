@@ -1,4 +1,4 @@
-"""Tables of tensors by name, as people pass them: checked before anything relies on them."""
+"""Checks of tensors, and of tables of tensors by name, that a user passes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from replastic.errors import UserError
 
 
 def check_table(given: object, field: str) -> Mapping[str, Tensor]:
-    """The table itself.
+    """The table itself, checked.
 
     Args:
-        given: What was passed.
-        field: What it was passed as, for messages.
+        given: The argument.
+        field: Name of the argument, for messages.
 
     Raises:
-        UserError: It is no mapping of names to tensors; the message says how to get one.
+        UserError: The argument does not map names to tensors; the message says how to get such a table.
     """
     if isinstance(given, nn.Module):
         raise UserError(f"{field} must be a state dict, got the module itself: pass its state_dict()")
@@ -33,10 +33,10 @@ def check_table(given: object, field: str) -> Mapping[str, Tensor]:
 
 
 def check_tensor(value: object, label: str) -> Tensor:
-    """The tensor itself.
+    """The tensor itself, checked.
 
     Raises:
-        UserError: It is something else.
+        UserError: The value is not a tensor.
     """
     if not isinstance(value, Tensor):
         raise UserError(f"{label} must be a tensor, got {type(value).__name__}")
@@ -44,7 +44,7 @@ def check_tensor(value: object, label: str) -> Tensor:
 
 
 def all_finite(value: Tensor) -> bool:
-    """Whether no number is NaN or infinite; needs no memory."""
+    """Whether no number is NaN or infinite. Needs no further memory."""
     if not value.is_floating_point() or not value.numel():
         return True
     return bool(torch.isfinite(torch.stack(torch.aminmax(value))).all())

@@ -1,4 +1,4 @@
-"""Which weights are touched: a recipe's first matching rule decides, unless the caller names or excludes modules."""
+"""The choice of weights: a recipe's first matching rule decides, unless the caller names or excludes modules."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _EXCLUDED = "excluded by exclude_modules"
 
 @dataclass(frozen=True)
 class Selection:
-    """What is touched, in the store's order, and what is left alone with the reason."""
+    """The weights to touch, in the store's order, and those left alone, with the reason."""
 
     targets: tuple[Target, ...]
     skipped: tuple[Skipped, ...]
@@ -53,19 +53,19 @@ def select(
 
     Args:
         entries: All tensors of a store.
-        recipe: Rules, the first that matches decides; a weight that none matches is left alone.
-        target_modules: Patterns that replace the recipe's choice: a full name, its end after a dot, shell wildcards,
-            each of a weight or of its module; or ``"all-linear"``, every Linear but heads and embeddings. The recipe
-            then only says how a weight is seen and with which options.
-        exclude_modules: Patterns that are left alone whatever else says.
-        include: Roles that the recipe leaves alone and that are to be touched all the same: ``head``, ``embedding``.
-        scope: ``matrices`` goes by recipe or `target_modules`. ``parameters`` takes every trainable parameter, and
-            ``state`` the buffers too, unless `target_modules` says which; of the recipe only rules that name another
-            method count.
+        recipe: The rules. The first that matches a weight decides; a weight without a match is left alone.
+        target_modules: Patterns that replace the recipe's choice: a full name, its end after a dot, or shell wildcards,
+            for a weight or its module. ``"all-linear"`` means every Linear but heads and embeddings. Then the recipe
+            gives layouts and options only.
+        exclude_modules: Patterns of weights that are left alone in any case.
+        include: Roles to touch although the recipe leaves them alone: ``head``, ``embedding``.
+        scope: ``matrices`` follows the recipe or `target_modules`. ``parameters`` takes every trainable parameter, and
+            ``state`` the buffers, too; `target_modules` can restrict both. They use only those rules of the recipe
+            that name another method.
 
     Raises:
-        UserError: A pattern or a role matches nothing (near misses are offered), a chosen weight cannot be written or
-            seen as asked, or nothing at all is chosen.
+        UserError: A pattern or a role matches nothing (the message offers near misses), a chosen weight cannot be
+            written or does not fit its layout, or no weight is chosen.
     """
     entries = _with_layers(entries)
     chosen_patterns = None if target_modules is None else _patterns("target_modules", target_modules, entries)
@@ -111,7 +111,7 @@ def protected(entries: Sequence[WeightEntry], exclude_modules: str | Sequence[st
 
 
 def matches(entry: WeightEntry, pattern: str) -> bool:
-    """Whether a pattern of a rule, of `target_modules` or of `exclude_modules` means this entry (see `Rule.match`)."""
+    """Whether a pattern of a rule, of `target_modules` or of `exclude_modules` matches the entry (see `Rule.match`)."""
     word, colon, value = pattern.partition(":")
     if colon and word == "role":
         return entry.role == value
@@ -123,12 +123,12 @@ def matches(entry: WeightEntry, pattern: str) -> bool:
 
 
 def matches_any(entry: WeightEntry, patterns: Iterable[str]) -> bool:
-    """Whether any of the patterns means this entry."""
+    """Whether any of the patterns matches the entry."""
     return any(matches(entry, pattern) for pattern in patterns)
 
 
 def _names_match(name: str, pattern: str) -> bool:
-    """Suffix at a dot, or shell wildcards from any dot on, of the weight's name or its module's."""
+    """Match the name of the weight or its module: its end after a dot, or shell wildcards from any dot on."""
     name = strip_prefixes(name)
     candidates = (name, name.rpartition(".")[0])
     if any(c in pattern for c in "*?["):
@@ -139,7 +139,7 @@ def _names_match(name: str, pattern: str) -> bool:
 def _decide(
     entry: WeightEntry, recipe: Recipe, roles: frozenset[str], named: bool, scope: Scope
 ) -> tuple[Rule | None, str]:
-    """The rule for an entry, or None with the reason why it is left alone."""
+    """The rule for an entry, or None and the reason why it is left alone."""
     first = next((r for r in recipe.rules if matches_any(entry, r.match) and not _lifted(r, entry, roles)), None)
     if scope != "matrices":
         other = first is not None and first.action not in (APPLY, LEAVE)
@@ -162,7 +162,7 @@ def _layout(rule: Rule | None) -> dict[str, object]:
 
 
 def _lifted(rule: Rule, entry: WeightEntry, roles: frozenset[str]) -> bool:
-    """Whether `include` takes this rule's effect on the entry away."""
+    """Whether `include` overrules this rule for the entry."""
     return rule.action == LEAVE and entry.role in roles and f"role:{entry.role}" in rule.match
 
 
@@ -175,7 +175,7 @@ def _chosen(entry: WeightEntry, patterns: Sequence[str], roles: frozenset[str]) 
 
 
 def _untouchable(entry: WeightEntry, rule: Rule | None, scope: Scope, frozen_modules: frozenset[str]) -> str:
-    """Why a chosen entry is left alone all the same; empty if it is not."""
+    """The reason why a chosen entry must still be left alone; empty if it may be touched."""
     needs_matrix = scope == "matrices" and rule is not None and rule.action == APPLY
     if entry.role == "buffer":
         if scope != "state":
@@ -234,7 +234,7 @@ def _article(role: str) -> str:
 
 
 def _patterns(field: str, given: str | Sequence[str], entries: Sequence[WeightEntry]) -> tuple[str, ...]:
-    """The patterns as a tuple, each known to match something."""
+    """The patterns as a tuple. Each is checked to match something."""
     patterns = _texts(field, given)
     for pattern in patterns:
         if pattern == ALL_LINEAR and field == "target_modules":
@@ -245,7 +245,7 @@ def _patterns(field: str, given: str | Sequence[str], entries: Sequence[WeightEn
 
 
 def _texts(field: str, given: object) -> tuple[str, ...]:
-    """One text, or several: not an iterator, which would be used up by the first look at it."""
+    """The texts as a tuple, from one text or a collection. An iterator is refused, since it can be read only once."""
     texts = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Collection) else (None,)
     if not all(isinstance(text, str) for text in texts):
         raise UserError(f"{field} must be a text or a list of texts, got {given!r}")
@@ -255,7 +255,7 @@ def _texts(field: str, given: object) -> tuple[str, ...]:
 def _near(pattern: str, entries: Sequence[WeightEntry]) -> str:
     modules = list(dict.fromkeys(_module(e.name) for e in entries if "." in e.name))
     if any(m.startswith(f"{pattern}.") for m in modules):
-        return f"; for all below it write {pattern + '.*'!r}"
+        return f"; for all weights below it write {pattern + '.*'!r}"
     leaves = list(dict.fromkeys(part for m in modules for part in (m, m.rpartition(".")[2])))
     shown = ", ".join(modules[:5]) + (", ..." if len(modules) > 5 else "")
     return did_you_mean(pattern, leaves, f"; modules with weights: {shown}")
@@ -274,7 +274,7 @@ def _roles(include: str | Sequence[str], entries: Sequence[WeightEntry]) -> froz
 
 
 def _with_layers(entries: Sequence[WeightEntry]) -> list[WeightEntry]:
-    """The entries, each told the kind of its layer: that of the one way of seeing matrices in its module."""
+    """The entries with the kind of their layers, if all matrices of the module have the same kind."""
     kinds: dict[str, set[str]] = defaultdict(set)
     for entry in entries:
         if entry.view is not None:
@@ -284,7 +284,7 @@ def _with_layers(entries: Sequence[WeightEntry]) -> list[WeightEntry]:
 
 
 def _frozen_modules(entries: Sequence[WeightEntry]) -> frozenset[str]:
-    """Modules with parameters of which none is trainable."""
+    """Modules that have parameters, but no trainable ones."""
     parameters = [e for e in entries if e.role != "buffer"]
     return frozenset(_module(e.name) for e in parameters) - {_module(e.name) for e in parameters if e.trainable}
 
@@ -295,7 +295,7 @@ def _module(name: str) -> str:
 
 def _nothing(recipe: Recipe, target_modules: str | Sequence[str] | None, skipped: Sequence[Skipped]) -> str:
     if not skipped:
-        return "there is no weight to choose from: no parameters here that could be rewritten"
+        return "there is no weight to choose from: nothing here has parameters that could be rewritten"
     asked = f"target_modules={target_modules!r}" if target_modules is not None else f"recipe {recipe.name!r}"
     matrices = [s for s in skipped if s.reason not in _WHY_ROLE.values()] or list(skipped)
     way_out = (

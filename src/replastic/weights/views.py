@@ -1,4 +1,4 @@
-"""Which view fits a weight: told by its module, by the modules around it, or by the layout of a recipe rule."""
+"""Chooses the view of a weight, by its module, the module around it, or the layout of a recipe's rule."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ LAYOUT_KEYS: Mapping[str, type] = {
     "transposed": bool,
     "groups": int,
 }
-"""What `Rule.layout` may say, with the type of each."""
+"""Keys of `Rule.layout`, with the type of each value."""
 KINDS = ("linear", "conv", "conv_transpose", "experts")
-"""Kinds of weights that are seen as matrices."""
+"""Kinds of weights that hold matrices."""
 
 _OUTDATES = {
     "split": ("sizes", "interleaved"),
@@ -46,8 +46,8 @@ _OUTDATES = {
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _FUSED_QKV = ("qkv", "c_attn", "wqkv", "qkv_proj", "query_key_value", "in_proj", "in_proj_qkv", "to_qkv", "attn_qkv")
-_INTERLEAVED_QKV = ("query_key_value",)  # Megatron's word; who uses it keeps Megatron's order of rows
-_NEEDS_HEADS = ("in_proj",)  # state-space layers fuse other things under this name
+_INTERLEAVED_QKV = ("query_key_value",)  # Megatron's name; code that uses it also has Megatron's order of rows
+_NEEDS_HEADS = ("in_proj",)  # state-space layers use this name for other fused weights
 _GATE_UP = ("gate_up_proj", "gate_up")
 _HEADS = ("num_heads", "num_attention_heads", "n_head", "n_heads", "heads")
 _KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_kv_head", "kv_heads")
@@ -61,16 +61,16 @@ def view_of(
     name: str = "",
     parent: nn.Module | None = None,
 ) -> View | None:
-    """The view of one parameter of a module, or None if it is no matrix.
+    """The view of one parameter of a module, or None if it holds no matrices.
 
-    A fused weight whose rows do not divide gets a view that says so, with the remedy, once it is asked for matrices.
+    A fused weight whose rows cannot be divided gets an `UnclearView`, which raises when its matrices are asked for.
 
     Args:
         module: The module that owns the parameter.
-        parameter: Its name there, such as ``weight``.
-        layout: Overrides; see `Rule.layout`.
-        name: Full name in the model; tells fused weights and stacks of experts.
-        parent: Module around `module`; its attributes, or those of its ``config``, tell the heads of a fused qkv.
+        parameter: Name of the parameter in it, such as ``weight``.
+        layout: Keys that override the known layout; see `Rule.layout`.
+        name: Full name in the model. It shows fused weights and stacks of experts.
+        parent: Module around `module`. Its attributes, or those of its ``config``, give the heads of a fused qkv.
 
     Raises:
         UserError: The layout does not fit the weight.
@@ -89,7 +89,7 @@ def view_of(
 
 
 def view_with(view: View, shape: Sequence[int], layout: Mapping[str, Any], *, name: str = "the weight") -> View:
-    """The view with the keys of a rule's layout in place of what it knew; see `view_from_layout`."""
+    """The view with the keys of a rule's layout in place of its own; see `view_from_layout`."""
     known = dict(view.layout)
     split = known.get("split")
     if "split" in layout and split is not None and tuple(layout["split"]) == tuple(split):
@@ -105,12 +105,12 @@ def view_from_layout(kind: str, shape: Sequence[int], layout: Mapping[str, Any],
 
     Args:
         kind: One of `KINDS`.
-        shape: The weight's.
-        layout: Keys of `Rule.layout`; those that do not apply to the kind are refused.
-        name: The weight, for messages.
+        shape: Shape of the weight.
+        layout: Keys of `Rule.layout`. Keys that do not apply to the kind are refused.
+        name: Name of the weight, for messages.
 
     Raises:
-        UserError: Unknown kind or key, or a shape that does not divide so; the message names the weight.
+        UserError: The kind or a key is unknown, or the shape does not fit the layout; the message names the weight.
     """
     if kind not in KINDS:
         raise UserError(f"{name}: kind must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -131,7 +131,7 @@ def view_from_layout(kind: str, shape: Sequence[int], layout: Mapping[str, Any],
 def fused_layout(
     leaf: str, rows: int, d_in: int, heads: int | None = None, kv_heads: int | None = None
 ) -> dict[str, Any]:
-    """The layout that a module's own name tells: empty unless the name is one of a fused weight.
+    """The layout by a module's own name; empty unless it is a usual name of a fused weight.
 
     Args:
         leaf: Last part of the module's name, such as ``c_attn``.
@@ -187,7 +187,7 @@ def _known_layout(
 
 
 def _heads(parent: nn.Module | None) -> tuple[int | None, int | None]:
-    """Attention heads and key/value heads that a module, or its `config`, speaks of."""
+    """Numbers of attention heads and key/value heads, from attributes of a module or its `config`."""
     sources = [s for s in (parent, getattr(parent, "config", None)) if s is not None]
 
     def first(names: Sequence[str]) -> int | None:
@@ -243,7 +243,7 @@ def _fused(kind: str, shape: Sequence[int], layout: Mapping[str, Any], name: str
 
 
 def _sizes(name: str, rows: int, names: tuple[str, ...], layout: Mapping[str, Any]) -> tuple[int, ...]:
-    """Rows of each block: as told, by the heads of q, k and v, or equally many."""
+    """Rows of each block: from `sizes`, else from the heads of q, k and v, else equally many."""
     if layout.get("sizes"):
         sizes = tuple(int(s) for s in layout["sizes"])
         if len(sizes) != len(names):

@@ -66,7 +66,7 @@ def refused(call: Callable[[nn.Module], object], message: str) -> None:
         ({"probe": (BATCH, lambda m, b: m(b[0]))}, r"tensor of one number, got a tensor of shape \(8, 4\)"),
         ({"probe": (BATCH, lambda m, b: 3.0)}, "tensor of one number, got 3.0"),
         ({"probe": (BATCH, lambda m, b: m(b[0]).sum() * float("nan"))}, "the loss on the batch is nan"),
-        ({"probe": (BATCH, nn.CrossEntropyLoss())}, "CrossEntropyLoss is one of outputs and targets"),
+        ({"probe": (BATCH, nn.CrossEntropyLoss())}, "CrossEntropyLoss takes outputs and targets"),
         ({"seed": "1"}, "seed must be a whole number, got '1'"),
         ({"seed": None}, "seed must be a whole number, got None"),
         ({"dry_run": "no"}, "dry_run must be True or False, got 'no'"),
@@ -262,7 +262,7 @@ def test_paths_that_are_none(path: Any) -> None:
 
 
 def test_a_path_the_system_refuses() -> None:
-    with pytest.raises(UserError, match=r"cannot look at a+\.pt: File name too long"):
+    with pytest.raises(UserError, match=r"cannot look up a+\.pt: File name too long"):
         replastic.inspect("a" * 300 + ".pt")
 
 

@@ -54,8 +54,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut inside the header": (lambda p: cut(p, 30), "ends inside its header"),
     "empty": (lambda p: p.write_bytes(b""), "is not a safetensors file"),
     "wrong magic": (lambda p: p.write_bytes(b"PK\x03\x04" * 50), "is not a safetensors file"),
-    "header no JSON": (lambda p: p.write_bytes((5).to_bytes(8, "little") + b"hello"), "its header is no JSON"),
-    "header no table": (lambda p: p.write_bytes((2).to_bytes(8, "little") + b"[]"), "its header is no table"),
+    "header no JSON": (lambda p: p.write_bytes((5).to_bytes(8, "little") + b"hello"), "its header is not JSON"),
+    "header no table": (lambda p: p.write_bytes((2).to_bytes(8, "little") + b"[]"), "its header is not a table"),
     "LFS pointer": (
         lambda p: p.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n"),
         "is a Git LFS pointer.*git lfs pull",
@@ -115,8 +115,8 @@ def test_header_that_cannot_be_read(header: bytes, tmp_path: Path) -> None:
         ("{", "the index .* is damaged"),
         ("[]", "has no weight_map"),
         ('{"weight_map": {}}', "has no weight_map"),
-        ('{"weight_map": {"a": "../../etc/passwd"}}', "is no file beside it"),
-        ('{"weight_map": {"a": ""}}', "is no file beside it"),
+        ('{"weight_map": {"a": "../../etc/passwd"}}', "not in a file beside it"),
+        ('{"weight_map": {"a": ""}}', "not in a file beside it"),
         ("[" * 10**5, "the index .* is damaged"),
         ('{"weight_map": {"a": "gone.safetensors"}}', "1 of 1 shards are missing, such as gone.safetensors"),
         ('{"weight_map": {"gone.weight": "model-0.safetensors"}}', "puts gone.weight into model-0.safetensors"),
@@ -134,7 +134,7 @@ def test_wrong_paths(tmp_path: Path) -> None:
     folder = make(tmp_path / "model")
     with pytest.raises(CheckpointError, match=r"no checkpoint at .*modle; did you mean .*model\?"):
         CheckpointStore(tmp_path / "modle")
-    with pytest.raises(CheckpointError, match="is an index: give its folder"):
+    with pytest.raises(CheckpointError, match="is an index, not weights: give its folder"):
         CheckpointStore(folder / "model.safetensors.index.json")
     (folder / "model.safetensors.index.json").unlink()
     with pytest.raises(CheckpointError, match="2 safetensors files but no index"):
@@ -146,7 +146,7 @@ def test_wrong_paths(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"give the file itself, such as .*w\.pt"):
         CheckpointStore(tmp_path / "empty")
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(CheckpointError, match="no checkpoint that can be read"):
+    with pytest.raises(CheckpointError, match="not a checkpoint that can be read"):
         CheckpointStore(tmp_path / "notes.txt")
 
 
@@ -184,10 +184,10 @@ def test_bare_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "damaged or no PyTorch checkpoint"),
-        (b"PK\x03\x04" + bytes(50), "damaged or no PyTorch checkpoint"),
+        (b"", "damaged or not a PyTorch checkpoint"),
+        (b"PK\x03\x04" + bytes(50), "damaged or not a PyTorch checkpoint"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
-        (bytes(range(256)), "damaged or no PyTorch checkpoint"),
+        (bytes(range(256)), "damaged or not a PyTorch checkpoint"),
     ],
 )
 def test_damaged_pickle(content: bytes, message: str, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_pickle_cut_short(tmp_path: Path) -> None:
     whole = (tmp_path / "a.pt").read_bytes()
     for size in (1, 30, 4000, len(whole) - 10):
         (tmp_path / "a.pt").write_bytes(whole[:size])
-        with pytest.raises(CheckpointError, match="damaged or no PyTorch checkpoint") as caught:
+        with pytest.raises(CheckpointError, match="damaged or not a PyTorch checkpoint") as caught:
             CheckpointStore(tmp_path / "a.pt")
         assert not any(word in one_line(caught) for word in ("miniz", "Invalid argument", "StreamReader"))
 
@@ -217,7 +217,7 @@ def test_a_torchscript_archive_says_how_to_get_its_weights(tmp_path: Path) -> No
 
 def test_links_to_nowhere_and_files_of_other_kinds(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").symlink_to("nowhere")
-    with pytest.raises(CheckpointError, match="is a link to something that is not there"):
+    with pytest.raises(CheckpointError, match="is a link to a file or folder that does not exist"):
         CheckpointStore(tmp_path / "a.safetensors")
     (tmp_path / "b.py").touch()
     with pytest.raises(CheckpointError, match=r"no checkpoint at .*b\.pt$"):

@@ -162,7 +162,7 @@ def test_include_does_not_lift_rules_about_names(net: Net) -> None:
             {"exclude_modules": ["nothing_like_it"]},
             "exclude_modules: 'nothing_like_it' matches .*modules with weights: embed",
         ),
-        ({"target_modules": "layers.0"}, r"for all below it write 'layers\.0\.\*'"),
+        ({"target_modules": "layers.0"}, r"for all weights below it write 'layers\.0\.\*'"),
         ({"include": ["norm"]}, "include: 'norm' is not allowed; allowed: head, embedding"),
         ({"target_modules": "norm"}, "target_modules='norm' chooses no weight"),
     ],
