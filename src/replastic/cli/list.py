@@ -11,6 +11,7 @@ from typing import Any
 from replastic import linalg, recipes
 from replastic.cli._arguments import Parser
 from replastic.cli._fields import described
+from replastic.cli._markdown import plain, tables
 from replastic.errors import UnknownNameError
 from replastic.registry import load_plugin
 
@@ -21,6 +22,7 @@ examples:
   replastic list methods                          one kind, with every setting of each
   replastic list streams networks data            what `replastic run` can train, on what, in which phases
   replastic list methods --plugin my_method.py    with a method of your own
+  replastic list methods --markdown               the tables of docs/methods.md
 """
 
 
@@ -31,7 +33,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"any of: {', '.join(_kinds())}; all when left out")
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a plug-in file first")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    form.add_argument("--markdown", action="store_true", help="print Markdown tables, grouped, with every setting")
     options = parser.parse_args(list(arguments))
     for kind in options.kinds:
         if kind not in _kinds():
@@ -41,6 +45,8 @@ def main(arguments: Sequence[str]) -> int:
     found = {kind: _rows(kind) for kind in options.kinds or _kinds()}
     if options.json:
         print(json.dumps(found, indent=2))
+    elif options.markdown:
+        print("\n\n".join(tables(kind, rows) for kind, rows in found.items()))
     else:
         print("\n\n".join(_table(kind, rows, settings=bool(options.kinds)) for kind, rows in found.items()))
     return 0
@@ -76,10 +82,5 @@ def _table(kind: str, rows: list[dict[str, Any]], *, settings: bool) -> str:
         reference = f"  [{row['reference']}]" if row["reference"] else ""
         lines.append(f"  {row['name']:<{width}}  {row['summary']}{reference}")
         for field in row.get("settings", ()) if settings else ():
-            lines.append(f"  {'':<{width}}    {field['name']}={_plain(field['default'])}  {field['help']}")
+            lines.append(f"  {'':<{width}}    {field['name']}={plain(field['default'])}  {field['help']}")
     return "\n".join([f"{kind}:", *lines])
-
-
-def _plain(default: object) -> str:
-    """A default as it is typed after a flag."""
-    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
