@@ -24,7 +24,7 @@ from memory import fresh_process, peak
 from replastic import benchmarks, methods
 from replastic.data import Dataset, Pixels, Splits
 from replastic.methods import Method
-from replastic.training import Protocol, boundary
+from replastic.training import Protocol
 from replastic.training.session import Session
 
 SIZES = {"cifar10": (32, 10), "cifar100": (32, 100), "tiny_imagenet": (64, 200)}
@@ -71,13 +71,14 @@ class Cost:
 def cost(plan: Protocol, spec: str, splits: Splits, device: str, repeats: int) -> list[Cost]:
     """The proposal and its writing, `repeats` times, each on a network of its own.
 
-    Setting the method up is not counted, nor is the new optimizer of the phase. A first time warms up and is dropped.
+    Setting the method up is not counted. A first time warms up and is dropped.
     """
     costs = []
     for k in range(repeats + 1):
         with Session(plan, splits, methods.from_spec(spec), k, device) as session:
             spike_matrices(session, k)
-            boundary.begin(session, session.phase(1))
+            session.begin(0)
+            session.inform(1)
             costs.append(Crossing(session, device).measured())
     return costs[1:]
 
@@ -86,7 +87,7 @@ def spike_matrices(session: Session, seed: int) -> None:
     """Leave the matrices roughly as training does."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for entry in session.run.store.entries():
+        for entry in session.attached.run.store.entries():
             if entry.view is not None:
                 weight = session.model.get_parameter(entry.name)
                 spiked = weight.cpu()
@@ -100,7 +101,7 @@ class Crossing:
     def __init__(self, session: Session, device: str) -> None:
         self.session, self.device = session, device
         self.seconds, self.images = 0.0, 0
-        run = session.run
+        run = session.attached.run
         run.batches, run.past_batches = self.counting(run.batches), self.counting(run.past_batches)
 
     def counting(self, one_pass: Callable[[], Iterable[Any]]) -> Callable[[], Iterator[Any]]:
@@ -121,7 +122,7 @@ class Crossing:
     def timed(self) -> None:
         """Let the method propose and write what it proposes."""
         start = time.perf_counter()
-        boundary.intervene(self.session)
+        self.session.attached.cross(1)
         if torch.device(self.device).type == "cuda":
             torch.cuda.synchronize()
         self.seconds = time.perf_counter() - start
@@ -129,7 +130,7 @@ class Crossing:
 
 def rows_of(data: str, options: argparse.Namespace) -> list[Row]:
     """All methods on one network, one process after the other: times, then memory."""
-    name = f"{type(protocol(data).network).__name__}, {data}"
+    name = f"{protocol(data).task.architecture}, {data}"
     times, memory = [], []
     for spec in options.methods or specs(data):
         asked = ("--images", str(options.images), "--device", options.device, "--repeats", str(options.repeats))

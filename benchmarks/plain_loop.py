@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from replastic.training.update import warm_up
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Samples
 
-from replastic import networks
 from replastic.data import Dataset
+from replastic.experiments import vision
+from replastic.learners import Trainer
+from replastic.learners._batches import Batch, shuffled
+from replastic.networks import build
 from replastic.seeds import derive
-from replastic.training import Protocol, supervised
+from replastic.training import Protocol
 
 
 class Files(Samples[tuple[Tensor, int]]):
@@ -58,16 +60,16 @@ class Plain:
     ) -> None:
         self.trainer, self.device = protocol.trainer, device
         pinned = torch.device(device).type == "cuda"
-        order = list(batches(images, self.trainer.batch_size, updates, seed))
+        order = list(islice(batches(images, self.trainer, seed), updates))
         self.loader: Iterator[Any] = iter(
             DataLoader(files, batch_sampler=order, num_workers=workers, pin_memory=pinned)
         )
         network_seed = derive(seed, "network")
-        self.model = networks.build(protocol.network, images.sample_shape, images.classes, network_seed).to(device)
+        self.model = build(
+            vision.classification(protocol).network, images.sample_shape, images.classes, network_seed
+        ).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.trainer.learning_rate)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: warm_up(step, updates, self.trainer.warmup)
-        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: self.trainer.rate(step, updates))
 
     def advance(self, updates: int) -> Tensor:
         """Train on; the losses (updates,), on the CPU."""
@@ -88,8 +90,13 @@ class Plain:
         self.loader = iter(())
 
 
-def batches(images: Dataset, size: int, updates: int, seed: int) -> Iterator[list[int]]:
-    """Sample numbers of each batch: those of the library's loop with the same seed."""
+def stream(images: Dataset, trainer: Trainer, seed: int) -> Iterator[Batch]:
+    """Batches of all the images, without end, in the order in which both loops take them."""
+    return shuffled(images, trainer.batch_size, 0, "batches", 0, seed=seed)
+
+
+def batches(images: Dataset, trainer: Trainer, seed: int) -> Iterator[list[int]]:
+    """Sample numbers of each batch of `stream`."""
     numbers = Dataset(torch.arange(len(images)), images.targets.cpu(), images.classes)
-    for chosen, _ in supervised.batches(numbers, size, 0, updates, "batches", 0, seed=seed):
+    for chosen, _ in stream(numbers, trainer, seed):
         yield chosen.tolist()

@@ -13,14 +13,14 @@ from dataclasses import replace
 
 import torch
 from measure import Row, command_line, in_turn, publish, ratio
-from plain_loop import Files, Plain
-from replastic.training.update import update, warm_up
+from plain_loop import Files, Plain, stream
 from torch import Tensor
 
-from replastic import benchmarks, data, methods
+from replastic import benchmarks, methods
 from replastic.data import Splits
+from replastic.learners._supervised import SupervisedLearner
 from replastic.report.statistics import mean_interval
-from replastic.training import Protocol, supervised
+from replastic.training import Protocol
 from replastic.training.session import Session
 
 GOALS = {"cpu": 3.0, "cuda": 10.0}
@@ -36,20 +36,17 @@ class Library:
     def __init__(self, protocol: Protocol, splits: Splits, setting: str, seed: int, updates: int, device: str) -> None:
         self.protocol = replace(protocol, trainer=replace(protocol.trainer, **words(setting)))
         self.session = Session(self.protocol, splits, methods.from_spec("base"), seed, device)
-        self.seed, self.updates, self.done = seed, updates, 0
+        learner = self.session.learner
+        assert isinstance(learner, SupervisedLearner)
+        learner.stream = lambda phase, first: stream(splits.train, self.protocol.trainer, seed)  # type: ignore
+        learner.begin(0, 0)
+        self.updates, self.done = updates, 0
 
     def advance(self, updates: int) -> Tensor:
         """Train on; the losses (updates,), on the CPU."""
-        trainer, session = self.protocol.trainer, self.session
+        self.session.model.train()
         steps = range(self.done, self.done + updates)
-        batches = supervised.batches(
-            session.splits.train, trainer.batch_size, steps.start, steps.stop, "batches", 0, seed=self.seed
-        )
-        session.model.train()
-        losses = [
-            update(session, batch, warm_up(step, self.updates, trainer.warmup))
-            for step, batch in zip(steps, batches, strict=True)
-        ]
+        losses = [self.session.update(step, self.updates) for step in steps]
         self.done = steps.stop
         return torch.stack(losses).cpu()
 
@@ -167,7 +164,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     protocol = benchmarks.get("vision_warm_start")().on(options.data).presets[options.preset].protocol
-    splits = data.load(protocol.data, options.device)
+    splits = protocol.task.open(options.device)
     rows = throughput(
         protocol,
         splits,
@@ -193,9 +190,8 @@ def main() -> None:
         rows,
         options.json,
         device=torch.cuda.get_device_name() if cuda else "cpu",
-        network=str(protocol.network),
+        network=protocol.task.in_words(),
         batch=protocol.trainer.batch_size,
-        data=protocol.data,
     )
 
 

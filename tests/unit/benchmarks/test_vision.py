@@ -9,6 +9,7 @@ from replastic import benchmarks, methods, networks, recipes
 from replastic.experiments import vision
 from replastic.interventions.plan import plan
 from replastic.weights.module_store import ModuleStore
+from support.small_runs import with_task
 
 NAMES = ("vision_warm_start", "vision_continual", "vision_class_incremental")
 CASES = [(name, data) for name in NAMES for data in benchmarks.get(name)().others]
@@ -57,8 +58,14 @@ def test_the_paper_preset_is_section_3_of_the_specification(name, data):
         }[data]
     )
     assert config["trainer"] == {
+        "optimizer": "adam",
         "learning_rate": 1e-3,
+        "momentum": 0.0,
+        "weight_decay": 0.0,
         "batch_size": 256,
+        "accumulate": 1,
+        "schedule": "constant",
+        "final_rate": 0.0,
         "warmup": 0.1,
         "clip_norm": 0.5,
         "optimizer_policy": "reset_all",
@@ -109,7 +116,7 @@ def test_presets_name_methods_that_there_are_each_once_and_base_among_them(name,
         specs = [methods.spec_of(methods.from_spec(text)) for text in preset.methods]
         assert len(specs) == len(set(specs))
         assert "base" in specs
-        assert preset.protocol.data.partition(":")[0] == data
+        assert preset.protocol.task.data.partition(":")[0] == data
         assert preset.protocol.trainer.evaluate_every == 1
 
 
@@ -130,7 +137,7 @@ def test_small_warm_start_has_every_method_on_cifar10_and_limited_differs_in_acc
     assert found["small"].seeds == 5
     assert {text.partition(":")[0] for text in found["small"].methods} == set(methods.names())
     small, limited = found["small"].protocol, found["limited"].protocol
-    assert limited == replace(small, stream=replace(small.stream, access="limited"))
+    assert limited == with_task(small, stream=replace(small.task.stream, access="limited"))
     assert found["limited"].methods == ("base", "fire", "ewc", "ewc+fire")
 
 
@@ -194,22 +201,22 @@ def test_the_targets_of_the_transformer_preset_are_what_they_say():
 )
 def test_data_brings_the_settings_of_its_pair_or_runs_with_the_first_ones(given, data, network):
     protocol = benchmarks.get("vision_warm_start")().on(given).presets["small"].protocol
-    assert type(protocol.network).__name__ == network
+    assert protocol.task.architecture == network
     if data is not None:
-        assert protocol.data == data
+        assert protocol.task.data == data
     else:
-        assert protocol.data.startswith(given.partition(":")[0])
+        assert protocol.task.data.startswith(given.partition(":")[0])
 
 
 def test_another_network_brings_the_recipe_of_its_pair():
     protocol = benchmarks.get("vision_class_incremental")().presets["smoke"].protocol
     assert protocol.recipe == "paper-vit"
     own = {"vit_tiny": "paper-vit", "resnet18": "paper-cnn", "vgg16": "paper-cnn", "mlp": "default"}
-    assert {name: protocol.with_network(networks.get(name)()).recipe for name in own} == own
+    assert {name: protocol.with_network(name).recipe for name in own} == own
     asked = replace(protocol, recipe="all")
-    assert asked.with_network(networks.get("mlp")()).recipe == "all"
-    assert asked.with_network(networks.get("vit_tiny")(depth=1)).recipe == "all"
-    assert asked.with_network(networks.get("resnet18")()).recipe == "paper-cnn"
+    assert asked.with_network("mlp").recipe == "all"
+    assert asked.with_network("vit_tiny").recipe == "all"
+    assert asked.with_network("resnet18").recipe == "paper-cnn"
 
 
 def test_every_network_of_a_preset_fits_the_images_of_its_pair():

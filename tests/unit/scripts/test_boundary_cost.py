@@ -34,7 +34,7 @@ def test_the_matrices_are_not_at_their_initial_values(script) -> None:
     with cost.Session(plan, cost.noise(16, 4, 40, "cpu"), methods.from_spec("base"), 0) as session:
         cost.spike_matrices(session, 0)
         now = session.model.state_dict()
-        moved = {name for name, value in session.run.init.items() if not torch.equal(value, now[name])}
+        moved = {name for name, value in session.attached.run.init.items() if not torch.equal(value, now[name])}
         assert moved == {n for n, p in session.model.named_parameters() if p.dim() > 1}
 
 
