@@ -22,7 +22,7 @@ class Muon(Method):
     """Trains with `torch.optim.Muon` on hidden matrices and on kernels as (C_out, C_in kh kw), with Adam on the rest.
 
     The rest are embeddings, norms, biases and the head; a weight's role decides, not the recipe. Both learning rates
-    are the method's own, in place of the run's; the run's warm-up scales both. Weight decay is 0.
+    are the method's own, in place of the run's; the run's warm-up scales both. Weight decay is 0. Needs torch 2.9.
 
     Reference: Jordan et al. (2024); learning rates 1e-2 and 1e-3, betas .9 and .95 in the code of FIRE (Han et al.,
     2026). That code gives hidden layers of the head to Adam, and of ViT-Tiny the class token and the positions to

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Adam, Muon, Optimizer
+from torch.optim import Adam, Optimizer
 
 from replastic.errors import UserError
 
@@ -35,7 +35,7 @@ class MuonAdam(Optimizer):
 
     Raises:
         ValueError: A number is out of its range, no parameter is given, or a parameter is given twice.
-        UserError: Muon is given a parameter of fewer than two axes.
+        UserError: Muon is given a parameter of fewer than two axes, or torch is older than 2.9.
     """
 
     def __init__(
@@ -104,6 +104,10 @@ class MuonAdam(Optimizer):
 
     def _make_inner(self) -> None:
         """Make the two optimizers that do the work. From update to update they keep nothing but their defaults."""
+        try:
+            from torch.optim import Muon
+        except ImportError:
+            raise UserError(f"muon needs torch 2.9 or newer, this is {torch.__version__}") from None
         made_with = self._options
         self._muon = Muon(
             [torch.zeros(1, 1)],

@@ -22,7 +22,9 @@ SETTINGS = [
 ]
 TORCHS_OWN = pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 """A warning that torch 2.13 raises while it imports its own compiler."""
-COMPILED = [pytest.mark.slow, TORCHS_OWN]
+SKIPFILES = pytest.mark.filterwarnings("ignore:Skipping serialization of skipfiles:UserWarning")
+"""A warning that torch 2.6 raises while it compiles."""
+COMPILED = [pytest.mark.slow, TORCHS_OWN, SKIPFILES]
 
 
 @pytest.fixture
@@ -144,6 +146,7 @@ class Headed(Method):
 
 @pytest.mark.slow
 @TORCHS_OWN
+@SKIPFILES
 def test_a_compiled_network_computes_the_same_and_follows_hooks_and_new_modules(convolutional, splits):
     plain = session_with(convolutional, splits)
     session = session_with(convolutional, splits, Headed(), compiled=True)

@@ -38,9 +38,9 @@ def test_it_steps_as_torchs_two_do_on_plain_matrices(layout: torch.memory_format
     matrices, others = parameters(layout)
     plain = [nn.Parameter(p.detach().contiguous().flatten(1).clone()) for p in matrices]
     beside = [nn.Parameter(p.detach().clone()) for p in others]
+    joint = MuonAdam(matrices, others, lr=0.02, momentum=0.9, adam_lr=3e-3)
     muon = torch.optim.Muon(plain, lr=0.02, momentum=0.9, weight_decay=0.0)
     adam = torch.optim.Adam(beside, lr=3e-3, betas=(0.9, 0.95))
-    joint = MuonAdam(matrices, others, lr=0.02, momentum=0.9, adam_lr=3e-3)
     for number in range(4):
         gradients = [drawn(*p.shape, seed=10 * number + i) for i, p in enumerate((*matrices, *others))]
         for parameter, gradient in zip((*matrices, *others), gradients, strict=True):
