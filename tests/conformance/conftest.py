@@ -20,3 +20,9 @@ def build() -> Callable[..., Any]:
 def batches() -> Callable[..., Any]:
     """Function () -> the batches of a phase, the same at every call."""
     return lambda: training_bench.data(0)
+
+
+@pytest.fixture
+def loss() -> Callable[..., Any]:
+    """Mean loss of a model on a batch."""
+    return training_bench.loss_fn

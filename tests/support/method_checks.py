@@ -16,7 +16,8 @@ from support.training_bench import EVENTS, Bench, Make, data, differing, generat
 FROZEN = ("conv1.weight",)
 EXCLUDED = ("fc1",)
 LEFT_ALONE = (*FROZEN, "fc1.weight", "fc1.bias")
-STOPS = tuple(sorted({1, 3, *(i + k for i, e in enumerate(EVENTS) if e[0] == "cross" for k in (0, 1, 2))}))
+_FIRST, _SECOND = (number for number, event in enumerate(EVENTS) if event[0] == "cross")
+STOPS = (1, _FIRST, _FIRST + 1, _FIRST + 3, _SECOND + 1)
 """Numbers of events after which a run is broken off: within phases, and right before and after boundaries."""
 
 

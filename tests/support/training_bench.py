@@ -24,7 +24,7 @@ from replastic.weights.redraw import redraw
 Batch = tuple[Tensor, Tensor]
 Make = Callable[[], Method]
 
-PHASES, UPDATES = 3, 4
+PHASES, UPDATES = 3, 3
 EVENTS: tuple[tuple[str, int, int], ...] = tuple(
     event
     for phase in range(PHASES)
