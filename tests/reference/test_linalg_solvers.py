@@ -8,9 +8,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from replastic.linalg import SOLVERS, alignment, polar, residual
+from replastic.linalg import SOLVERS, polar, residual
 from replastic.linalg.iterative import by_float64_gram
 from replastic.linalg.tall import Tall
+from support.direction import alignment
 
 SHAPES = [(1, 1), (1, 9), (9, 1), (7, 5), (5, 7), (48, 48), (96, 32), (3, 20, 20), (2, 3, 40, 12)]
 

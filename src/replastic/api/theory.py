@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from replastic import linalg
+from replastic import linalg, recipes
 from replastic.api._passed import Passed, pass_through
 from replastic.api._readable import readable
 from replastic.api._shared import as_model, as_recipe
@@ -30,7 +30,7 @@ def theory(
     *,
     beta: float | None = None,
     gamma: float | None = None,
-    recipe: str | Path | Recipe = "default",
+    recipe: str | Path | Recipe = recipes.DEFAULT,
     target_modules: str | Sequence[str] | None = None,
     exclude_modules: Sequence[str] = (),
     include: Sequence[str] = (),

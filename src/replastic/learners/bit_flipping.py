@@ -21,13 +21,14 @@ from replastic.networks import Network
 from replastic.networks.mlp import Mlp
 from replastic.options import option
 from replastic.probes import undisturbed
+from replastic.records import key
 from replastic.seeds import derive, generator
 
 BLOCK = 64
 """Updates whose examples are drawn together."""
 MOST_INPUTS = 4096
 """Inputs of a phase that are scored; all of them if there are no more."""
-ERROR, RECENT, ONLINE = "metric/error", "metric/recent_error", "metric/online_error"
+ERROR, RECENT, ONLINE = key("error"), key("recent_error"), key("online_error")
 
 
 @register("bit_flipping", reference="https://doi.org/10.1038/s41586-024-07711-7")

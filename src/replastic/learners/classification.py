@@ -22,13 +22,14 @@ from replastic.networks.mlp import Mlp
 from replastic.options import completed, option
 from replastic.parallel import distributed
 from replastic.probes import undisturbed
+from replastic.records import key
 from replastic.seeds import derive
 from replastic.streams import Phase, Stream
 from replastic.streams.warm_start import WarmStart
 
 TRAIN_SAMPLES = 5000
 """Most samples of a phase's training data that are scored at its end."""
-ACCURACY = "metric/accuracy"
+ACCURACY = key("accuracy")
 
 
 @register("classification")
@@ -138,7 +139,7 @@ class Classifier(SupervisedLearner):
         found = self.phase(phase)
         scores = {_key(name): self.accuracy(part) for name, part in found.evaluations.items()}
         if last:
-            scores["metric/train_accuracy"] = self.accuracy(_spread(found.train, TRAIN_SAMPLES))
+            scores[key("train_accuracy")] = self.accuracy(_spread(found.train, TRAIN_SAMPLES))
         return scores
 
     def batches(self, phase: int) -> Iterable[Batch]:

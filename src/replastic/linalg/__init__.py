@@ -8,14 +8,13 @@ from replastic.linalg.bounds import (
     srank_bound,
     why_no_promise,
 )
-from replastic.linalg.direction import alignment
 from replastic.linalg.dormancy import dormancy_scores
 from replastic.linalg.lanczos import LanczosResult, lanczos
 from replastic.linalg.measures import dfi, dfi_scaled, normalised_sfe, residual, sfe
 from replastic.linalg.polar import SOLVERS, polar
 from replastic.linalg.result import PolarResult
 from replastic.linalg.scales import SCALES, scale_factor
-from replastic.linalg.spectra import Spectrum, condition_number, effective_rank, singular_values, srank, stable_rank
+from replastic.linalg.spectra import Spectrum, effective_rank, singular_values, srank, stable_rank
 
 __all__ = [
     "SCALES",
@@ -23,8 +22,6 @@ __all__ = [
     "LanczosResult",
     "PolarResult",
     "Spectrum",
-    "alignment",
-    "condition_number",
     "dfi",
     "dfi_for_no_dormant",
     "dfi_scaled",

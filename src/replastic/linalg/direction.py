@@ -12,20 +12,6 @@ _DIRECTIONS = 16
 _STEPS = 3
 
 
-def alignment(factor: Tensor, w: Tensor) -> Tensor:
-    """<Q, W> / ||W||_* over all directions, in float64. It is 1 for the polar factor and less for any other isometry.
-
-    Args:
-        factor: Q, (*B, m, n).
-        w: W, same shape; not all zero.
-
-    Returns:
-        (*B,) float64.
-    """
-    w = w.detach().double()
-    return torch.div(inner(factor.double(), w), torch.linalg.svdvals(w).sum(-1))
-
-
 class Leading:
     """The leading min(16, n) right singular directions V of a chunk, and W V. They are kept to be compared with Q V."""
 

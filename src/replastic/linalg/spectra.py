@@ -14,8 +14,8 @@ from replastic.errors import UserError
 class Spectrum:
     """Singular values of a batch of matrices, (*B, r) float64 and descending, with the measures computed from them.
 
-    Several measures of one weight need its singular values only once. The function of the same name describes each
-    measure.
+    Several measures of one weight need its singular values only once. The functions `effective_rank` and `stable_rank`
+    describe their measures.
     """
 
     values: Tensor
@@ -33,7 +33,7 @@ class Spectrum:
         return (self.values / torch.where(largest > 0, largest, 1)).square().sum(-1)
 
     def condition_number(self) -> Tensor:
-        """(*B,), from 1; inf when the smallest is zero."""
+        """Largest over smallest singular value: (*B,), from 1; inf when the smallest is zero."""
         s = self.values
         return torch.where(s[..., -1] > 0, s[..., 0] / s[..., -1], torch.inf)
 
@@ -82,8 +82,3 @@ def srank(w: Tensor, delta: float = 0.01) -> Tensor:
     total = s.sum(-1, keepdim=True)
     short = s.cumsum(-1) < (1 - delta) * total
     return torch.where(total.squeeze(-1) > 0, short.sum(-1) + 1, 0)
-
-
-def condition_number(w: Tensor) -> Tensor:
-    """Largest over smallest singular value: (*B, m, n) -> (*B,), from 1; inf when the smallest is zero."""
-    return Spectrum(singular_values(w)).condition_number()

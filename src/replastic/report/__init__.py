@@ -1,4 +1,4 @@
-"""Records to tables, curves and one self-contained page; comparisons with honest intervals."""
+"""Tables, curves and one self-contained page from records, and comparisons with intervals."""
 
 from replastic.report.comparison import Comparison, compare
 from replastic.report.experiment import Experiment, load

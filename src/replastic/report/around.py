@@ -1,4 +1,4 @@
-"""What the score does around the boundaries of one run: how much is lost there, and how soon it is earned back."""
+"""The score around the boundaries of one run: the loss at a boundary, and the time until the score is back."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from replastic.records import Event, Record
 from replastic.report.experiment import Experiment, RunData, points
 
 NEAR = 0.95
-"""Share of its final score that a phase is asked to reach."""
+"""The measure `near` is the time until a phase reaches this share of its own final score."""
 CURVE = (Event.BOUNDARY, Event.EVALUATION, Event.PHASE_END)
 """Events of the scores of one phase: just after its boundary, inside it, at its end."""
 
 
 @dataclass(frozen=True)
 class Boundaries:
-    """What happens around the boundaries of one run, each averaged over the phases whose boundary its method crossed.
+    """Measures around the boundaries of one run, averaged over the phases whose boundary its method crossed.
 
-    Evaluations are counted from the boundary on: 0 is the state just after it, 1 the first one inside the phase. Where
-    there is one after every pass over the data they are epochs. The fields are explained by `explained`.
+    Evaluations are counted from the boundary on: 0 is the state just after it, 1 the first evaluation inside the phase.
+    With one evaluation after every pass over the data, evaluations are epochs. `explained` describes the fields.
     """
 
     area: float
@@ -33,7 +33,7 @@ class Boundaries:
 
 
 def explained(experiment: Experiment) -> Mapping[str, tuple[str, str]]:
-    """Head and meaning of each field of `Boundaries`, in the unit that the runs were evaluated in."""
+    """Head and meaning of each field of `Boundaries`. The unit is epochs or evaluations, as the runs were evaluated."""
     units = "epochs" if experiment.epochs else "evaluations"
     shown = experiment.shown
     label, unit = shown.phase_label, units.removesuffix("s")
@@ -73,7 +73,7 @@ def boundaries(
         run: The run.
         key: Its score.
         phases: How many phases to look at.
-        first: The phase in which its method is turned on; those before it are left out.
+        first: The phase in which its method is turned on. Phases before it are left out.
         higher_is_better: A positive drop is a loss in either direction.
     """
     by_phase: list[list[Record]] = [[] for _ in range(phases)]
@@ -104,7 +104,7 @@ def boundaries(
 
 
 def _reached(values: Sequence[float], goal: float, sign: float, start: int = 1) -> int | None:
-    """Number of the first value, counted from `start`, that is as good as the goal."""
+    """Number of the first value that is as good as the goal, counted from `start`; None if there is none."""
     return next((i for i, value in enumerate(values, start) if sign * value >= sign * goal), None)
 
 

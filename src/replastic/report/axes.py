@@ -1,4 +1,4 @@
-"""Parts of a plot: curves with bands and labels at their ends, dots with whiskers, plain quiet axes."""
+"""Parts of a plot: curves with bands and labels at their ends, dots with whiskers, plain axes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from replastic.report.statistics import Estimate
 from replastic.report.tables import Table
 
 INK, SOFT, RULE = "#1d2129", "#5c6470", "#dfe2e8"
-"""Text, quiet text and rules; the page swaps these for its own in dark mode."""
+"""Colours of text, quiet text and rules. The page replaces them in dark mode."""
 LABEL_GAP = 18.0
-"""Points between two labels, as if the axes filled their share of the figure's height."""
+"""Points between two labels, for axes that fill their share of the figure's height."""
 LABEL_WIDTH = 28
-"""Characters of a method's label in one line beside a row of dots."""
+"""Characters in one line of a method's label beside a row of dots."""
 BAND_SEEDS = 3
-"""Fewer seeds than this are drawn one by one: the interval of two is 9 times their spread and would hide the plot."""
+"""Fewer seeds than this are drawn one by one. The interval of two is 9 times their spread and would hide the plot."""
 DECADES = 50.0
 """A positive measure that spans more than this factor is drawn on a logarithmic scale."""
 
@@ -34,13 +34,13 @@ def curves(
     *,
     emphasise: str = "",
 ) -> None:
-    """One line per series with the band of its interval; main methods in front, the others thin and grey.
+    """One line per series, with the band of its interval. Main methods are in front, the others thin and grey.
 
     Args:
         ax: Axes to draw on.
         drawn: The series.
-        table: Where styles come from.
-        emphasise: A method to draw as if it were a main one.
+        table: The final table, which decides the styles.
+        emphasise: A method to draw as if it were a main method.
     """
     styles = style.lines(table)
     ax.locator_params(axis="x", integer=True)
@@ -77,7 +77,7 @@ def dots(
     zero: bool = False,
     ticks: int = 6,
 ) -> None:
-    """One line per row of the table, top down: mean with its interval, and the single seeds behind it."""
+    """One line per row of the table, from the top: the mean with its interval and, with `seeds`, the single seeds."""
     styles = style.lines(table)
     experiment = table.experiment
     places, height = _places(table)
@@ -100,18 +100,18 @@ def dots(
 
 
 def rows_height(table: Table) -> float:
-    """Inches that the rows of `dots` need, more where a label takes several lines."""
+    """Height of the rows of `dots` in inches. A label of several lines needs more."""
     return _places(table)[1]
 
 
 def is_stretched(estimates: Sequence[Estimate | None]) -> bool:
-    """Whether dots need a logarithmic scale: none negative, and those above zero far apart."""
+    """Whether dots need a logarithmic scale: none is negative, and the positive ones are far apart."""
     means = np.array([e.mean for e in estimates if e is not None and np.isfinite(e.mean)])
     return bool(means.size and means.min() >= 0 and spans_decades([means[means > 0]]))
 
 
 def stretch(ax: Any, estimates: Sequence[Estimate | None]) -> None:
-    """Give dots that need it a logarithmic scale, linear in its lowest decade so that zero has a place."""
+    """Give dots that need it a logarithmic scale. Its lowest decade is linear, so that zero has a place."""
     if is_stretched(estimates):
         powers = [math.log10(e.mean) for e in estimates if e is not None and e.mean > 0]
         low, high = math.floor(min(powers)), math.ceil(max(powers))
@@ -126,7 +126,7 @@ def wrapped(label: str, width: int) -> str:
 
 
 def _places(table: Table) -> tuple[list[float], float]:
-    """Centre of each row from the top and the height of all, in inches."""
+    """Centre of each row from the top, and the height of all rows, in inches."""
     places, height = [], 0.1
     for row in table.rows:
         lines = wrapped(row.label, LABEL_WIDTH).count("\n") + 1
@@ -137,7 +137,7 @@ def _places(table: Table) -> tuple[list[float], float]:
 
 
 def name(ax: Any, x: str, y: str, *, grid: str = "y") -> None:
-    """Name the axes, a long name in two lines, and keep them quiet."""
+    """Name the axes, with a long name in two lines, and draw them in quiet colours."""
     ax.set_xlabel(x, color=SOFT)
     ax.set_ylabel(textwrap.fill(y, 34), color=SOFT)
     ax.grid(axis=grid, color=RULE, linewidth=0.8)
@@ -149,13 +149,13 @@ def name(ax: Any, x: str, y: str, *, grid: str = "y") -> None:
 
 
 def spans_decades(values: Sequence[Array]) -> bool:
-    """Whether a logarithmic scale serves these values: all positive, and far apart."""
+    """Whether these values need a logarithmic scale: all are positive, and they are far apart."""
     finite = np.concatenate([v[np.isfinite(v)] for v in values]) if values else np.array([])
     return bool(finite.size and finite.min() > 0 and finite.max() / finite.min() > DECADES)
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Positions at least `gap` apart, in the order of `wanted` and as near to it as least squares asks.
+    """Positions at least `gap` apart, in the order of `wanted`, with the least squared distance to `wanted`.
 
     Neighbours that are too close are merged into a block around their common mean, until no blocks touch (pool
     adjacent violators).
@@ -175,7 +175,7 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
 
 
 def frame(ax: Any, drawn: Sequence[Series]) -> None:
-    """Scale and limits from the single seeds, so that a wide interval of few seeds does not flatten the picture."""
+    """Set scale and limits by the single seeds, so that a wide interval of few seeds does not flatten the picture."""
     finite = np.concatenate([one.values[np.isfinite(one.values)] for one in drawn])
     if not finite.size:
         return
@@ -190,9 +190,9 @@ def frame(ax: Any, drawn: Sequence[Series]) -> None:
 
 
 def label_ends(ax: Any, drawn: Sequence[Series], table: Table) -> None:
-    """Write the main methods' names beside the ends of their lines, moved apart where lines end together.
+    """Write the names of the main methods beside the ends of their lines. Names that would overlap are moved apart.
 
-    Call it last: it needs the scale and the limits.
+    Call it last, since it needs the scale and the limits.
     """
     names = words.labels(table.experiment.methods)
     styles = style.lines(table)

@@ -1,4 +1,4 @@
-"""Two folders, or two methods of one folder, seed by seed: the difference, its interval, and what it settles."""
+"""Compares two folders, or two methods of one folder, seed by seed: the difference, its interval, a conclusion."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CONCLUSIONS: dict[Standing, str] = {
 
 @dataclass(frozen=True)
 class Pair:
-    """One comparison over the common seeds: `difference` is b minus a."""
+    """One comparison over the common seeds. `difference` is b minus a."""
 
     a: str
     b: str
@@ -44,7 +44,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Every pair, with what the reader must know beside it."""
+    """All pairs of one comparison, with the facts that a reader needs beside the numbers."""
 
     benchmark: str
     score_label: str
@@ -58,7 +58,7 @@ class Comparison:
     only_b: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON, each pair with what its difference settles; what is not a finite number becomes null."""
+        """The content for JSON, each pair with its conclusion. Numbers that are not finite become null."""
         content = asdict(self)
         for pair, entry in zip(self.pairs, content["pairs"], strict=True):
             entry["standing"] = pair.difference.standing(self.higher_is_better)
@@ -75,12 +75,13 @@ def compare(a: Paths, b: Paths | None = None, *, methods: Sequence[str] = ()) ->
 
     Args:
         a: Folder (or folders) of runs.
-        b: Second folder: differences are b minus a, for every method that both have. None compares inside `a`.
-        methods: With `b`, the methods to compare (all common ones when empty). Without, at least two: each is
-            compared with the first.
+        b: Second folder. Differences are b minus a, for every method that both have. None compares inside `a`.
+        methods: With `b`, the methods to compare; empty for all common ones. Without `b`, at least two methods: each
+            is compared with the first.
 
     Raises:
-        UserError: Different benchmarks or scores, an unknown method, or no method and seed in common.
+        UserError: The folders have different benchmarks or scores, or no method and seed in common, or a method is
+            unknown.
     """
     first = load(a)
     if b is None:
@@ -97,13 +98,13 @@ def compare(a: Paths, b: Paths | None = None, *, methods: Sequence[str] = ()) ->
 
 
 def _check(a: Experiment, b: Experiment) -> None:
-    for what, x, y in (
+    for fact, x, y in (
         ("benchmarks", a.benchmark, b.benchmark),
         ("scores", a.shown.score, b.shown.score),
         ("directions of the score", a.shown.higher_is_better, b.shown.higher_is_better),
     ):
         if x != y:
-            raise UserError(f"the two folders hold different {what}: {x!r} and {y!r}; they cannot be compared")
+            raise UserError(f"the two folders hold different {fact}: {x!r} and {y!r}; they cannot be compared")
 
 
 def _comparison(a: Experiment, b: Experiment, specs: Sequence[tuple[str, str]]) -> Comparison:

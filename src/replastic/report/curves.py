@@ -1,4 +1,4 @@
-"""The plots of a report: scores with their intervals, and what the diagnostics say."""
+"""The plots of a report: scores with their intervals, and diagnostics."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ BAND = (
 )
 
 POINTS = 500
-"""Most evaluations in one curve: a screen shows no more, and the page stays small."""
+"""Largest number of evaluations in one curve. A screen shows no more, and the page stays small."""
 
 
 def draw(table: Table, more: Sequence[Sheet] = ()) -> list[Plot]:
-    """Every plot of a report, the score first, with those of the sheets that have one; needs matplotlib."""
+    """Every plot of a report, the score first, and the plots of the sheets; needs matplotlib."""
     experiment = table.experiment
     plots = [dots.final(table), _score(table)]
     plots += [_further(table, key) for key in experiment.further_scores]
@@ -65,7 +65,10 @@ def _learning(table: Table) -> Plot:
 def _over(
     table: Table, drawn: list[Series], name: str, title: str, x: str, span: str, taken: str, *, score: str = ""
 ) -> Plot:
-    """A score, the one shown unless named, over the whole width; `span` says over what, `taken` when."""
+    """A plot of a score over the whole width; the experiment's own score unless `score` names another.
+
+    `span` and `taken` are words for the caption: the range of the curve, and the moments of its points.
+    """
     score = score or table.experiment.shown.score_label
 
     def fill(figure: Any, narrow: bool) -> None:
@@ -155,11 +158,11 @@ WHEN: dict[str, str] = {
     Event.BOUNDARY: "before the {}, its method applied",
     Event.PHASE_END: "at the end of the {}",
 }
-"""Events at which diagnostics are taken, in order of time."""
+"""Events at which diagnostics are taken, in the order of time, with their words."""
 
 
 def _behind(table: Table) -> str:
-    """What the thin grey lines are, if there are any."""
+    """A sentence on the thin grey lines; empty if there are none."""
     others = sum(not line.front for line in style.lines(table).values())
     return (
         f" Thin and grey: the other {words.count(others, 'method')}, each with a plot of its own below."

@@ -1,4 +1,4 @@
-"""Plots with a dot and its interval per method: the final scores, and what was measured just after the boundary."""
+"""Plots with a dot and its interval for each method: the final scores, and the measures just after the boundary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from replastic.report.tables import Table
 
 
 def final(table: Table) -> Plot:
-    """The score at the end, and its difference to the reference."""
+    """The final score, and its difference to the reference."""
     shown = table.experiment.shown
     paired = any(row.difference is not None for row in table.rows)
     height = axes.rows_height(table)
@@ -42,7 +42,7 @@ def final(table: Table) -> Plot:
 
 
 def just_after(table: Table, sheet: Sheet) -> Plot:
-    """Every measure of the sheet beside the others, methods in the order of the final table."""
+    """One small plot for every measure of the sheet, with methods in the order of the final table."""
     count, across, narrow_across = len(sheet.columns), 4, 2
     estimates = {column.name: _by_row(table, sheet, column.name) for column in sheet.columns}
     height = axes.rows_height(table)

@@ -1,4 +1,4 @@
-"""Runs read back from their folders as one experiment: what belongs together, what is comparable, what is missing."""
+"""Reads runs from their folders as one experiment. Checks that they can be compared, and lists unfinished ones."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Array = NDArray[np.float64]
 PER_RUN_SETTINGS = frozenset({"method", "seed"})
 """Keys of `RunInfo.config` in which the runs of one experiment may differ."""
 MEANING = ("score", "event", "higher_is_better")
-"""What the runs of one experiment must present alike; labels and curves are those of the first."""
+"""Fields of `Presentation` that the runs of one experiment must share. Labels and curves come from the first run."""
 HELD_OUT = "_held_out"
-"""Ending of the key of a score on held-out data, which searches use and no table shows."""
+"""Ending of the key of a score on held-out data. Searches use it, and no table shows it."""
 
 
 @dataclass(frozen=True)
 class Presentation:
-    """How the runs want to be shown: `RunInfo.summary` with its defaults."""
+    """The presentation of the runs: `RunInfo.summary` with its defaults."""
 
     score: str
     score_label: str
@@ -58,7 +58,7 @@ class Presentation:
 
 @dataclass(frozen=True)
 class RunData:
-    """One run as read: its settings and its records, in one place."""
+    """One run: its settings and its records."""
 
     path: Path
     info: RunInfo
@@ -66,7 +66,7 @@ class RunData:
     finished: bool
 
     def phases(self, event: str, key: str) -> dict[int, float]:
-        """Value of a measure at an event, by phase; the last record wins where a phase has several."""
+        """Value of a measure at an event, by phase. If a phase has several records, the last one counts."""
         return {
             r["phase"]: float(r[key]) for r in self.records if r["event"] == event and key in r and r[key] is not None
         }
@@ -79,20 +79,20 @@ class RunData:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Runs of one benchmark with equal settings, cut to the phases that all of them have reached."""
+    """Runs of one benchmark with equal settings, cut to the phases that all of them have completed."""
 
     benchmark: str
     shown: Presentation
     settings: Mapping[str, Any]
     """The configuration all runs share."""
     runs: Mapping[str, Mapping[int, RunData]]
-    """By method and seed; methods in order of their first path, seeds ascending."""
+    """Runs by method and seed: methods in the order of their first path, seeds ascending."""
     phases: int
-    """Phases that every run of `runs` has completed: all numbers are taken from these."""
+    """Number of phases that every run of `runs` has completed. All numbers come from these phases."""
     unfinished: tuple[RunData, ...]
-    """Runs without a DONE mark, those left out of `runs` included."""
+    """Runs that have not finished, including those left out of `runs`."""
     left_out: tuple[RunData, ...]
-    """Runs that have not completed the first phase in which their method is on; if none has, those without any."""
+    """Runs that have not completed the first phase with their method; if none has, runs without a completed phase."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -111,21 +111,21 @@ class Experiment:
 
     @property
     def epochs(self) -> bool:
-        """Whether there is an evaluation after every pass over the data, so that counting these is counting epochs."""
+        """Whether runs were evaluated after every pass over the data, so that evaluations are epochs."""
         trainer = self.settings.get("trainer")
         return isinstance(trainer, Mapping) and trainer.get("evaluate_every") == 1
 
     @property
     def further_scores(self) -> tuple[str, ...]:
-        """Keys of the score on other data, taken at the same event: ``<score>_<which>``; none on held-out data."""
+        """Keys of the score on other data at the same event, ``<score>_<which>``, without held-out data."""
         stem = f"{self.shown.score}_"
         return tuple(k for k in self.keys(self.shown.event) if k.startswith(stem) and not k.endswith(HELD_OUT))
 
     def spec(self, method: str) -> str:
-        """The spec that `method` means: itself, or the only one of that name.
+        """The spec that `method` means: the spec itself, or the only spec with that name.
 
         Raises:
-            UnknownNameError: None or several; what was run is offered.
+            UnknownNameError: There is no such spec, or several; the message lists all methods.
         """
         if method in self.runs:
             return method
@@ -139,7 +139,7 @@ class Experiment:
             yield from by_seed.values()
 
     def over_phases(self, method: str, key: str, event: str | None = None) -> Array:
-        """A measure as an array (seeds, phases), NaN where it was not recorded; `event` defaults to the score's."""
+        """A measure as an array (seeds, phases), NaN where it was not recorded. None means the score's event."""
         rows = []
         for run in self.runs[method].values():
             values = run.phases(event or self.shown.event, key)
@@ -161,12 +161,12 @@ class Experiment:
 def load(paths: Paths) -> Experiment:
     """Read every run at or below `paths` as one experiment.
 
-    Before its method is on, a run is like every other; one that has come no further would cut the rest down to what
-    all share, so it is left out if others have.
+    Before their methods are turned on, all runs are alike. A run that has not come further is left out if others have,
+    because all numbers come from the phases that every run has completed.
 
     Raises:
-        UserError: No runs, a damaged file, two runs of one method and seed, no completed phase, or runs whose
-            benchmark or settings differ; the message says where.
+        UserError: There are no runs, a file is damaged, two runs have the same method and seed, no phase is completed,
+            or benchmarks or settings differ. The message names the place.
     """
     runs = [_read(directory) for directory in _directories(paths)]
     first = runs[0]
@@ -200,7 +200,7 @@ def load(paths: Paths) -> Experiment:
 
 
 def points(records: Iterable[Record], key: str, *events: str) -> dict[int, float]:
-    """A measure at the given events by update, in order: one value per update, NaN for a null."""
+    """A measure at the given events, by update in ascending order: one value per update, NaN for a null."""
     found = {r["step"]: r[key] for r in records if r["event"] in events and key in r}
     return {step: math.nan if value is None else float(value) for step, value in sorted(found.items())}
 
@@ -218,7 +218,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """What differs between two nested settings, as ``name: value in a, value in b``."""
+    """The differences between two nested settings, each as ``name: value in a and value in b``."""
     flat_a, flat_b = flatten(a), flatten(b)
     names = sorted(flat_a.keys() | flat_b.keys())
     return [
@@ -243,7 +243,7 @@ def _read(directory: RunDirectory) -> RunData:
 
 
 def _completed(run: RunData, shown: Presentation) -> int:
-    """How many phases from the first on have their score, without a gap."""
+    """Number of phases from the first on that have a score, up to the first gap."""
     scored = run.phases(shown.event, shown.score)
     return next(phase for phase in range(len(scored) + 1) if phase not in scored)
 
@@ -272,7 +272,7 @@ def _check_comparable(first: RunData, run: RunData) -> None:
     found = differences(_shared(first), _shared(run)) or differences(_meaning(first), _meaning(run))
     if found:
         raise UserError(
-            f"{first.path} and {run.path} differ in their settings ({'; '.join(found)}), so their scores cannot stand "
+            f"{first.path} and {run.path} differ in their settings ({'; '.join(found)}), so their scores cannot be put "
             "in one table; report them one by one, or use `replastic compare`"
         )
 

@@ -1,4 +1,4 @@
-"""What a report leaves on disk: the page, its tables and its curves, beside the runs or where the caller says."""
+"""Writes a report: the page, its tables and its curves, beside the runs or to a folder that the caller names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def build(paths: Paths, out: str | Path | None = None, *, reference: str | None 
 
     Args:
         paths: Folder of runs, or several folders that together are one experiment.
-        out: Where to write, made if missing; beside the runs, in the first of `paths`, when None.
+        out: Folder to write, made if missing. None means beside the runs, in the first of `paths`.
         reference: Method that the others are compared with.
 
     Returns:
@@ -36,7 +36,7 @@ def build(paths: Paths, out: str | Path | None = None, *, reference: str | None 
 def write(table: Table, folder: str | Path) -> Path:
     """Write ``report.html``, ``tables/*.{md,csv}`` and ``curves/*.{svg,png}`` into a folder, made if missing.
 
-    Writing twice gives the same bytes; every file appears whole or not at all.
+    A second call writes the same bytes. Every file appears whole or not at all.
 
     Returns:
         The path of ``report.html``.
@@ -60,15 +60,15 @@ def write(table: Table, folder: str | Path) -> Path:
 
 
 def text_table(source: Paths | Experiment | Table, *, reference: str | None = None, name: str = FINAL) -> str:
-    """One of the tables in plain ASCII, with a line that says what it shows.
+    """One of the tables in plain ASCII, below a title line.
 
     Args:
-        source: The runs, or the final table of them.
+        source: The runs, or their final table.
         reference: Method that the others are compared with.
         name: The final table, or the name of a sheet (see `all_sheets`).
 
     Raises:
-        UserError: The records hold nothing for the table asked for; those there are are named.
+        UserError: The records hold nothing for that table; the message lists the tables of these runs.
     """
     if not isinstance(source, Table):
         source = final_table(source if isinstance(source, Experiment) else load(source), reference)

@@ -1,4 +1,4 @@
-"""The page: everything a reader needs in one file that asks nothing of the network."""
+"""The page: the whole report in one file, which loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLOURS = {
     **{colour: f"m-{name.replace('_', '-')}" for name, colour in style.MAIN.items()},
     **{colour: f"m-{i}" for i, colour in enumerate(style.FURTHER)},
 }
-"""Colours of the plots and the page's name for each, so that dark mode can change them."""
+"""Colours of the plots, with the page's name for each, so that dark mode can change them."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class LayerTable:
 
 
 def page(table: Table, plots: Sequence[Plot], sheets: Sequence[Sheet] = ()) -> str:
-    """The page as text, with the plots that were drawn and the sheets; needs jinja2."""
+    """The page as text, with the given plots and sheets; needs jinja2."""
     jinja = require("jinja2", "report", "writing the page")
     environment = jinja.Environment(
         loader=jinja.FileSystemLoader(TEMPLATES),
@@ -84,7 +84,7 @@ def page(table: Table, plots: Sequence[Plot], sheets: Sequence[Sheet] = ()) -> s
 
 
 def inline(plot: Plot, svg: str, prefix: str = "") -> str:
-    """An SVG of the plot as part of a page: ids of its own, the page's colours and font, its alternative text."""
+    """An SVG of the plot as part of a page, with ids of its own, the page's colours and font, and alternative text."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<title>.*?</title>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{prefix}{plot.name}-', svg)
@@ -126,7 +126,7 @@ def _options(experiment: Experiment, method: str) -> str:
 
 
 def _versions(environments: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Versions and hardware; several values where the runs differ."""
+    """Versions and hardware, with several values if the runs differ."""
     found: dict[str, list[str]] = {}
     for environment in environments:
         for name, value in flatten(environment).items():

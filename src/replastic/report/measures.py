@@ -1,4 +1,4 @@
-"""Numbers of one run that are read off its records: scores at the end and on average, costs, layers."""
+"""Numbers from the records of runs: final and average scores, costs, measures by layer."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from replastic.report.experiment import Experiment
 
 
 def final_scores(experiment: Experiment, method: str, key: str | None = None) -> dict[int, float]:
-    """Score, or another measure taken with it, at the end of the last common phase, by seed."""
+    """Score at the end of the last common phase by seed, or another measure at the same event."""
     scores = experiment.over_phases(method, key or experiment.shown.score)[:, -1]
     return dict(zip(experiment.runs[method], scores.tolist(), strict=True))
 
 
 def mean_scores(experiment: Experiment, method: str) -> dict[int, float]:
-    """Score averaged over the ends of all common phases, by seed."""
+    """Mean score at the ends of all common phases, by seed."""
     scores = experiment.over_phases(method, experiment.shown.score).mean(axis=1)
     return dict(zip(experiment.runs[method], scores.tolist(), strict=True))
 
 
 def costs(experiment: Experiment, method: str) -> dict[int, float]:
-    """Seconds from the run's beginning to the end of the last common phase, the first phase included, by seed."""
+    """Seconds from the beginning of the run to the end of the last common phase, by seed."""
     found = {
         seed: run.seconds(experiment.shown.event, experiment.phases - 1)
         for seed, run in experiment.runs[method].items()

@@ -1,4 +1,4 @@
-"""One plot: drawn on a figure of its own, as SVG and PNG, with the words that go with it."""
+"""One plot, drawn on a figure of its own as SVG and PNG, with its title, caption and alternative text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from replastic.extras import require
 
 WIDE, NARROW = 9.2, 5.6
-"""Widths in inches: a plot over the whole column of the page, and one of two beside each other."""
+"""Widths in inches of a plot over the whole column of the page, and of one of two plots beside each other."""
 SETTINGS = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial", "sans-serif"],
@@ -25,18 +25,18 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Plot:
-    """One drawn figure with the words that go with it."""
+    """One drawn figure with its title, caption and alternative text."""
 
     name: str
     """File stem."""
     title: str
     alt: str
-    """What the picture shows, for readers who do not see it."""
+    """Alternative text: a description of the picture, for readers who do not see it."""
     caption: str
     svg: str
     png: bytes
     narrow: str
-    """The SVG again in the shape of a narrow screen; empty for a plot that is narrow anyway."""
+    """The SVG for a narrow screen; empty for a plot that is narrow already."""
 
 
 def subplots(figure: Any, count: int, columns: int, **shared: bool) -> list[Any]:
@@ -57,18 +57,18 @@ def plot(
     size: tuple[float, float],
     narrow: tuple[float, float] | None,
 ) -> Plot:
-    """Draw on figures of their own and keep them as SVG (no date, stable ids) and PNG.
+    """Draw a plot on figures of its own, as SVG (without a date, with stable ids) and PNG.
 
-    The reader's own matplotlib settings have no effect, and get none.
+    The user's matplotlib settings have no effect and are not changed.
 
     Args:
-        name: See `Plot`, as `title`, `alt` and `caption`.
+        name: File stem.
         title: Heading.
-        alt: Words for the picture.
-        caption: What to know when looking at it.
-        fill: Draws on the figure it is given; told whether that is the narrow shape.
-        size: Inches.
-        narrow: Inches of the narrow shape; None for a plot that is narrow anyway.
+        alt: Alternative text.
+        caption: Text below the picture.
+        fill: Function (figure, narrow) that draws on the figure; `narrow` is True for the narrow shape.
+        size: Width and height in inches.
+        narrow: Width and height of the narrow shape in inches; None for a plot that is narrow already.
     """
     styles = require("matplotlib.style", "report", "drawing curves")
     figures = require("matplotlib.figure", "report", "drawing curves")

@@ -1,4 +1,4 @@
-"""What a plot needs of the records: one mean curve per method with its interval, over phases or over updates."""
+"""Curves from records: one mean curve per method with its interval, over phases or over updates."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Series:
     low: Array
     high: Array
     values: Array
-    """(seeds, points): what the mean was taken of."""
+    """(seeds, points): the values behind the mean."""
 
     def every(self, stride: int) -> Series:
-        """Each `stride`-th point, the last one always."""
+        """Every `stride`-th point, and the last one."""
         kept = [*range(0, len(self.x) - 1, stride), len(self.x) - 1]
         points = (self.x[kept], self.mean[kept], self.low[kept], self.high[kept], self.values[:, kept])
         return Series(self.method, *points)
@@ -36,7 +36,7 @@ class Series:
 
 
 def over_phases(experiment: Experiment, key: str, event: str | None = None) -> list[Series]:
-    """One series per method over the phases, counted from 1; phases without the measure are left out."""
+    """One series per method over the phases, which are counted from 1. Phases without the measure are left out."""
     found: list[Series] = []
     for method in experiment.methods:
         values = experiment.over_phases(method, key, event)
@@ -45,9 +45,9 @@ def over_phases(experiment: Experiment, key: str, event: str | None = None) -> l
 
 
 def over_updates(experiment: Experiment, key: str) -> list[Series]:
-    """One series per method over optimizer updates, from the evaluations inside the phases; empty without any.
+    """One series per method over optimizer updates, from the evaluations inside the phases; empty without these.
 
-    Only updates at which every seed of the method was evaluated, and one has a value, are kept.
+    It keeps the updates at which every seed of the method was evaluated and at least one has a value.
     """
     if key not in experiment.keys(Event.EVALUATION):
         return []
@@ -65,14 +65,14 @@ def over_updates(experiment: Experiment, key: str) -> list[Series]:
 
 
 def events_of(experiment: Experiment, key: str) -> list[str]:
-    """The events at which a measure was recorded in the common phases: the score's own first, then in order of time."""
+    """The events at which a measure was recorded in the common phases: the score's first, then in the order of time."""
     own = experiment.shown.event
     events = [own, *(event for event in Event if event not in (own, Event.EVALUATION))]
     return [event for event in events if key in experiment.keys(event)]
 
 
 def _known(method: str, x: Array, values: Array) -> list[Series]:
-    """The series of the points at which a seed has a value; none without such a point."""
+    """The series of the points at which a seed has a value; empty without such a point."""
     there = ~np.isnan(values).all(axis=0)
     return [_series(method, x[there], values[:, there])] if there.any() else []
 

@@ -20,7 +20,7 @@ AFTER = Event.BOUNDARY.value
 
 @dataclass(frozen=True)
 class Column:
-    """One measure: the name of its CSV fields, the head of its column, what it means and where it comes from."""
+    """One measure: the name of its CSV fields, the head of its column, its meaning and its source."""
 
     name: str
     head: str
@@ -30,25 +30,25 @@ class Column:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Estimates by method and measure; methods in the order of the final table, those without any left out."""
+    """Estimates by method and measure. Methods are in the order of the final table; those without any are left out."""
 
     name: str
-    """File stem, and what the command line calls it."""
+    """File stem, and the name on the command line."""
     title: str
     note: str
-    """What was averaged over what."""
+    """A sentence that says how the values were averaged."""
     columns: tuple[Column, ...]
     rows: Mapping[str, Mapping[str, Estimate]]
-    """By spec of the method and name of the column; a method may lack a measure."""
+    """Estimates by spec of the method and name of the column. A method may lack a measure."""
     labels: Mapping[str, str]
-    """How each method is called."""
+    """Label of each method, by its spec."""
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: numbers that are not finite become null."""
+        """The content for JSON. Numbers that are not finite become null."""
         return {method: {name: tables.as_json(e) for name, e in row.items()} for method, row in self.rows.items()}
 
     def to_csv(self) -> str:
-        """Mean and both ends of the interval of every measure at full precision."""
+        """Mean and both ends of the interval of every measure, at full precision."""
         lines: list[list[Any]] = [["method", "seeds"]]
         lines[0] += [f"{c.name}_{part}" for c in self.columns for part in ("mean", "low", "high")]
         for method, row in self.rows.items():
@@ -57,7 +57,7 @@ class Sheet:
         return tables.comma_separated(lines)
 
     def to_markdown(self) -> str:
-        """The table as GitHub shows it, with a sentence on what was averaged."""
+        """The table as Markdown for GitHub, with the note."""
         return f"{tables.markdown(self._cells())}\n{self.note}\n"
 
     def to_text(self) -> str:
@@ -73,19 +73,19 @@ class Sheet:
 
 
 def all_sheets(table: Table) -> list[Sheet]:
-    """The tables that the records of these runs have something for."""
+    """The tables for which these runs have records."""
     return [sheet for sheet in (around(table), just_after(table)) if sheet.rows]
 
 
 def around(table: Table) -> Sheet:
-    """What the score does around the boundaries; without rows for runs that are not evaluated inside their phases."""
+    """The score around the boundaries. There are no rows for runs without evaluations inside their phases."""
     columns = [Column(name, head, meaning) for name, (head, meaning) in table.around.items()]
     rows = {row.method: row.around for row in table.rows if row.around}
     return _sheet(table, "around", "Around the boundaries", columns, rows)
 
 
 def just_after(table: Table) -> Sheet:
-    """Every measure of the whole network, and the scores, as they are when a method has just been applied."""
+    """The scores and all measures of the whole network, just after a method was applied."""
     experiment = table.experiment
     columns = _measured(experiment)
     rows = {row.method: _after(experiment, row.method, columns) for row in table.rows}
@@ -110,7 +110,7 @@ def _sheet(
 
 
 def _measured(experiment: Experiment) -> list[Column]:
-    """Scores first, then measures in the order in which the runs were told to take them."""
+    """Scores first, then measures in the order of the setting `boundary_metrics`."""
     shown, keys = experiment.shown, experiment.keys(AFTER)
     scores = [k for k in (shown.score, *experiment.further_scores) if k in keys]
     asked = [key(name) for name in experiment.settings.get("boundary_metrics", ())]

@@ -24,7 +24,7 @@ Standing = Literal["better", "worse", "not settled", "one seed", "not finite"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its interval; `low` and `high` are None where none can be given (one value, or values not finite)."""
+    """A mean with its interval. `low` and `high` are None for one value, or values that are not all finite."""
 
     mean: float
     low: float | None
@@ -33,7 +33,7 @@ class Estimate:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the interval excludes zero, and on which side."""
+        """Whether the interval excludes zero, and the side on which it lies."""
         if not math.isfinite(self.mean):
             return "not finite"
         if self.low is None or self.high is None:
@@ -43,7 +43,7 @@ class Estimate:
         return "lower" if self.high < 0 else "not settled"
 
     def standing(self, higher_is_better: bool) -> Standing:
-        """The verdict of a difference of scores, by what it means: better, worse, or why neither can be said."""
+        """The verdict on a difference of scores: better, worse, or the reason why it is neither."""
         verdict = self.verdict
         if verdict == "higher":
             return "better" if higher_is_better else "worse"
@@ -55,7 +55,7 @@ class Estimate:
 def mean_interval(values: ArrayLike, level: float = LEVEL) -> Estimate:
     """Mean and two-sided t interval, mean +- t(n - 1) s / sqrt(n).
 
-    One value has no spread, so it gets no interval; neither do values that are not all finite.
+    One value has no spread, so it gets no interval. Values that are not all finite get none, either.
 
     Args:
         values: (n,) one number per seed, taken as independent draws.
@@ -84,10 +84,10 @@ def paired_difference(
 ) -> Estimate | None:
     """`values` minus `reference` over the seeds that both have, with the t interval of the differences.
 
-    Runs of one seed share their data order, initial weights and first phase, so what the seeds have in common cancels.
+    Runs of one seed share their data order, initial weights and first phase, so the effect of a seed on both cancels.
 
     Returns:
-        None when no seed is common.
+        The estimate, or None if there is no common seed.
     """
     common = sorted(values.keys() & reference.keys())
     if not common:

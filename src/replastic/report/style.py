@@ -1,4 +1,4 @@
-"""Colours of the methods, the same in every plot: safe for colour-blind readers, the main methods in front."""
+"""Colours of the methods, the same in every plot and safe for colour-blind readers. Main methods are in front."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from replastic.options import name_of
 from replastic.report.tables import Table
 
 MAIN = {"base": "#3b414d", "fire": "#d55e00", "interpolation": "#0072b2", "full_reset": "#009e73"}
-"""Methods that are always in front and keep their colour from report to report (palette of Okabe and Ito)."""
+"""Methods that are always in front, with colours that are the same in all reports (palette of Okabe and Ito)."""
 FURTHER = ("#cc79a7", "#e69f00", "#56b4e9")
 MUTED = "#b4b9c2"
 ACCENT = "fire"
-"""Method drawn with the heaviest line."""
+"""The method with the thickest line."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """How one method is drawn; a method that is not in `front` is thin and grey."""
+    """The line of one method. If it is not in `front`, it is thin and grey."""
 
     colour: str
     width: float
@@ -25,7 +25,7 @@ class Line:
 
 
 def lines(table: Table) -> dict[str, Line]:
-    """One line style per spec: the main methods, then those with the best score, as long as there are colours."""
+    """One line style per spec. The main methods get a colour first, then those with the best score, while they last."""
     specs = [row.method for row in table.rows]
     own: dict[str, str] = {}
     for name, colour in MAIN.items():

@@ -1,4 +1,4 @@
-"""The result in a few plain sentences, computed from the records and never stronger than the intervals."""
+"""The result in a few plain sentences, computed from the records. They claim no more than the intervals show."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from replastic.report.statistics import INTERVAL, LEVEL, Estimate, Standing, pai
 from replastic.report.tables import REFERENCE, Row, Table
 
 MANY = 5
-"""From this many comparisons on, the reader is told how often an interval misses by chance."""
+"""From this many comparisons on, the summary says how often an interval misses by chance."""
 CROWD = 10
-"""So many methods are counted instead of named; the table has them."""
-_NO_REFERENCE = f"{REFERENCE} was not run with these, so there is no difference to it."
+"""From this many on, methods are counted and not named; the table has their names."""
+_NO_REFERENCE = f"{REFERENCE} was not run with these methods, so there is no difference to it."
 
 
 def sentences(table: Table) -> list[str]:
-    """What was run, what happened to the reference, which methods differ from it, and what is not settled."""
+    """Sentences on the runs, the change of the reference's score, the methods that differ from it, and the doubts."""
     found = [_what(table), *_reference(table)]
     found += _differences(table) if table.reference else [_NO_REFERENCE]
     found += _without_effect(table) + _leader(table) + _not_finite(table) + _cautions(table)
@@ -40,7 +40,7 @@ def _what(table: Table) -> str:
 
 
 def _reference(table: Table) -> list[str]:
-    """How the reference's score moved from its first phase to its last."""
+    """The change of the reference's score from its first phase to its last."""
     experiment = table.experiment
     if table.reference is None or experiment.phases < 2:
         return []
@@ -64,7 +64,7 @@ def _reference(table: Table) -> list[str]:
 
 
 def _differences(table: Table) -> list[str]:
-    """The methods by what their paired difference to the reference settles."""
+    """The methods, grouped by the verdict on their paired difference to the reference."""
     higher_is_better = table.experiment.shown.higher_is_better
     groups: dict[Standing, list[tuple[Row, Estimate]]] = {}
     for row in table.rows:
@@ -90,7 +90,7 @@ def _differences(table: Table) -> list[str]:
 
 
 def _group(members: list[tuple[Row, Estimate]]) -> str:
-    """Each method with its difference; for many, their names (for a crowd, their number) and the range."""
+    """Each method with its difference. Many methods get names and a range, a crowd gets its number and a range."""
     if len(members) < MANY:
         return "; ".join(f"{row.label} by {_size(difference)}" for row, difference in members)
     ranked = sorted(members, key=lambda member: member[1].mean)
@@ -102,7 +102,7 @@ def _group(members: list[tuple[Row, Estimate]]) -> str:
 
 
 def _size(difference: Estimate) -> str:
-    """A difference whose direction the sentence tells: its size with the interval turned the same way."""
+    """The size of a difference with its interval, both without a sign, since the sentence gives the direction."""
     if difference.low is None or difference.high is None:
         return words.number(difference.mean, signed=True)
     if difference.verdict == "not settled":
@@ -116,7 +116,7 @@ def _range(estimate: Estimate) -> str:
 
 
 def _leader(table: Table) -> list[str]:
-    """The best mean and whether its lead over the next is settled."""
+    """The best mean, and whether its lead over the next is settled."""
     sign = -1 if table.experiment.shown.higher_is_better else 1
     ranked = sorted((r for r in table.rows if math.isfinite(r.final.mean)), key=lambda r: sign * r.final.mean)
     if len(ranked) < 2:
@@ -133,7 +133,7 @@ def _leader(table: Table) -> list[str]:
 
 
 def _without_effect(table: Table) -> list[str]:
-    """Methods whose runs never left the reference's, such as one that waits for longer than the runs last."""
+    """Methods whose runs equal the reference's throughout, such as one that waits for longer than the runs last."""
     experiment, reference = table.experiment, table.reference
     if reference is None or experiment.phases <= experiment.first:
         return []
@@ -147,8 +147,8 @@ def _without_effect(table: Table) -> list[str]:
     if not same:
         return []
     return [
-        f"Scored exactly as {reference} at every evaluation of every seed, so with these settings without any effect: "
-        f"{words.listing(same)}."
+        f"Without any effect at these settings, as the scores equal those of {reference} at every evaluation of every "
+        f"seed: {words.listing(same)}."
     ]
 
 
@@ -180,10 +180,10 @@ def _cautions(table: Table) -> list[str]:
         who = "all others" if experiment.left_out else "all"
         found.append(
             f"Unfinished: {words.count(len(experiment.unfinished), 'run')} still to be completed, so everything here "
-            f"is taken up to {experiment.shown.phase_label} {experiment.phases}, the last that {who} have reached."
+            f"ends with {experiment.shown.phase_label} {experiment.phases}, the last that {who} have completed."
         )
     if experiment.left_out:
-        found.append(f"Without a score of their own, so left out: {_names(experiment.left_out)}.")
+        found.append(f"Left out, as no phase with their method is completed: {_names(experiment.left_out)}.")
     return found
 
 

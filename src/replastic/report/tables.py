@@ -27,7 +27,7 @@ CSV_HEAD = (
 
 @dataclass(frozen=True)
 class Row:
-    """One method's numbers; `difference` is None for the reference itself and where no seed is common with it."""
+    """The numbers of one method. `difference` is None for the reference itself, and without a common seed."""
 
     method: str
     label: str
@@ -39,20 +39,20 @@ class Row:
     cost: float | None
     """`seconds` divided by the reference's, over common seeds."""
     unfinished: int
-    """Runs of this method without a DONE mark."""
+    """Number of runs of this method that have not finished."""
     around: Mapping[str, Estimate]
     """Measures around the boundaries (see `around.Boundaries`) by name; empty for runs without evaluations."""
     further: Mapping[str, Estimate]
-    """The score on other data at the same time, by key."""
+    """The score on other data at the same moment, by key."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows, the reference first and then the best score first, with the words to head them."""
+    """Rows of the final table: the reference first, then from the best score down."""
 
     rows: tuple[Row, ...]
     reference: str | None
-    """Spec of the method the differences refer to; None when it was not run."""
+    """Spec of the method that the others are compared with; None if it was not run."""
     experiment: Experiment
 
     @property
@@ -62,7 +62,7 @@ class Table:
         return {name: said for name, said in known if any(name in row.around for row in self.rows)}
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: numbers that are not finite become null."""
+        """The content for JSON. Numbers that are not finite become null."""
         shown = self.experiment.shown
         return {
             "benchmark": self.experiment.benchmark,
@@ -86,20 +86,16 @@ class Table:
             ],
         }
 
-    def row(self, method: str) -> Row:
-        """The row of one spec."""
-        return next(row for row in self.rows if row.method == method)
-
 
 def final_table(experiment: Experiment, reference: str | None = None) -> Table:
     """Compute the table from records alone.
 
     Args:
         experiment: The runs.
-        reference: Method that the others are compared with; None is ``base``, or no comparison where it was not run.
+        reference: Method that the others are compared with. None means ``base``, or no comparison if it was not run.
 
     Raises:
-        UnknownNameError: A `reference` was named that was not run.
+        UnknownNameError: The `reference` was not run.
     """
     known = REFERENCE if REFERENCE in experiment.runs else None
     if reference is not None:
@@ -111,7 +107,7 @@ def final_table(experiment: Experiment, reference: str | None = None) -> Table:
 
 
 def to_csv(table: Table) -> str:
-    """Every number at full precision; an empty field where there is none."""
+    """Every number at full precision; a missing number is an empty field."""
     beside, further = table.around, table.experiment.further_scores
     higher = table.experiment.shown.higher_is_better
     lines: list[list[Any]] = [[*CSV_HEAD, *beside, *map(metric_name, further)]]
@@ -128,7 +124,7 @@ def to_csv(table: Table) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """The table as GitHub shows it."""
+    """The table as Markdown for GitHub."""
     return markdown(cells(table))
 
 
@@ -138,7 +134,7 @@ def to_text(table: Table) -> str:
 
 
 def cells(table: Table) -> list[list[str]]:
-    """Head and rows as text, the same words for Markdown and terminal."""
+    """Head and rows as text, the same for Markdown and the terminal."""
     shown = table.experiment.shown
     against = table.reference or REFERENCE
     beside, further = table.around, table.experiment.further_scores
@@ -166,7 +162,7 @@ def comma_separated(lines: Sequence[Sequence[Any]]) -> str:
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """Head and rows as a table of GitHub; all but the first column to the right."""
+    """Head and rows as a Markdown table. All columns but the first are aligned to the right."""
     head, *body = lines
     parts = [" | ".join(head), " | ".join(["---", *["--:"] * (len(head) - 1)]), *(" | ".join(line) for line in body)]
     return "\n".join(f"| {part} |" for part in parts) + "\n"
@@ -178,12 +174,12 @@ def text(lines: Sequence[Sequence[str]]) -> str:
 
 
 def fields(estimate: Estimate | None) -> list[str]:
-    """Mean and interval at full precision, each empty where there is none."""
+    """Mean and both ends of the interval at full precision; a missing number is empty."""
     return [_text(v) for v in (estimate.mean, estimate.low, estimate.high)] if estimate else ["", "", ""]
 
 
 def as_json(estimate: Estimate | None) -> dict[str, Any] | None:
-    """An estimate for JSON: what is not a finite number becomes null."""
+    """An estimate for JSON. Numbers that are not finite become null."""
     if estimate is None:
         return None
     known = {"mean": estimate.mean, "low": estimate.low, "high": estimate.high, "seeds": estimate.n}

@@ -17,7 +17,7 @@ MISSING = "\u2013"
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
-    """Three decimals below 100, one from there on, powers of ten for what both would hide."""
+    """Three decimals below 100, one decimal above, and powers of ten for very small and very large numbers."""
     if value is None or math.isnan(value):
         return MISSING
     size = abs(value)
@@ -28,7 +28,7 @@ def number(value: float | None, *, signed: bool = False) -> str:
 
 
 def interval(estimate: Estimate, *, signed: bool = False) -> str:
-    """``0.412 to 0.467``, or a dash where no interval can be given."""
+    """``0.412 to 0.467``, or a dash if there is no interval."""
     if estimate.low is None or estimate.high is None:
         return MISSING
     return f"{number(estimate.low, signed=signed)} to {number(estimate.high, signed=signed)}"
@@ -50,12 +50,12 @@ def listing(items: Sequence[str]) -> str:
 
 
 def plain(text: str) -> str:
-    """The same in ASCII, for terminals of any encoding."""
+    """The text in ASCII, for terminals of any encoding."""
     return text.replace(MINUS, "-").replace(MISSING, "-").replace("\u00d7", "x")
 
 
 def labels(methods: Sequence[str]) -> dict[str, str]:
-    """A short name per spec: the method's name, with its options only where two specs share the name."""
+    """A short name for each spec: the method's name, with its options only if two specs share the name."""
     names = [name_of(spec) for spec in methods]
     return {
         spec: name if names.count(name) == 1 else spec.replace(":", " ").replace(",", ", ")
@@ -64,14 +64,14 @@ def labels(methods: Sequence[str]) -> dict[str, str]:
 
 
 def further(key: str, score: str) -> str:
-    """What a score on other data is called: ``accuracy: all`` for ``metric/accuracy_all``."""
+    """Label of a score on other data: ``accuracy: all`` for ``metric/accuracy_all``."""
     name, which = (metric_name(part).replace("_", " ") for part in (score, key.removeprefix(f"{score}_")))
     return f"{name}: {which}"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What a record key is called on a page."""
+    """Name, label and description of a record key, for a page."""
 
     key: str
     name: str
@@ -82,7 +82,7 @@ class Measure:
 
 
 def measure(key: str) -> Measure:
-    """Describe a record key ``metric/<name>`` by its registered measure, or by its own name if it is none."""
+    """Describe a record key ``metric/<name>`` by its registered measure, or by its name if none is registered."""
     name = metric_name(key)
     words = name.replace("_", " ").replace("/", ", ")
     try:

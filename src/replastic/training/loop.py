@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from replastic.errors import UserError
 from replastic.methods import Method
 from replastic.parallel import distributed
-from replastic.records import RunDirectory
+from replastic.records import Event, RunDirectory, key
 from replastic.seeds import derive, drawing_from
 from replastic.training import boundary, diagnostics, resume
 from replastic.training.failures import DivergedError, memory_in_words
@@ -78,8 +78,8 @@ def _phase(session: Session, phase: int, log: resume.Log, progress: Progress) ->
     position, learner = session.position, session.learner
     if phase and not position.crossed:
         before, after = boundary.cross(session, phase)
-        log.add("before_boundary", session, before)
-        log.add("boundary", session, after)
+        log.add(Event.BEFORE_BOUNDARY, session, before)
+        log.add(Event.BOUNDARY, session, after)
         position.crossed = True
     else:
         session.begin(phase)
@@ -88,15 +88,15 @@ def _phase(session: Session, phase: int, log: resume.Log, progress: Progress) ->
     for mark in extent.marks:
         if mark <= position.step_in_phase:
             continue
-        measures = {"metric/train_loss": _segment(session, phase, mark, extent.updates, log)}
+        measures = {key("train_loss"): _segment(session, phase, mark, extent.updates, log)}
         measures |= learner.evaluate(phase, last=mark == extent.updates)
         if mark < extent.updates:
-            log.add("evaluation", session, measures)
+            log.add(Event.EVALUATION, session, measures)
             if log.due(session.protocol.trainer.save_seconds):
                 resume.save(session, log)
             progress(phase + mark / extent.updates)
         else:
-            log.add("phase_end", session, measures | diagnostics.measure(session, phase, session.protocol.metrics))
+            log.add(Event.PHASE_END, session, measures | diagnostics.measure(session, phase, session.protocol.metrics))
     position.phase, position.step_in_phase, position.crossed = phase + 1, 0, False
     resume.save(session, log)
 

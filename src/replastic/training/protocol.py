@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from replastic import recipes
 from replastic.learners import Task, Trainer
 
 
@@ -16,7 +17,7 @@ class Protocol:
     """What is learned."""
     trainer: Trainer = field(default_factory=Trainer)
     """How."""
-    recipe: str = "default"
+    recipe: str = recipes.DEFAULT
     """Which weights boundary methods rewrite, and which weights the measures are taken of."""
     methods_from: int = 0
     """First phase in which methods are on. Phases before it are plain training, trained once per seed and shared."""
@@ -35,7 +36,7 @@ class Protocol:
         """The same with another network, and the recipe made for that where the one here was made for this."""
         task = self.task.with_network(name)
         made_for_this = bool(self.task.recipe) and self.recipe == self.task.recipe
-        recipe = task.recipe or ("default" if made_for_this else self.recipe)
+        recipe = task.recipe or (recipes.DEFAULT if made_for_this else self.recipe)
         other = task.architecture != self.task.architecture
         return replace(self, task=task, recipe=recipe if other else self.recipe)
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from torch.optim import Optimizer
 
 from replastic.errors import UserError
 from replastic.parallel import distributed
-from replastic.records import Record, RunDirectory, make_folder
+from replastic.records import STATE, Record, RunDirectory, make_folder
 from replastic.training.session import Position, Session
 from replastic.weights.naming import RUN_STATE
 
@@ -87,7 +88,7 @@ def save(session: Session, log: Log) -> None:
         "seconds": log.seconds,
         "optimizer": scalars,
     }
-    folder = log.directory.path / "state"
+    folder = log.directory.path / STATE
     temporary = folder / f"{NAME}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -107,9 +108,13 @@ def save(session: Session, log: Log) -> None:
     log.saved(time.perf_counter() - began)
 
 
+def _file(directory: RunDirectory) -> Path:
+    return directory.path / STATE / NAME
+
+
 def is_saved(directory: RunDirectory) -> bool:
     """Whether there is a state to go on from."""
-    return (directory.path / "state" / NAME).is_file()
+    return _file(directory).is_file()
 
 
 def restore(session: Session, directory: RunDirectory, start: RunDirectory | None) -> Log:
@@ -123,7 +128,7 @@ def restore(session: Session, directory: RunDirectory, start: RunDirectory | Non
     if source is None:
         _records(directory)
         return Log(directory)
-    file = source.path / "state" / NAME
+    file = _file(source)
     try:
         with safe_open(file, framework="pt") as opened:
             rest = json.loads(opened.metadata()["replastic"])
@@ -157,7 +162,7 @@ def _records(directory: RunDirectory, keep: int = 0, add: Sequence[Record] = ())
 
 def where_saved(directory: RunDirectory) -> str:
     """The end of a sentence: which file holds the state saved last, and of which update; empty if there is none."""
-    file = directory.path / "state" / NAME
+    file = _file(directory)
     try:
         with safe_open(file, framework="pt") as opened:
             step = json.loads(opened.metadata()["replastic"])["position"]["step"]
@@ -168,7 +173,7 @@ def where_saved(directory: RunDirectory) -> str:
 
 def forget(directory: RunDirectory) -> None:
     """Remove what resuming needed, once the run has finished."""
-    shutil.rmtree(directory.path / "state", ignore_errors=True)
+    shutil.rmtree(directory.path / STATE, ignore_errors=True)
 
 
 def _load(session: Session, rest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

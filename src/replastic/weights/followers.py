@@ -24,14 +24,14 @@ class PartCopy:
 
     tensors: Tensors
     of: str
-    """Name of that part in the model; weights elsewhere have no place in the copy."""
+    """Name of that part in the model. The copy does not follow weights outside it."""
 
 
 Followers = Mapping[str, Tensors | PartCopy]
 
 
 class FollowerSet:
-    """Copies by a name used in messages: modules (also wrapped, as `AveragedModel` does) or mappings of tensors."""
+    """Copies, by names that messages use: modules (also inside an `AveragedModel`) or mappings of tensors."""
 
     def __init__(self, followers: Followers | None) -> None:
         if not isinstance(followers, Mapping | None):
@@ -44,7 +44,7 @@ class FollowerSet:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names the followers were given by."""
+        """The names of the followers."""
         return tuple(self._tensors)
 
     def check(self, known: Iterable[str]) -> None:
@@ -65,7 +65,7 @@ class FollowerSet:
                 )
 
     def copies(self, entry: WeightEntry) -> list[Tensor]:
-        """The tensors that follow one weight, one of each follower (several where its ties are undone).
+        """The tensors that follow one weight: one of each follower, or several if tied weights are separate in it.
 
         Raises:
             UserError: A follower lacks the weight, or has it in another shape.
@@ -93,7 +93,7 @@ class FollowerSet:
 
 @dataclass(frozen=True)
 class Copy:
-    """A tensor that follows a weight, and in what it follows; in everything unless `units` or `before` are given."""
+    """A tensor that follows a weight. It takes over the whole value, unless `units` or `before` say otherwise."""
 
     tensor: Tensor
     live: Tensor
@@ -101,11 +101,12 @@ class Copy:
     units: Sequence[UnitReset] = ()
     """The copy takes over these rows (or columns) of the weight and keeps the rest."""
     before: Tensor | None = None
-    """The weight before the write: the copy gets the same difference added, as it may be an average of many values."""
+    """The weight before the write. If given, the change of the weight is added to the copy, which may be an average of
+    many values."""
 
     @torch.no_grad()
     def bring_up(self) -> None:
-        """Write into the copy what changed in the weight."""
+        """Write the change of the weight into the copy."""
         copy, live = self.tensor, self.live.to(self.tensor)
         if self.before is None and not self.units:
             copy.copy_(live)
@@ -118,11 +119,11 @@ class Copy:
 
 @torch.no_grad()
 def follow(copies: Sequence[Copy], staging: str) -> Callable[[], None]:
-    """Bring every copy up to date; returns what puts the old values back.
+    """Bring every copy up to date. Returns the function that restores the old values.
 
     Args:
-        copies: What follows.
-        staging: Where the old values are kept; see `open_stage`.
+        copies: The copies.
+        staging: Place of the old values; see `open_stage`.
     """
     stage = open_stage(staging)
     kept: list[tuple[int, Tensor]] = []

@@ -1,4 +1,4 @@
-"""A new random draw of a model's weights, made the way the model's own modules make theirs."""
+"""A new random draw of a model's weights, made by the model's own modules."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from replastic.seeds import drawing_from
 def redraw(model: nn.Module, seed: int) -> dict[str, Tensor]:
     """State dict of a copy of `model` whose modules drew their parameters anew.
 
-    Every module that holds parameters must have `reset_parameters` (or `_reset_parameters`, as attention has), as the
-    layers of torch do; otherwise nobody but the author of the model knows how it is initialised. Modules come after
-    those inside them, as in their constructors. The model and the global generators are left as they were.
+    Every module that holds parameters must have `reset_parameters`, as the layers of torch do, or `_reset_parameters`,
+    as attention does. Without it the initialisation is unknown. A module is drawn after the modules inside it, as in
+    their constructors. The model and the state of the global generators do not change.
 
     Args:
-        model: Read only; copied once.
+        model: The model. It is copied once and not changed.
         seed: Seed of the draw.
 
     Raises:
-        UserError: A module holds parameters and has no `reset_parameters`; the message names it.
+        UserError: A module holds parameters but has no `reset_parameters`; the message names it.
     """
     duplicate = _without_hooks(model)
     with drawing_from(seed, duplicate):
@@ -51,7 +51,7 @@ def _without_hooks(model: nn.Module) -> nn.Module:
 
 
 def _inside_out(name: str, module: nn.Module, seen: set[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
-    """Every module once, after those inside it."""
+    """Every module once, after the modules inside it."""
     for child_name, child in module.named_children():
         if child not in seen:
             yield from _inside_out(f"{name}.{child_name}" if name else child_name, child, seen)

@@ -1,4 +1,4 @@
-"""The one writer: checks everything a method proposes, then writes all of it or nothing, and knows the way back."""
+"""The one writer: it checks the proposals of a method, then writes all of them or nothing, and can undo the write."""
 
 from __future__ import annotations
 
@@ -103,13 +103,13 @@ class _Write:
                     self._shifted.add(entry.name)
                 self._layers[entry.name] = layers
                 self._put(transaction, entry, proposal.value)
-            del proposal  # or it would stay in memory while the next one is made
+            del proposal  # else it would stay in memory while the next one is made
         for name in self._units:
             if name not in self._touched:
                 self._put(transaction, self._entries[name], self._store.read(name))
 
     def steps(self, policy: Policy, staging: str) -> list[Callable[[], Callable[[], None]]]:
-        """What follows the commit, checked to fit: each step, done, returns what takes it back."""
+        """The steps after the commit, checked beforehand. Each is a function that returns its own undo."""
         if self._live is None:
             return []
         live, copies, held = self._live, list[Copy](), dict[str, list[Tensor]]()
@@ -124,7 +124,7 @@ class _Write:
         return steps + self._optimizer_steps(policy, held)
 
     def outcome(self, policy: Policy, undo: Undo | None) -> Outcome:
-        """What happened, or would have, in the order of the store: methods propose in an order of their own."""
+        """The outcome of the write, done or proposed, in the order of the store, not in that of the proposals."""
         ordered = [name for name, entry in self._entries.items() if name == entry.name and name in self._touched]
         return Outcome(
             layers=tuple(layer for name in ordered for layer in self._layers.get(name, ())),
@@ -138,7 +138,7 @@ class _Write:
         )
 
     def _copy(self, name: str, copy: Tensor, live: Tensor) -> Copy:
-        """How a copy follows a tensor that is about to be written."""
+        """The way in which a copy follows a tensor that will be written."""
         if name in self._rewritten - self._shifted:
             return Copy(copy, live)
         before = live.detach().clone() if name in self._shifted else None

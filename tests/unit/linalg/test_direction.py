@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from replastic.linalg import alignment, polar, residual
+from replastic.linalg import polar, residual
 from replastic.linalg.direction import Leading
 from replastic.linalg.tall import Tall
+from support.direction import alignment
 
 
 def flipped(w: torch.Tensor, *directions: int) -> torch.Tensor:

@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from replastic.errors import UserError
-from replastic.linalg import condition_number, effective_rank, singular_values, srank, stable_rank
+from replastic.linalg import Spectrum, effective_rank, singular_values, srank, stable_rank
+
+
+def condition_number(w: torch.Tensor) -> torch.Tensor:
+    return Spectrum(singular_values(w)).condition_number()
 
 
 def with_spectrum(*values: float, m: int = 7) -> torch.Tensor:

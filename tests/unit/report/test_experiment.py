@@ -57,7 +57,7 @@ def test_a_run_without_a_phase_of_its_own_cuts_nothing(tmp_path: Path, write_run
     assert experiment.phases == 2
     assert {method: list(by_seed) for method, by_seed in experiment.runs.items()} == {"base": [0, 1], "fire": [0]}
     assert [(r.info.method, r.info.seed) for r in experiment.left_out] == [("fire", 1)]
-    assert "up to task 2, the last that all others have reached" in " ".join(sentences(final_table(experiment)))
+    assert "ends with task 2, the last that all others have completed" in " ".join(sentences(final_table(experiment)))
     assert "so left out: fire, seed 1." in " ".join(sentences(final_table(experiment)))
 
 

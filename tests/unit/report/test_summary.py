@@ -88,15 +88,16 @@ def test_not_finite_is_named(tell) -> None:
 
 def test_a_method_that_never_leaves_base_is_named(tell) -> None:
     _, text = tell({"base": [0.5, 0.6], "cbp": [0.5, 0.6], "fire": [0.5, 0.61]})
-    assert "Scored exactly as base at every evaluation of every seed" in text
+    assert (
+        "Without any effect at these settings, as the scores equal those of base at every evaluation of every seed"
+        in text
+    )
     assert "without any effect: cbp." in text
 
 
 def test_unfinished_says_how_far(tell) -> None:
     _, text = tell({"base": [0.5, 0.6]}, finished=False)
-    assert (
-        "Unfinished: 2 runs still to be completed, so everything here is taken up to task 2, the last that all" in text
-    )
+    assert "Unfinished: 2 runs still to be completed, so everything here ends with task 2, the last that all" in text
     assert "left out" not in text
 
 
@@ -105,7 +106,7 @@ def test_a_crowd_without_a_score_is_counted(tmp_path: Path, write_run) -> None:
     for seed in range(10):
         write_run(tmp_path, "fire", seed, [], finished=False)
     text = " ".join(sentences(final_table(load(tmp_path))))
-    assert "Without a score of their own, so left out: 10 runs." in text
+    assert "Left out, as no phase with their method is completed: 10 runs." in text
 
 
 FINALS = st.lists(st.integers(0, 40).map(lambda i: i / 40), min_size=3, max_size=3)
