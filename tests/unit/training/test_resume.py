@@ -164,3 +164,21 @@ def test_a_state_whose_records_are_lost_is_refused(protocol, splits, tmp_path):
     for directory in (first, RunDirectory(tmp_path / "second")):
         with pytest.raises(UserError, match=r"fewer records than its saved state .*; delete .*first to train it anew"):
             train(protocol, splits, Method(), 0, directory, start=first)
+
+
+class Noting(Drifting):
+    """Notes the phases before which it acted, in this process."""
+
+    def on_boundary(self, run):
+        self.acted = [*getattr(self, "acted", []), run.phase]
+        return super().on_boundary(run)
+
+
+def test_a_boundary_that_lies_behind_is_not_crossed_again(dropping, splits, tmp_path):
+    protocol = trained_by(dropping, save_seconds=0)
+    acted = []
+    for stop in (1.3, 1.7, 2.0, 2.3, None):
+        method = Noting()
+        run(protocol, splits, tmp_path, stop_at=stop, method=method)
+        acted.append(getattr(method, "acted", []))
+    assert acted == [[1], [], [], [2], []]
