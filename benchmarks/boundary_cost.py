@@ -23,7 +23,6 @@ from memory import fresh_process, peak
 
 from replastic import benchmarks, methods
 from replastic.data import Dataset, Pixels, Splits
-from replastic.methods import Method
 from replastic.training import Protocol
 from replastic.training.session import Session
 
@@ -41,12 +40,7 @@ def protocol(data: str) -> Protocol:
 def specs(data: str) -> list[str]:
     """The paper's methods, as tuned for a data set, that act at a boundary."""
     known = (*benchmarks.get("vision_warm_start")().others[data]["paper"].methods, *SOLVERS)
-    return [spec for spec in known if acts_at_boundary(methods.from_spec(spec))]
-
-
-def acts_at_boundary(method: Method) -> bool:
-    """Whether a method, or a part of it, has something to say between two phases."""
-    return any(type(part).on_boundary is not Method.on_boundary for part in method.parts)
+    return [spec for spec in known if methods.from_spec(spec).acts_between_phases]
 
 
 def noise(side: int, classes: int, count: int, device: str) -> Splits:
@@ -77,8 +71,8 @@ def cost(plan: Protocol, spec: str, splits: Splits, device: str, repeats: int) -
     for k in range(repeats + 1):
         with Session(plan, splits, methods.from_spec(spec), k, device) as session:
             spike_matrices(session, k)
-            session.begin(0)
             session.inform(1)
+            session.attached.begin(0)
             costs.append(Crossing(session, device).measured())
     return costs[1:]
 

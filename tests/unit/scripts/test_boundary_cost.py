@@ -16,7 +16,6 @@ def test_methods_that_act_at_a_boundary_are_found_by_what_they_can_do(script) ->
     assert {"base", "fire", "dash", "full_reset", "interpolation", "rescale", "random_isometry"} <= names
     assert not {"parseval", "l2_init"} & names
     assert {"fire", "fire:solver=exact", "fire:solver=fast", "dash:alpha=0.3,min_shrink=0.05"} <= set(specs)
-    assert script("boundary_cost").acts_at_boundary(methods.from_spec("fire"))
 
 
 @pytest.mark.parametrize(("spec", "images"), [("base", 0), ("fire", 0), ("dash", 40)])

@@ -33,3 +33,23 @@ def test_bare_parameters_are_named() -> None:
 
     with pytest.raises(UserError, match=r"cannot draw 1 anew: Own holds parameters"):
         redraw(nn.Sequential(nn.Linear(2, 2), Own()), seed=0)
+
+
+def test_hooks_are_neither_copied_nor_called() -> None:
+    class Held:
+        def __deepcopy__(self, memo: object) -> object:
+            raise AssertionError("the hook was copied")
+
+        def hook(self, *arguments: object) -> None:
+            raise AssertionError("the hook was called")
+
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4))
+    plain = redraw(model, 5)
+    for module in model.modules():
+        module.register_forward_hook(Held().hook)
+        module.register_forward_pre_hook(Held().hook, with_kwargs=True)
+        module.register_full_backward_hook(Held().hook)
+    drawn = redraw(model, 5)
+    assert drawn.keys() == plain.keys()
+    assert all(torch.equal(drawn[name], value) for name, value in plain.items())
+    assert all(len(module._forward_hooks) == len(module._forward_pre_hooks) == 1 for module in model.modules())

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from replastic.errors import UserError
-from replastic.weights.change import Change, Proposal
+from replastic.weights.change import Change, Proposal, UnitReset
 from replastic.weights.followers import PartCopy
 from replastic.weights.module_store import ModuleStore
 from replastic.weights.writer import write
@@ -99,7 +99,7 @@ def test_a_copy_of_a_part_follows_that_part_alone() -> None:
     target = nn.Linear(3, 2)
     before = {name: value.clone() for name, value in target.state_dict().items()}
     proposals = [Proposal(f"{part}.weight", torch.full((2, 3), 7.0)) for part in ("actor", "critic")]
-    followers = {"target": PartCopy("critic", target)}
+    followers = {"target": PartCopy(target, "critic")}
     outcome = write(ModuleStore(model), Change(proposals), followers=followers)
     assert torch.equal(target.weight, torch.full((2, 3), 7.0))
     assert torch.equal(target.bias, before["bias"])
@@ -115,5 +115,46 @@ def test_a_copy_of_a_part_must_have_its_weights() -> None:
         write(
             ModuleStore(model),
             Change([Proposal("critic.weight", torch.zeros(2, 3))]),
-            followers={"target": PartCopy("critic", {"bias": torch.zeros(2)})},
+            followers={"target": PartCopy({"bias": torch.zeros(2)}, "critic")},
         )
+
+
+# units
+
+
+@pytest.mark.parametrize("staging", STAGINGS)
+@pytest.mark.parametrize("dim", [0, 1])
+def test_of_units_that_are_reset_a_copy_takes_over_just_those(net: Net, dim: int, staging: str) -> None:
+    average = copy.deepcopy(net).double()
+    with torch.no_grad():
+        average.mid.weight.add_(1.0)
+    old = average.mid.weight.detach().clone()
+    where = (slice(None), [0, 2]) if dim else ([0, 2], slice(None))
+    unit = UnitReset("mid.weight", dim, torch.tensor([0, 2]), torch.full((4, 2) if dim else (2, 4), 0.3))
+    outcome = write(ModuleStore(net), Change(units=[unit]), followers={"average": average}, staging=staging)
+    expected = old.clone()
+    expected[where] = net.mid.weight.detach().double()[where]
+    assert torch.equal(average.mid.weight, expected)
+    outcome.undo_()
+    assert torch.equal(average.mid.weight, old)
+
+
+def test_what_is_added_to_a_weight_is_added_to_its_copy(net: Net) -> None:
+    """Beside it, rows that are reset are those of the weight; a weight that is rewritten is copied as a whole."""
+    average = copy.deepcopy(net)
+    with torch.no_grad():
+        for parameter in average.parameters():
+            parameter.fill_(2.0)
+    added = torch.tensor([0.5, 0.25, 0.0, -1.0])
+    change = Change(
+        [
+            Proposal("mid.bias", net.mid.bias.detach() + added, shift=True),
+            Proposal("conv.bias", net.conv.bias.detach() + added),
+        ],
+        [UnitReset("mid.bias", 0, torch.tensor([1]), torch.tensor([7.0]))],
+    )
+    outcome = write(ModuleStore(net), change, followers={"average": average})
+    assert average.mid.bias.tolist() == pytest.approx([2.5, 7.0, 2.0, 1.0])
+    assert torch.equal(average.conv.bias, net.conv.bias)
+    outcome.undo_()
+    assert average.mid.bias.tolist() == average.conv.bias.tolist() == [2.0] * 4
