@@ -89,8 +89,8 @@ def test_not_finite_is_named(tell) -> None:
 def test_a_method_that_never_leaves_base_is_named(tell) -> None:
     _, text = tell({"base": [0.5, 0.6], "cbp": [0.5, 0.6], "fire": [0.5, 0.61]})
     assert (
-        "Without any effect at these settings, as the scores equal those of base at every evaluation of every seed: cbp."
-        in text
+        "Without any effect at these settings, as the scores equal those of base at every evaluation of every seed: "
+        "cbp." in text
     )
 
 
