@@ -92,12 +92,16 @@ def test_replay(name):
 
 @pytest.mark.parametrize("name", ONCE)
 def test_the_run_of_each_method_shows_what_it_does(name):
-    """It differs from that of base in a measure, so that a method that did nothing would be seen."""
+    """It differs from that of base in a measure, so that a method that did nothing would be seen.
+
+    These runs drop the optimizer's state at every boundary, so a method that does just that must equal base.
+    """
     golden = json.loads(FILE.read_text())
     stream, _ = RUNS[name]
     base = golden[f"{stream} base"]
     assert [r["step"] for r in golden[name]] == [r["step"] for r in base]
-    assert golden[name] != base
+    drops_state_alone = "optimizer" in methods.from_spec(name).required()
+    assert (golden[name] == base) == drops_state_alone
 
 
 if __name__ == "__main__":
