@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -145,8 +146,9 @@ def rows_height(table: Table) -> float:
 
 
 def wrapped(label: str, width: int, lines: int = LABEL_LINES) -> str:
-    """A label in at most that many lines of at most `width` characters, broken between its words where it can be."""
-    return "\n".join(textwrap.wrap(label, width, max_lines=lines, placeholder=" \u2026"))
+    """A label in at most that many lines of at most `width` characters, broken between its words or options if it can."""
+    spaced = re.sub(r"([:,])(?=\S)", r"\1 ", label)
+    return "\n".join(textwrap.wrap(spaced, width, max_lines=lines, placeholder=" \u2026"))
 
 
 def _places(table: Table) -> tuple[list[float], float]:

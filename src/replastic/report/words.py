@@ -130,12 +130,9 @@ def typeset(text: str) -> str:
 
 
 def labels(methods: Sequence[str]) -> dict[str, str]:
-    """A short name for each spec: the method's name, with its options only if two specs share the name."""
+    """A short name for each spec: the method's name, or the whole spec, as it is typed, if two specs share the name."""
     names = [name_of(spec) for spec in methods]
-    return {
-        spec: name if names.count(name) == 1 else spec.replace(":", " ").replace(",", ", ")
-        for spec, name in zip(methods, names, strict=True)
-    }
+    return {spec: name if names.count(name) == 1 else spec for spec, name in zip(methods, names, strict=True)}
 
 
 def further(key: str, score: str) -> str:

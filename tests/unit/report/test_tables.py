@@ -209,7 +209,7 @@ def test_bounds_come_from_the_learner_and_not_from_a_name(tmp_path: Path, write_
 def test_labels_show_options_only_where_names_clash() -> None:
     assert words.labels(["fire", "fire:scale=init,solver=svd", "interpolation:strength=0.8"]) == {
         "fire": "fire",
-        "fire:scale=init,solver=svd": "fire scale=init, solver=svd",
+        "fire:scale=init,solver=svd": "fire:scale=init,solver=svd",
         "interpolation:strength=0.8": "interpolation",
     }
 
