@@ -146,7 +146,7 @@ def rows_height(table: Table) -> float:
 
 
 def wrapped(label: str, width: int, lines: int = LABEL_LINES) -> str:
-    """A label in at most that many lines of at most `width` characters, broken between words or options if it can be."""
+    """A label in at most that many lines of at most `width` characters, broken between words or options."""
     spaced = re.sub(r"([:,])(?=\S)", r"\1 ", label)
     return "\n".join(textwrap.wrap(spaced, width, max_lines=lines, placeholder=" \u2026"))
 
