@@ -13,6 +13,7 @@ from replastic.cli._arguments import Parser
 from replastic.cli._fields import described
 from replastic.cli._markdown import plain, tables
 from replastic.errors import UnknownNameError
+from replastic.interventions.polar import AUTO, PolarMethod
 from replastic.registry import load_plugin
 from replastic.weights.known import table
 
@@ -70,7 +71,7 @@ def _rows(kind: str) -> list[dict[str, Any]]:
         return [{"name": r.name, "summary": r.summary, "reference": r.reference} for r in loaded]
     if kind == "layouts":
         return [{"name": f"{row.family}: {row.weight}", "summary": row.cut, "reference": ""} for row in table()]
-    listed = linalg.SOLVERS if kind == "solvers" else linalg.SCALES
+    listed = linalg.SOLVERS if kind == "solvers" else {**linalg.SCALES, AUTO: PolarMethod.fitted}
     return [{"name": name, "summary": _first_line(what), "reference": ""} for name, what in listed.items()]
 
 

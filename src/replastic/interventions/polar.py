@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from torch import Tensor
 
 from replastic import linalg
 from replastic.interventions.aim import TARGETS_HELP, aimed, check_targets
 from replastic.interventions.method import Method, WeightMethod
+from replastic.interventions.normalised import is_normalised, normalised_names
 from replastic.interventions.run import Need, Run
 from replastic.options import option
-from replastic.weights.entries import MatrixInfo
+from replastic.weights.entries import MatrixInfo, WeightEntry
 
+AUTO: Final = "auto"
+"""The scale that each weight's place in the network decides: see `PolarMethod.fitted`."""
+NORMALISED_SCALE: Final = "modular"
+FREE_SCALE: Final = "preserve"
 SOLVER_OPTIONS = ("num_iters", "coefficients", "tol", "max_iters", "polish", "complete")
 
 
@@ -45,7 +52,9 @@ class PolarSettings(Method):
     polish: int = option(0, help="fast: further steps in float32", low=0)
     complete: bool = option(True, help="exact, iterative, svd: fill up the directions that a weight of low rank lacks")
     scale: str = option(
-        "modular", help="factor on the orthonormal matrix (modular: the paper's)", choices=tuple(linalg.SCALES)
+        "modular",
+        help="factor on the orthonormal matrix (modular: the paper's; auto: modular before a norm, else preserve)",
+        choices=(*linalg.SCALES, AUTO),
     )
     on_zero: str = option(
         "error",
@@ -62,8 +71,12 @@ class PolarSettings(Method):
         check_targets(self.name, self.targets)
 
     def required(self) -> frozenset[Need]:
-        """`init`, if the scale is that of the initial weights."""
-        return self.needs | {"init"} if self.scale == "init" else self.needs
+        """`init`, if the scale is that of the initial weights; model, data and loss, if their place decides it."""
+        further: Mapping[str, frozenset[Need]] = {
+            "init": frozenset({"init"}),
+            AUTO: frozenset({"model", "batches", "loss"}),
+        }
+        return self.needs | further.get(self.scale, frozenset())
 
     def idle(self) -> frozenset[str]:
         """Options of other solvers."""
@@ -86,6 +99,19 @@ class PolarMethod(PolarSettings, WeightMethod):
             UserError: The run names its targets already.
         """
         return aimed(self.name, self.targets, run)
+
+    def fitted(self, run: Run) -> Callable[[WeightEntry], WeightMethod]:
+        """Chosen by the weight's place (ours): modular before a normalisation layer, else preserve; needs a live model.
+
+        Before a normalisation layer the scale has no effect on the function: it sets how far an update turns the
+        weight, and the paper's small norms turn it far. Elsewhere the scale is a part of what was learnt.
+        """
+        if self.scale != AUTO:
+            return super().fitted(run)
+        names = normalised_names(f"{self.name} with scale={AUTO}", run)
+        before_norm, free = copy.copy(self), copy.copy(self)
+        before_norm.scale, free.scale = NORMALISED_SCALE, FREE_SCALE
+        return lambda entry: before_norm if is_normalised(entry, names) else free
 
     def written(self, w: Tensor, info: MatrixInfo, w0: Tensor | None) -> Written:
         """The matrices that fire would write in place of `w` (batch, d_out, d_in).

@@ -12,6 +12,7 @@ from torch.optim import ASGD, SGD, Adagrad, Adam, Adamax, AdamW, NAdam, Optimize
 
 from replastic.errors import UserError
 from replastic.interventions.method import register
+from replastic.interventions.normalised import is_normalised, normalised_names
 from replastic.interventions.parts import working_dtype
 from replastic.interventions.plan import Job, Plan, plan
 from replastic.interventions.polar import PolarMethod, PolarSettings
@@ -21,9 +22,7 @@ from replastic.interventions.spec import build
 from replastic.methods.fire import Fire
 from replastic.optim import MuonAdam
 from replastic.options import option
-from replastic.probes.normalised import normalised_weights
 from replastic.weights.change import Change, Proposal, Skipped, UnitReset
-from replastic.weights.naming import strip_prefixes
 
 _POWERS: dict[type[Optimizer], int] = {
     **dict.fromkeys((SGD, ASGD), 2),
@@ -131,18 +130,9 @@ class LrMatched(PolarSettings):
         """The plan of fire, and what of it are normalised weights."""
         given = {f.name: getattr(self, f.name) for f in fields(PolarSettings) if f.name in self.explicit}
         planned = plan(build(Fire, given), run)
-        found = self._normalised(run)
-        named = [(job, {job.entry.name, *job.entry.aliases}) for job in planned.jobs]
-        return planned, [job for job, names in named if names & found and isinstance(job.method, PolarMethod)]
-
-    def _normalised(self, run: Run) -> set[str]:
-        assert run.model is not None
-        assert run.batches is not None
-        assert run.loss_fn is not None
-        sample = next(iter(run.batches()), None)
-        if sample is None:
-            raise UserError(f"{self.name} looks for normalisation layers with a batch of the data, but there is none")
-        return set(map(strip_prefixes, normalised_weights(run.model, sample, run.loss_fn)))
+        found = normalised_names(self.name, run)
+        kept = [job for job in planned.jobs if is_normalised(job.entry, found) and isinstance(job.method, PolarMethod)]
+        return planned, kept
 
     def _power(self, run: Run) -> int:
         assert run.optimizer is not None
