@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from replastic import networks
+from replastic.errors import UserError
 from replastic.learners._batches import Batch
 from replastic.learners._forward import Forward
 from replastic.learners._learner import Descend, Learner
@@ -32,6 +33,10 @@ class SupervisedLearner(Learner):
         trainer: Trainer,
         device: str,
     ) -> None:
+        if network.inputs != "numbers":
+            raise UserError(
+                f"{network.name} reads {network.inputs}, and the samples are numbers: choose another network"
+            )
         self.seed = seed
         self.trainer = trainer
         self._made_of = (network, sample_shape, outputs)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import nn
 
 from replastic.options import Settings
 from replastic.registry import Registry
 from replastic.seeds import drawing_from
+
+Inputs = Literal["numbers", "tokens"]
+"""Kinds of inputs: samples of numbers, such as images, or sequences of token ids."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +23,8 @@ class Network(Settings, ABC):
 
     recipe: ClassVar[str] = ""
     """Recipe made for this architecture; empty if there is none."""
+    inputs: ClassVar[Inputs] = "numbers"
+    """The kind of its inputs: a learner offers the networks that fit its data."""
 
     @classmethod
     def reduced(cls) -> Network:
