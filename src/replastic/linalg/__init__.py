@@ -1,5 +1,6 @@
 """Tensors in, tensors out: polar factors, measures of isometry, spectra and ranks. No layers, no models."""
 
+from replastic.linalg.band import Clamped, clamp_singular_values
 from replastic.linalg.bounds import (
     dfi_for_no_dormant,
     dormancy_interval,
@@ -20,9 +21,11 @@ from replastic.linalg.spectra import Spectrum, effective_rank, singular_values, 
 __all__ = [
     "SCALES",
     "SOLVERS",
+    "Clamped",
     "LanczosResult",
     "PolarResult",
     "Spectrum",
+    "clamp_singular_values",
     "dfi",
     "dfi_for_no_dormant",
     "dfi_scaled",
