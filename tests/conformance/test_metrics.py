@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +47,7 @@ def test_it_says_what_it_is(name: str) -> None:
     assert metric.label
     assert metric.on in ("weight", "change", "features", "loss")
     assert metric.better in ("lower", "higher", "neither")
-    assert metric.total in ("sum", "mean", "max")
+    assert metric.total in ("sum", "mean", "max", "norm")
 
 
 @every_metric
@@ -113,6 +114,8 @@ def test_the_network_is_the_total_over_its_layers(name: str, given: dict[str, An
         assert whole == pytest.approx(sum(layers))
     elif metric.total == "max":
         assert whole == max(layers)
+    elif metric.total == "norm" and layers:
+        assert whole == pytest.approx(math.hypot(*layers))
     elif layers:
         assert min(layers) <= whole <= max(layers)
 

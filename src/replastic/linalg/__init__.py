@@ -9,6 +9,15 @@ from replastic.linalg.bounds import (
     srank_bound,
     why_no_promise,
 )
+from replastic.linalg.density import (
+    ABSOLUTE_EPSILON,
+    RELATIVE_EPSILON,
+    RankEstimate,
+    SpectralDensity,
+    dense_density,
+    quadrature,
+    spectral_density,
+)
 from replastic.linalg.dormancy import dormancy_scores, stuck
 from replastic.linalg.lanczos import LanczosResult, lanczos
 from replastic.linalg.magnitude import frobenius, near_one, towards_one
@@ -19,13 +28,18 @@ from replastic.linalg.scales import SCALES, scale_factor
 from replastic.linalg.spectra import Spectrum, effective_rank, singular_values, srank, stable_rank
 
 __all__ = [
+    "ABSOLUTE_EPSILON",
+    "RELATIVE_EPSILON",
     "SCALES",
     "SOLVERS",
     "Clamped",
     "LanczosResult",
     "PolarResult",
+    "RankEstimate",
+    "SpectralDensity",
     "Spectrum",
     "clamp_singular_values",
+    "dense_density",
     "dfi",
     "dfi_for_no_dormant",
     "dfi_scaled",
@@ -39,10 +53,12 @@ __all__ = [
     "near_one",
     "normalised_sfe",
     "polar",
+    "quadrature",
     "residual",
     "scale_factor",
     "sfe",
     "singular_values",
+    "spectral_density",
     "srank",
     "srank_bound",
     "stable_rank",

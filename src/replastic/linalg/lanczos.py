@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,6 +22,9 @@ class LanczosResult:
     """(k,) float64: some eigenvalue lies within this distance of the Ritz value."""
     top_vector: Tensor
     """(dim,) unit Ritz vector of the largest value."""
+    weights: Tensor
+    """(k,) float64: squared cosine between the start and each Ritz vector; they sum to 1. Values and weights are the
+    Gauss quadrature of the start's spectral measure (Golub and Meurant 2010, section 6.2)."""
 
 
 def lanczos(
@@ -29,28 +33,35 @@ def lanczos(
     *,
     num_steps: int,
     generator: torch.Generator,
+    start: Tensor | None = None,
+    restart: bool = False,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
 ) -> LanczosResult:
-    """Lanczos iteration with full reorthogonalisation, from a Gaussian start.
+    """Lanczos iteration with full reorthogonalisation.
 
-    Memory holds num_steps vectors of length dim. The iteration stops early when the space is exhausted; then the Ritz
-    values are exact eigenvalues.
+    Memory holds num_steps vectors of length dim. When the space of the start is exhausted, the Ritz values are exact
+    eigenvalues, and each appears once, however many directions it has. Then the iteration stops, or goes on from a new
+    vector orthogonal to all before. With num_steps = dim it finds every eigenvalue as often as it occurs.
 
     Args:
         matvec: v (dim,) -> A v (dim,) for a symmetric A, such as a Hessian-vector product.
         dim: Length of the vectors.
         num_steps: Largest number of products, never more than `dim`. 20 to 50 give the largest eigenvalue of a Hessian.
-        generator: Source of the start vector; a CPU generator, so that the start is the same on every device.
+        generator: Source of start vectors; a CPU generator, so that they are the same on every device.
+        start: (dim,) vector to begin with, of any length but 0; None draws a Gaussian one.
+        restart: Whether to go on from a new vector when the space is exhausted.
         dtype: Of the vectors.
         device: Of the vectors.
 
     Raises:
-        UserError: `num_steps` or `dim` is less than 1.
+        UserError: `num_steps` or `dim` is less than 1; or a product is NaN or infinite.
     """
     if num_steps < 1 or dim < 1:
         raise UserError(f"num_steps and dim must be at least 1, got {num_steps} and {dim}")
-    start = torch.randn(dim, generator=generator, dtype=torch.float64).to(device=device, dtype=dtype)
+    if start is None:
+        start = torch.randn(dim, generator=generator, dtype=torch.float64)
+    start = start.to(device=device, dtype=dtype)
     basis = [start / torch.linalg.vector_norm(start)]
     diagonal: list[float] = []
     off_diagonal: list[float] = []
@@ -58,13 +69,18 @@ def lanczos(
     for _ in range(min(num_steps, dim)):
         v = matvec(basis[-1])
         diagonal.append(float(torch.dot(basis[-1], v)))
-        known = torch.stack(basis)
-        for _ in range(2):
-            v = v - known.mT @ (known @ v)
+        if not math.isfinite(diagonal[-1]):
+            raise UserError("a product of the matrix with a vector holds NaN or infinite numbers: check its entries")
+        v = _orthogonal(v, basis)
         beta = float(torch.linalg.vector_norm(v))
         off_diagonal.append(beta)
         if beta <= exhausted * max(map(abs, diagonal + off_diagonal)):
-            break
+            if not restart or len(basis) == dim:
+                break
+            off_diagonal[-1] = 0.0
+            v = torch.randn(dim, generator=generator, dtype=torch.float64).to(device=device, dtype=dtype)
+            v = _orthogonal(v, basis)
+            beta = float(torch.linalg.vector_norm(v))
         basis.append(v / beta)
     tridiagonal = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
     between = torch.tensor(off_diagonal[:-1], dtype=torch.float64)
@@ -72,4 +88,13 @@ def lanczos(
     values, vectors = torch.linalg.eigh(tridiagonal)
     top = torch.stack(basis[: len(diagonal)]).mT @ vectors[:, -1].to(device=device, dtype=dtype)
     bounds = off_diagonal[-1] * vectors[-1].abs()
-    return LanczosResult(values.flip(0), bounds.flip(0), top / torch.linalg.vector_norm(top))
+    weights = vectors[0].square()
+    return LanczosResult(values.flip(0), bounds.flip(0), top / torch.linalg.vector_norm(top), weights.flip(0))
+
+
+def _orthogonal(v: Tensor, basis: list[Tensor]) -> Tensor:
+    """The part of a vector that is orthogonal to an orthonormal basis; twice, for the sake of rounding."""
+    known = torch.stack(basis)
+    for _ in range(2):
+        v = v - known.mT @ (known @ v)
+    return v

@@ -67,10 +67,8 @@ def measure(
     if features:
         assert model is not None
         _watch(model, batch, loss_fn, features, layers)
-    for name, metric in chosen.items():
-        if metric.on == "loss":
-            draw = generator or torch.Generator().manual_seed(0)
-            layers[name][""] = metric.compute(model, [batch], loss_fn, generator=draw)
+    for name, value in _of_loss(chosen, model, batch, loss_fn, generator):
+        layers[name] |= value if isinstance(value, Mapping) else {"": value}
     found: Measures = {}
     for name, metric in chosen.items():
         if metric.vector:
@@ -78,6 +76,27 @@ def measure(
             continue
         found |= _records(name, metric, layers[name], shares[name])
     return found
+
+
+def _of_loss(
+    chosen: Mapping[str, Metric],
+    model: nn.Module | None,
+    batch: Any,
+    loss_fn: Callable[[nn.Module, Any], Tensor] | None,
+    generator: torch.Generator | None,
+) -> Iterator[tuple[str, Any]]:
+    """Names and values of the measures of the loss; what several of them share is prepared once."""
+    prepared: dict[Callable[..., Any], Any] = {}
+    for name, metric in chosen.items():
+        if metric.on != "loss":
+            continue
+        draw = generator or torch.Generator().manual_seed(0)
+        if metric.prepare is None:
+            yield name, metric.compute(model, [batch], loss_fn, generator=draw)
+            continue
+        if metric.prepare not in prepared:
+            prepared[metric.prepare] = metric.prepare(model, [batch], loss_fn, generator=draw)
+        yield name, metric.compute(prepared[metric.prepare])
 
 
 def snapshot(store: WeightStore, recipe: Recipe) -> dict[str, Tensor]:
@@ -194,4 +213,5 @@ _REDUCE: dict[str, Callable[[Tensor], Tensor]] = {
     "sum": partial(torch.sum, dim=0),
     "mean": partial(torch.mean, dim=0),
     "max": partial(torch.amax, dim=0),
+    "norm": partial(torch.linalg.vector_norm, dim=0),
 }

@@ -20,7 +20,7 @@ class Metric:
     ``weight``: compute(w, info) with matrices (batch, d_out, d_in) -> (batch,);
     ``change``: compute(new, old, info) with the same shapes;
     ``features``: compute(features) with the outputs of one layer (samples, units) -> scalar, or one value per unit;
-    ``loss``: compute(model, batches, loss_fn, generator=...) -> scalar.
+    ``loss``: compute(model, batches, loss_fn, generator=...) -> scalar, or one scalar per layer, by its name.
 
     A `vector` measure returns k numbers where another returns one: (batch, k) from ``weight`` and ``change``, (k,)
     from ``features`` and ``loss``.
@@ -34,9 +34,12 @@ class Metric:
     label: str
     """Axis label, with the unit."""
     better: Literal["lower", "higher", "neither"] = "neither"
-    total: Literal["sum", "mean", "max"] = "mean"
-    """How the values of several matrices or layers become one number for the network. The vectors of the matrices of
-    one layer become one vector in the same way, entry by entry."""
+    total: Literal["sum", "mean", "max", "norm"] = "mean"
+    """How the values of several matrices or layers become one number for the network; ``norm`` is the root of the sum
+    of squares. The vectors of the matrices of one layer become one vector in the same way, entry by entry."""
+    prepare: Callable[..., Any] | None = None
+    """For measures of the loss that share their costly part: ``prepare(model, batches, loss_fn, generator=...)``. It is
+    called once for all measures that have it, and each is called as ``compute(prepared)``."""
     share: Callable[..., Any] | None = None
     """Weight of each matrix in a mean over matrices. It is called as `compute` is, and 0 leaves the matrix out. None
     gives all matrices the same weight."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from replastic.metrics._curvature import top_eigenvalue
+from replastic.metrics._curvature import of_hessian, top_eigenvalue
 from replastic.metrics._metric import register
 from replastic.probes import HessianProduct
 
@@ -19,14 +16,8 @@ from replastic.probes import HessianProduct
     label="largest Hessian eigenvalue (running statistics)",
     reference="https://arxiv.org/abs/2602.08040",
 )
-def hessian_top(
-    model: nn.Module,
-    batches: Iterable[Any],
-    loss_fn: Callable[[nn.Module, Any], Tensor],
-    *,
-    generator: torch.Generator,
-    num_steps: int = 30,
-) -> Tensor:
+@of_hessian(batch_statistics=False)
+def hessian_top(product: HessianProduct, generator: torch.Generator, num_steps: int = 30) -> Tensor:
     """Largest eigenvalue of the Hessian of the mean loss over the batches, by Lanczos on Hessian-vector products.
 
     The model is in evaluation mode, so batch normalisation uses its running statistics. After a method has rewritten
@@ -35,4 +26,4 @@ def hessian_top(
 
     Reference: FIRE (Han et al., ICLR 2026), figure 5.
     """
-    return top_eigenvalue(HessianProduct(model, batches, loss_fn), generator, num_steps)
+    return top_eigenvalue(product, generator, num_steps)

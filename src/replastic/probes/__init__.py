@@ -1,6 +1,7 @@
 """Probes of a running network that leave no trace in it: activations, gradients, curvature."""
 
 from replastic.probes.activations import activations
+from replastic.probes.curvature import TopEigenvalues, hessian_density, hessian_eigenvalues
 from replastic.probes.forward import check_features, forward_on, linear_inputs
 from replastic.probes.gradients import gradients
 from replastic.probes.hessian import HessianProduct
@@ -10,11 +11,14 @@ from replastic.probes.quiet import undisturbed
 
 __all__ = [
     "HessianProduct",
+    "TopEigenvalues",
     "activations",
     "check_features",
     "check_loss_fn",
     "forward_on",
     "gradients",
+    "hessian_density",
+    "hessian_eigenvalues",
     "last_products",
     "linear_inputs",
     "loss_on",

@@ -58,3 +58,23 @@ def test_global_random_state_is_left_alone() -> None:
 def test_out_of_range(dim: int, num_steps: int) -> None:
     with pytest.raises(UserError, match="at least 1"):
         lanczos(lambda v: v, dim, num_steps=num_steps, generator=torch.Generator())
+
+
+def test_going_on_finds_every_eigenvalue_as_often_as_it_occurs() -> None:
+    values = torch.tensor([5.0, 5, 5, -2, -2, 0], dtype=torch.float64)
+    q = torch.linalg.qr(symmetric(6)).Q
+    a = q @ torch.diag(values) @ q.mT
+    found = lanczos(lambda v: a @ v, 6, num_steps=6, generator=torch.Generator().manual_seed(0), restart=True)
+    torch.testing.assert_close(found.values, values.sort(descending=True).values)
+
+
+def test_weights_are_those_of_the_start() -> None:
+    a, start = symmetric(5), torch.tensor([3.0, 0, 4, 0, 0], dtype=torch.float64)
+    found = lanczos(lambda v: a @ v, 5, num_steps=5, generator=torch.Generator(), start=start)
+    vectors = torch.linalg.eigh(a).eigenvectors
+    torch.testing.assert_close(found.weights, (vectors.mT @ start / 5).square().flip(0))
+
+
+def test_a_matrix_that_is_not_finite() -> None:
+    with pytest.raises(UserError, match="NaN or infinite"):
+        lanczos(lambda v: v * float("nan"), 3, num_steps=2, generator=torch.Generator())
