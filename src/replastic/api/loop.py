@@ -53,7 +53,7 @@ def during(
                 method.after_update()
 
     Call `method.cross()` between two phases. Step `method.optimizer`: it is the one that was given, unless the method
-    brings its own (``muon``). Make schedulers and gradient scalers for that one. To resume, save
+    brings its own (``muon``, ``adamo``). Make schedulers and gradient scalers for that one. To resume, save
     `method.state_dict()` beside model and optimizer; load it first, as a method may add modules.
 
     Args:

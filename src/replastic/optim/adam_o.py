@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -27,6 +28,8 @@ TOGETHER = 1 << 18
 """Elements of equally shaped matrices that are stacked for one product; a larger matrix is taken alone."""
 SLICE = 1 << 16
 """Elements of a matrix that are updated at a time, so that the step needs no second copy of it."""
+_update: Callable[[AdamW], Any] = inspect.unwrap(AdamW.step)
+"""Adam's update alone: torch wraps `step` of a class in the calls of step hooks, which would come twice."""
 
 
 class AdamO(AdamW):
@@ -41,8 +44,9 @@ class AdamO(AdamW):
     W, so without weight decay both are taken from the same point, as in the paper. With `isometry_strength` 0 the
     result equals that of `torch.optim.Adam` bit for bit.
 
-    Each group of parameters has its own ``isometry_strength`` and ``isometry_lr``. A parameter without a gradient gets
-    neither step. Products of float16 and bfloat16 weights are made in float32.
+    Each group of parameters has its own ``isometry_strength`` and ``isometry_lr``. A scheduler of the learning rate
+    scales both steps alike. A parameter without a gradient gets neither. Products of float16 and bfloat16 weights are
+    made in float32.
 
     Reference: Rosseau, Mueller and Nowe (2026), arXiv 2606.09762. The name is taken twice: arXiv 2605.01968 is another
     method. Differs: weight decay (the paper has none), and fused weights and the taps of kernels are cut into matrices.
@@ -54,9 +58,13 @@ class AdamO(AdamW):
         eps: Adam's epsilon.
         weight_decay: Decoupled weight decay, of every parameter.
         isometry_strength: lambda, 0 or more.
-        isometry_lr: Step size of the isometry step; None takes `lr`, and follows its schedule.
+        isometry_lr: Step size of the isometry step before a scheduler scales it; None takes `lr`.
         matrices: The parameters that hold matrices, each with its cut; `replastic.matrices` chooses them as a rewrite
             does. None takes every parameter of exactly two axes as one matrix, embeddings and heads included.
+        amsgrad: As for `torch.optim.Adam`.
+        maximize: Ascend the loss; the isometry step stays a descent.
+        foreach: As for `torch.optim.Adam`.
+        fused: As for `torch.optim.Adam`.
 
     Raises:
         ValueError: A number is out of its range.
@@ -74,16 +82,28 @@ class AdamO(AdamW):
         isometry_strength: float = 1e-3,
         isometry_lr: float | None = None,
         matrices: Mapping[Tensor, Cut] | None = None,
+        amsgrad: bool = False,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
     ) -> None:
         self._isometry = {"isometry_strength": isometry_strength, "isometry_lr": isometry_lr}
         self._matrices = None if matrices is None else dict(matrices)
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, foreach=foreach, fused=fused)
+        self._step_supports_amp_scaling = False
         self.defaults.update(self._isometry)
         if not any(self._blocks(p) for group in self.param_groups for p in group["params"]):
             raise UserError("AdamO found no matrix among its parameters: give matrices=replastic.matrices(model)")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_isometry": self._isometry, "_matrices": self._matrices}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._step_supports_amp_scaling = False  # a scaler that finds infinite gradients then skips both steps
+        for group in self.param_groups:
+            for name, value in self._isometry.items():
+                group.setdefault(name, value)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters. Settings that the group does not name are those of the constructor.
@@ -122,11 +142,10 @@ class AdamO(AdamW):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            lr = group["lr"] if group["isometry_lr"] is None else group["isometry_lr"]
-            rate = float(lr) * group["isometry_strength"]
+            rate = _rate(group) * group["isometry_strength"]
             if rate:
                 self._isometry_step([p for p in group["params"] if p.grad is not None], rate)
-        super().step()
+        _update(self)
         return loss
 
     def _isometry_step(self, parameters: Sequence[Tensor], rate: float) -> None:
@@ -152,6 +171,15 @@ class AdamO(AdamW):
                     f"the cut of a parameter of shape {tuple(parameter.shape)} must give batches of matrices "
                     f"(batch, d_out, d_in), got the shape {tuple(block.shape)}"
                 )
+
+
+def _rate(group: Mapping[str, Any]) -> float:
+    """The step size of the isometry step, scaled as a scheduler has scaled the learning rate."""
+    lr, own = float(group["lr"]), group["isometry_lr"]
+    if own is None:
+        return lr
+    before = float(group.get("initial_lr", lr))
+    return float(own) * lr / before if before else float(own)
 
 
 def _shares(block: Tensor, parameter: Tensor) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -49,6 +50,85 @@ def test_without_strength_it_is_adam_bit_for_bit(dtype: torch.dtype) -> None:
             optimizer.step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+WAYS = [
+    {"foreach": True},
+    {"foreach": False},
+    {"fused": True},
+    {"amsgrad": True},
+    {"maximize": True, "foreach": True},
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_without_strength_it_is_adam_in_every_way_adam_can_be_run(way: dict[str, bool]) -> None:
+    """With a closure and a scheduler; the last steps are those of a copy that went through a state dict."""
+    ours, theirs = network(dtype=torch.float32), network(dtype=torch.float32)
+    mine = AdamO(ours.parameters(), lr=1e-2, isometry_strength=0, **way)
+    adam = torch.optim.Adam(theirs.parameters(), lr=1e-2, **way)
+    schedules = [LambdaLR(optimizer, lambda step: 0.9**step) for optimizer in (mine, adam)]
+    for step in range(6):
+        if step == 3:
+            saved = mine.state_dict()
+            mine = AdamO(ours.parameters(), lr=7.0, isometry_strength=0, **way)
+            mine.load_state_dict(saved)
+            schedules[0].optimizer = mine
+        losses = [o.step(lambda m=m, seed=step: backward(m, seed)).item() for m, o in ((ours, mine), (theirs, adam))]
+        assert losses[0] == losses[1]
+        for schedule in schedules:
+            schedule.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b)
+        for name, value in adam.state[b].items():
+            assert torch.equal(mine.state[a][name], value), name
+
+
+def test_the_saved_state_of_adam_can_be_loaded() -> None:
+    model = network()
+    adam = torch.optim.Adam(model.parameters(), lr=1e-2)
+    backward(model, 0)
+    adam.step()
+    other = copy.deepcopy(model)
+    mine = AdamO(other.parameters(), isometry_strength=0.3)
+    mine.load_state_dict(copy.deepcopy(adam.state_dict()))
+    (group,) = mine.param_groups
+    assert (group["isometry_strength"], group["isometry_lr"], group["decoupled_weight_decay"]) == (0.3, None, True)
+    group["isometry_strength"] = 0
+    for net, optimizer in ((model, adam), (other, mine)):
+        backward(net, 1)
+        optimizer.step()
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_hooks_of_a_step_are_called_once() -> None:
+    model = network()
+    torch.optim.AdamW(network().parameters())  # from then on torch calls hooks in AdamW's own step
+    optimizer, calls = AdamO(model.parameters()), []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+    backward(model, 0)
+    optimizer.step()
+    assert calls == ["before", "after"]
+
+
+@pytest.mark.parametrize("how", ["made", "copied"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_scaler_that_finds_infinite_gradients_skips_both_steps(fused: bool, how: str) -> None:
+    model = network(dtype=torch.float32)
+    optimizer = AdamO(model.parameters(), lr=1e-2, isometry_strength=1.0, fused=fused)
+    if how == "copied":
+        model, optimizer = copy.deepcopy((model, optimizer))
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for value, moves in ((float("inf"), False), (1.0, True)):
+        before = [p.detach().clone() for p in model.parameters()]
+        optimizer.zero_grad()
+        scaler.scale(model(torch.ones(2, 6)).sum()).backward()
+        model[0].weight.grad[0, 0] *= value
+        scaler.step(optimizer)
+        scaler.update()
+        assert [not torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True)] == [moves] * 6
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
@@ -116,7 +196,7 @@ def test_alone_the_step_leads_to_an_isometry() -> None:
     torch.testing.assert_close(w @ w.T, torch.eye(5, dtype=torch.float64), rtol=0, atol=1e-10)
 
 
-def test_groups_have_their_own_strength_and_schedulers_move_both_rates() -> None:
+def test_groups_have_their_own_strength() -> None:
     model = network()
     first, second = [p for p in model.parameters() if p.dim() == 2][:2]
     others = [p for p in model.parameters() if p is not first and p is not second]
@@ -131,16 +211,21 @@ def test_groups_have_their_own_strength_and_schedulers_move_both_rates() -> None
     optimizer.step()
     assert torch.equal(first, before[0])
     assert not torch.equal(second, before[1])
-    following = AdamO(network().parameters(), lr=1.0, isometry_strength=1.0)
-    LambdaLR(following, lambda _: 0.0)
-    frozen = network()
-    following = AdamO(frozen.parameters(), lr=1.0, isometry_strength=1.0)
-    LambdaLR(following, lambda _: 0.0)
-    start = copy.deepcopy(frozen.state_dict())
-    backward(frozen, 0)
-    following.step()
-    for name, value in frozen.state_dict().items():
-        assert torch.equal(value, start[name]), "isometry_lr follows lr where it is not given"
+
+
+@pytest.mark.parametrize("isometry_lr", [None, 0.5])
+@pytest.mark.parametrize("factor", [0.0, 0.25])
+def test_a_scheduler_scales_both_steps(factor: float, isometry_lr: float | None) -> None:
+    scheduled, plain = network(), network()
+    ours = AdamO(scheduled.parameters(), lr=0.02, isometry_strength=0.1, isometry_lr=isometry_lr)
+    LambdaLR(ours, lambda _: factor)
+    own = None if isometry_lr is None else factor * isometry_lr
+    theirs = AdamO(plain.parameters(), lr=factor * 0.02, isometry_strength=0.1, isometry_lr=own)
+    for model, optimizer in ((scheduled, ours), (plain, theirs)):
+        backward(model, 0)
+        optimizer.step()
+    for a, b in zip(scheduled.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-14, atol=0)
 
 
 def test_a_parameter_without_gradient_stays() -> None:
@@ -167,15 +252,27 @@ def test_a_closure_is_called_once_before_anything_moves() -> None:
     assert calls == [True]
 
 
+class Halves:
+    """A fused weight of two matrices."""
+
+    def split(self, weight: Tensor) -> list[Tensor]:
+        return [block.unsqueeze(0) for block in weight.chunk(2)]
+
+
+def halves_of(model: nn.Sequential) -> dict[Tensor, Halves]:
+    return {model[2].weight: Halves()}
+
+
+@pytest.mark.parametrize("cuts", [lambda model: None, halves_of], ids=["every matrix", "halves"])
 @pytest.mark.parametrize("how", ["state_dict", "pickle", "deepcopy"])
-def test_it_goes_on_from_a_saved_state(how: str) -> None:
+def test_it_goes_on_from_a_saved_state(how: str, cuts: Callable[[nn.Sequential], dict[Tensor, Halves] | None]) -> None:
     model = network()
-    optimizer = AdamO(model.parameters(), lr=1e-2, isometry_strength=0.3)
+    optimizer = AdamO(model.parameters(), lr=1e-2, isometry_strength=0.3, matrices=cuts(model))
     backward(model, 0)
     optimizer.step()
     if how == "state_dict":
         other = copy.deepcopy(model)
-        resumed = AdamO(other.parameters(), lr=5.0)
+        resumed = AdamO(other.parameters(), lr=5.0, matrices=cuts(other))
         resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     elif how == "pickle":
         other, resumed = pickle.loads(pickle.dumps((model, optimizer)))
@@ -187,13 +284,6 @@ def test_it_goes_on_from_a_saved_state(how: str) -> None:
         stepper.step()
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
-
-
-class Halves:
-    """A fused weight of two matrices."""
-
-    def split(self, weight: Tensor) -> list[Tensor]:
-        return [block.unsqueeze(0) for block in weight.chunk(2)]
 
 
 class Taps:

@@ -16,9 +16,11 @@ TOGETHER = (
     ("Mlp", "nap:every=5+plasticity_injection+ewc:samples=3"),
     ("Mlp", "muon+spectral:strength=0.1+hare_tortoise:momentum=0.9,every=5"),
     ("Dropper", "ewc:samples=4+fire+bn_reestimate"),
+    ("Dropper", "adamo:strength=0.1,isometry_lr=0.1+redo:every=3"),
 )
 ALONE = (
     "muon",
+    "adamo:strength=0.1",
     "spectral:strength=0.1",
     "nap:every=3",
     "hare_tortoise:momentum=0.9,every=5",
