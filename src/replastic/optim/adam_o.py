@@ -99,7 +99,7 @@ class AdamO(AdamW):
         return {**super().__getstate__(), "_isometry": self._isometry, "_matrices": self._matrices}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._step_supports_amp_scaling = False  # a scaler that finds infinite gradients then skips both steps
         for group in self.param_groups:
             for name, value in self._isometry.items():
