@@ -14,6 +14,7 @@ PACKAGES: Final[Mapping[str, Mapping[str, str]]] = {
     "report": {"matplotlib": "matplotlib", "jinja2": "jinja2", "scipy": "scipy"},
     "digits": {"sklearn": "scikit-learn"},
     "vision": {"datasets": "datasets", "PIL": "pillow"},
+    "language": {"datasets": "datasets", "tokenizers": "tokenizers"},
     "hf": {"transformers": "transformers"},
     "sweep": {"ray": "ray"},
 }

@@ -36,6 +36,7 @@ FLOORS = {
     "methods": 4,
     "metrics": 4,
     "datasets": 4,
+    "corpora": 4,
     "learners": 4,
     "api": 5,
     "training": 5,

@@ -1,4 +1,4 @@
-"""Show what there is: methods, metrics, benchmarks, data, networks, streams, recipes, solvers, scales, layouts."""
+"""Show what there is: methods, metrics, benchmarks, data, corpora, networks, streams, recipes, layouts and more."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from replastic.interventions.polar import AUTO, PolarMethod
 from replastic.registry import load_plugin
 from replastic.weights.known import table
 
-REGISTRIES = ("methods", "metrics", "benchmarks", "data", "networks", "streams")
+REGISTRIES = ("methods", "metrics", "benchmarks", "data", "corpora", "networks", "streams")
 EXAMPLES = """\
 examples:
   replastic list                                  everything

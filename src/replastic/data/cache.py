@@ -18,7 +18,7 @@ from replastic.disk import clear, replacing, user_path
 from replastic.errors import UserError
 
 FOLDER = "REPLASTIC_CACHE"
-"""Environment variable: the folder of decoded data sets; ``~/.cache/replastic`` if it is not set."""
+"""Environment variable: the folder of decoded data sets and tokens; ``~/.cache/replastic`` if it is not set."""
 FORMAT = 3
 """Part of every key. It grows whenever the same source is decoded to other tensors than before."""
 PARTS = ("train", "held_out", "test")
@@ -57,7 +57,7 @@ def is_cached(name: str, key: Sequence[Any]) -> bool:
 
 
 def _file(name: str, key: Sequence[Any]) -> Path:
-    return _folder() / f"{name}-{hashlib.sha256(repr([FORMAT, *key]).encode()).hexdigest()[:24]}.safetensors"
+    return cache_folder() / f"{name}-{hashlib.sha256(repr([FORMAT, *key]).encode()).hexdigest()[:24]}.safetensors"
 
 
 def fingerprint(place: Place) -> Sequence[Any]:
@@ -100,7 +100,8 @@ def _files(folder: Path, inside: str = "", above: tuple[tuple[int, int], ...] = 
             yield name, facts.st_size, facts.st_mtime_ns
 
 
-def _folder() -> Path:
+def cache_folder() -> Path:
+    """The folder of what is made once and kept: decoded images, trained tokenizers, tokens."""
     given = os.environ.get(FOLDER)
     return user_path(given or "~/.cache/replastic")
 

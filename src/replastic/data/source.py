@@ -25,12 +25,18 @@ class Place:
     """Name of the configuration, if the set has several."""
     asked_for: bool = True
     """Whether the user gave the name. If not, it is the set's own default."""
+    extra: str = "vision"
+    """Extra of this package that installs `datasets` for it."""
+    content: str = "images"
+    """Files that a folder may hold beside Parquet files, in words."""
 
     def __str__(self) -> str:
         return self.name
 
 
-def find(source: str, wanted_by: str, config: str = "", *, hub: str = "") -> Place:
+def find(
+    source: str, wanted_by: str, config: str = "", *, hub: str = "", extra: str = "vision", content: str = "images"
+) -> Place:
     """The folder `source` if it exists, else the Hub's data set of that name. An empty `source` means `hub`.
 
     Raises:
@@ -40,12 +46,12 @@ def find(source: str, wanted_by: str, config: str = "", *, hub: str = "") -> Pla
     source = source or hub
     folder = user_path(source)
     if folder.is_dir():
-        return Place(source, folder, wanted_by, config, asked_for)
+        return Place(source, folder, wanted_by, config, asked_for, extra, content)
     if folder.exists() or folder.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
         raise UserError(
-            f"{wanted_by}: {source!r} is not a folder; give a folder of Parquet files or images, or a Hub name"
+            f"{wanted_by}: {source!r} is not a folder; give a folder of Parquet files or {content}, or a Hub name"
         )
-    return Place(source, None, wanted_by, config, asked_for)
+    return Place(source, None, wanted_by, config, asked_for, extra, content)
 
 
 @contextmanager
@@ -59,7 +65,7 @@ def opened(place: Place) -> Iterator[Mapping[str, Any]]:
         UserError: The place has nothing that can be read, or the Hub cannot be reached or has no such set.
         MissingExtraError: `datasets` is not installed.
     """
-    datasets = require("datasets", "vision", f"the data set {place.wanted_by}")
+    datasets = require("datasets", place.extra, f"the data set {place.wanted_by}")
     with scratch() as folder:
         try:
             if place.folder is None:
@@ -98,6 +104,6 @@ def _cannot_open(place: Place, error: Exception) -> str:
             problem, otherwise = f"{place.name!r} is not a folder here, and cannot be fetched", ""
         return (
             f"{place.wanted_by}: {problem} from the Hugging Face Hub: {reason}. Check the name and the network, or "
-            f"give a folder of Parquet files or images: {place.wanted_by}:source=FOLDER{otherwise}"
+            f"give a folder of Parquet files or {place.content}: {place.wanted_by}:source=FOLDER{otherwise}"
         )
-    return f"{place.wanted_by}: cannot read {place.name!r} as a folder of Parquet files or images: {reason}"
+    return f"{place.wanted_by}: cannot read {place.name!r} as a folder of Parquet files or {place.content}: {reason}"

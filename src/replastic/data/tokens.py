@@ -1,0 +1,60 @@
+"""From a corpus to its files of tokens, made once and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from replastic.data.cache import cache_folder
+from replastic.data.corpus import Corpus, Part
+from replastic.data.token_file import TokenFile, read_tokens, write_tokens
+from replastic.data.tokenizer import Tokenizer, tokenizer
+from replastic.errors import UserError
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A corpus in tokens."""
+
+    train: TokenFile
+    validation: TokenFile
+
+
+def tokenise(corpus: Corpus, by: Tokenizer) -> Tokens:
+    """The files of tokens of a corpus, from the cache or made now.
+
+    Raises:
+        UserError: The corpus cannot be read, has no text, or the cache cannot be written.
+        MissingExtraError: `datasets` is not installed.
+    """
+    return Tokens(_part(corpus, by, "train"), _part(corpus, by, "validation"))
+
+
+def tokenizer_for(spec: str, corpus: Corpus) -> Tokenizer:
+    """The tokenizer of a spec; one that is trained is trained on the corpus's training documents.
+
+    Raises:
+        UserError: As `tokenizer`; the corpus cannot be read.
+    """
+    return tokenizer(spec, lambda: _training_texts(corpus), corpus.key())
+
+
+def _training_texts(corpus: Corpus) -> Iterator[str]:
+    with corpus.documents("train") as documents:
+        yield from documents
+
+
+def _part(corpus: Corpus, by: Tokenizer, part: Part) -> TokenFile:
+    key = repr([corpus.key(), by.digest, part])
+    words = re.sub(r"[^a-z0-9_]+", "-", f"{corpus.name}-{part}")
+    path = cache_folder() / f"{words}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.tokens"
+    if path.is_file():
+        try:
+            return read_tokens(path)
+        except UserError:
+            path.unlink(missing_ok=True)  # damaged: it is made again
+    with corpus.documents(part) as documents:
+        write_tokens(path, documents, by)
+    return read_tokens(path)
