@@ -71,12 +71,13 @@ def there(name: str) -> bool:
     thing: object = torch
     parts = name.split(".")
     for end, part in enumerate(parts[1:], 2):
-        if not hasattr(thing, part):
-            try:
-                import_module(".".join(parts[:end]))
-            except ImportError:
-                return False
-        thing = getattr(thing, part)
+        if hasattr(thing, part):
+            thing = getattr(thing, part)
+            continue
+        try:
+            thing = import_module(".".join(parts[:end]))  # torch.optim deletes the names of some of its modules
+        except ImportError:
+            return False
     return True
 
 

@@ -140,9 +140,11 @@ class Attached:
 
         It is computed in the weights' own precision, inside `torch.autocast` too.
         """
-        if not self.is_on or self.run.model is None:
+        if self.run.model is None or not any(type(part).penalty is not Method.penalty for part in self._parts()):
             return None
         device = next((p.device.type for p in self.run.model.parameters()), "cpu")
+        if not torch.is_autocast_enabled(device):
+            return self.method.penalty(self.run)
         with torch.autocast(device, enabled=False):
             return self.method.penalty(self.run)
 

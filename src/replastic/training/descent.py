@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from itertools import chain, pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from replastic.interventions.attached import Attached
 from replastic.learners import Trainer
 from replastic.parallel import distributed
+from replastic.training import light
 
 _END: list[Tensor | None] = [None]
 
@@ -28,7 +29,8 @@ class Descent:
         """Differentiate the losses one by one, the method's penalty with the last of them, and step."""
         chosen = self._attached.optimizers[optimizer]
         parameters = [p for group in chosen.param_groups for p in group["params"]]
-        chosen.zero_grad(set_to_none=True)
+        for parameter in parameters:
+            parameter.grad = None
         total: Tensor | None = None
         for loss, following in pairwise(chain(losses, _END)):
             assert loss is not None
@@ -38,18 +40,18 @@ class Descent:
         assert total is not None, "a learner gives at least one loss"
         if distributed.is_distributed():
             total = distributed.sum_gradients(parameters, total)
-        if self._trainer.clip_norm:
-            nn.utils.clip_grad_norm_(parameters, self._trainer.clip_norm, foreach=True)
-        for group in chosen.param_groups:
-            group["lr"] = self.rate * group.setdefault("initial_lr", group["lr"])
-            self._decay(group["params"], group["lr"])
-        chosen.step()
+        with torch.no_grad():
+            if self._trainer.clip_norm:
+                light.clip(parameters, self._trainer.clip_norm)
+            for group in chosen.param_groups:
+                group["lr"] = self.rate * group.setdefault("initial_lr", group["lr"])
+                if self._trainer.weight_decay:
+                    self._decay(group["params"], group["lr"])
+            light.step(chosen)
         return total
 
-    @torch.no_grad()
     def _decay(self, parameters: Iterable[Tensor], rate: float) -> None:
         """Decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2) of what has two axes or more."""
-        if self._trainer.weight_decay:
-            shrunk = [p for p in parameters if p.dim() >= 2 and p.grad is not None]
-            if shrunk:
-                torch._foreach_mul_(shrunk, 1.0 - rate * self._trainer.weight_decay)
+        shrunk = [p for p in parameters if p.dim() >= 2 and p.grad is not None]
+        if shrunk:
+            torch._foreach_mul_(shrunk, 1.0 - rate * self._trainer.weight_decay)
