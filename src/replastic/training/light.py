@@ -56,7 +56,7 @@ def _adam(optimizer: Optimizer) -> bool:
     """Make the step; False, with nothing done, where a parameter has no state yet or tensors are not alike."""
     chosen = [[p for p in group["params"] if p.grad is not None] for group in optimizer.param_groups]
     gradients = [[p.grad for p in moved] for moved in chosen]
-    states = [[optimizer.state.get(p) for p in moved] for moved in chosen]
+    states = [[optimizer.state.get(p, {}) for p in moved] for moved in chosen]
     if not all(map(all, states)) or not all(map(_alike, gradients)):
         return False
     for group, moved, slopes, known in zip(optimizer.param_groups, chosen, gradients, states, strict=True):
