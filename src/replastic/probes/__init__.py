@@ -7,20 +7,26 @@ from replastic.probes.gradients import gradients
 from replastic.probes.hessian import HessianProduct
 from replastic.probes.loss import check_loss_fn, loss_on
 from replastic.probes.products import last_products
-from replastic.probes.quiet import undisturbed
+from replastic.probes.quiet import undisturbed, without_dropout
+from replastic.probes.readiness import Readiness, optimization_readiness
+from replastic.probes.slope import gradient_norms
 
 __all__ = [
     "HessianProduct",
+    "Readiness",
     "TopEigenvalues",
     "activations",
     "check_features",
     "check_loss_fn",
     "forward_on",
+    "gradient_norms",
     "gradients",
     "hessian_density",
     "hessian_eigenvalues",
     "last_products",
     "linear_inputs",
     "loss_on",
+    "optimization_readiness",
     "undisturbed",
+    "without_dropout",
 ]

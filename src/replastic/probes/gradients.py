@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -35,7 +35,14 @@ def gradients(
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     with undisturbed(model, training=training, seed=seed):
         for batch in batches:
-            with torch.enable_grad():
-                loss = loss_on(model, batch, loss_fn, differentiable=True)
-                found = torch.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
-            yield dict(zip(named, found, strict=True))
+            yield differentiated(model, batch, loss_fn, named)[1]
+
+
+def differentiated(
+    model: nn.Module, batch: Any, loss_fn: Callable[[nn.Module, Any], Tensor], named: Mapping[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss on a batch in the model's present mode, and its gradient in the named parameters; see `loss_on`."""
+    with torch.enable_grad():
+        loss = loss_on(model, batch, loss_fn, differentiable=True)
+        found = torch.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
+    return loss.detach(), dict(zip(named, found, strict=True))

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from replastic.errors import UserError
 from replastic.probes.loss import loss_on
-from replastic.probes.quiet import undisturbed
+from replastic.probes.quiet import without_dropout
 
 
 class HessianProduct:
@@ -65,10 +65,8 @@ class HessianProduct:
         pieces = torch.split(vector, [p.numel() for p in self.parameters])
         direction = [v.view_as(p).to(p) for v, p in zip(pieces, self.parameters, strict=True)]
         total = torch.zeros_like(vector)
-        with undisturbed(self.model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            for module in self.model.modules():
-                if isinstance(module, nn.modules.batchnorm._NormBase):
-                    module.training = self.batch_statistics
+        quietly = without_dropout(self.model, batch_statistics=self.batch_statistics)
+        with quietly, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             for batch in self.batches:
                 total += self._on_batch(batch, direction).to(vector)
         return total / len(self.batches)

@@ -55,3 +55,19 @@ def undisturbed(model: nn.Module, *, training: bool | None = False, seed: int | 
                     module._buffers[name] = value
                     if value is not None and content is not None:
                         value.copy_(content)
+
+
+@contextmanager
+def without_dropout(model: nn.Module, *, batch_statistics: bool) -> Iterator[None]:
+    """`undisturbed`, with a loss that is a fixed function of the weights: no dropout.
+
+    Args:
+        model: The module to run.
+        batch_statistics: Whether batch and instance normalisation use the statistics of each batch, as in training, or
+            their running statistics, as in evaluation.
+    """
+    with undisturbed(model):
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._NormBase):
+                module.training = batch_statistics
+        yield
