@@ -31,8 +31,9 @@ class Mlp(Network):
     norm: str = option("none", help="norm before each activation function", choices=("none", "layer"))
     weights: str = option(
         "free",
-        help="orthonormal: hidden matrices stay so by a parametrization (torch's), biases and the head are free",
-        choices=("free", "orthonormal"),
+        help="orthonormal: hidden matrices stay so by a parametrization (torch's), biases and the head are free; "
+        "orthonormal_start: all matrices begin so (rows or columns, the fewer), biases at 0, and are free from there",
+        choices=("free", "orthonormal", "orthonormal_start"),
     )
 
     def module(self, sample_shape: Sequence[int], classes: int) -> nn.Module:
@@ -43,15 +44,25 @@ class Mlp(Network):
         for index, units in enumerate(self.hidden, start=1):
             layers[f"hidden{index}"] = self._block(width, units, make())
             width = outputs * units
-        layers["head"] = nn.Linear(width, classes)
+        layers["head"] = head = nn.Linear(width, classes)
+        if self.weights == "orthonormal_start":
+            _orthonormal(head)
         return nn.Sequential(layers)
 
     def _block(self, d_in: int, units: int, activation: nn.Module) -> nn.Sequential:
         linear = nn.Linear(d_in, units)
         if self.weights == "orthonormal":
             parametrizations.orthogonal(linear)
+        elif self.weights == "orthonormal_start":
+            _orthonormal(linear)
         block: OrderedDict[str, nn.Module] = OrderedDict(linear=linear)
         if self.norm == "layer":
             block["norm"] = nn.LayerNorm(units)
         block[self.activation] = activation
         return nn.Sequential(block)
+
+
+def _orthonormal(linear: nn.Linear) -> None:
+    """Draw the matrix with orthonormal rows or columns (Saxe et al. 2014), and put the bias at 0."""
+    nn.init.orthogonal_(linear.weight)
+    nn.init.zeros_(linear.bias)

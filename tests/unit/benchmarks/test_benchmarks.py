@@ -83,7 +83,7 @@ def test_the_demo_is_the_experiment_it_says():
 
 
 def test_presets_have_near_misses_and_a_default():
-    spec = SPECS[0]
+    spec = benchmarks.get("digits_random_labels")()
     assert spec.preset_name(None) == "demo"
     with pytest.raises(UnknownNameError, match="did you mean 'smoke'"):
         spec.preset_name("smok")

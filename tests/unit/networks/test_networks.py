@@ -80,3 +80,16 @@ def test_empty_sizes_are_refused(kind):
     name = fields(kind)[0].name
     with pytest.raises(UserError, match=name):
         kind(**{name: ()})
+
+
+def test_orthonormal_start_draws_every_matrix_so_and_leaves_it_free():
+    model = networks.build(Mlp(hidden=(40, 12), weights="orthonormal_start"), (1, 4, 4), 10, seed=0)
+    matrices = [p for p in model.parameters() if p.dim() == 2]
+    assert [tuple(p.shape) for p in matrices] == [(40, 16), (12, 40), (10, 12)]
+    for p in matrices:
+        s = torch.linalg.svdvals(p.detach().double())
+        assert torch.allclose(s, torch.ones_like(s), atol=1e-5)
+    assert all((p == 0).all() for p in model.parameters() if p.dim() == 1)
+    model(torch.randn(3, 1, 4, 4)).sum().backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    assert torch.linalg.svdvals(model.hidden1.linear.weight.detach()).std() > 1e-4

@@ -1,0 +1,123 @@
+"""Shared by the benchmarks of many short tasks: their methods, their presets, and how they are presented."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from replastic.experiments.spec import Preset, every_method
+from replastic.learners import Trainer
+from replastic.learners.classification import Classification
+from replastic.networks import Network
+from replastic.networks.mlp import Mlp
+from replastic.training import Protocol
+
+METHODS = (
+    "base",
+    "full_reset",
+    "optimizer_reset",
+    "fire",
+    "fire:scale=modular",
+    "isometry",
+    "redo",
+    "l2_init",
+    "l2",
+    "nap",
+    "spectral",
+    "parseval",
+)
+"""The methods that AdamO's paper compares, the FIRE paper's, and controls; each at its defaults."""
+
+TRAINER = Trainer(learning_rate=1e-3, batch_size=64, warmup=0.0, clip_norm=0.0, optimizer_policy="reset_touched")
+"""Nothing tells the optimizer of a boundary: it keeps its state but for weights that a method rewrites, so that a
+network that was reset is a new one in all."""
+
+CURVES = ("dfi", "dormant", "effective_rank", "weight_norm")
+
+
+def protocol(task: Classification, **trainer: Any) -> Protocol:
+    """The protocol of such a task; measures are taken at the start and at the end of every task.
+
+    Args:
+        task: Data, stream and network.
+        trainer: Settings that differ from `TRAINER`.
+    """
+    return Protocol(
+        task=task,
+        trainer=replace(TRAINER, **trainer),
+        recipe="all",
+        metrics=CURVES,
+        boundary_metrics=("sfe", *CURVES),
+        probe_samples=500,
+    )
+
+
+def variants(network: Mlp) -> dict[str, Mlp]:
+    """Networks of the same widths that are said to keep their plasticity, by name of their preset.
+
+    With ``crelu`` each layer but the first has twice as many inputs.
+    """
+    return {
+        "layernorm": replace(network, norm="layer"),
+        "crelu": replace(network, activation="crelu"),
+        "maxmin": replace(network, activation="maxmin", weights="orthonormal"),
+    }
+
+
+def presets(
+    small: Protocol,
+    paper: Protocol,
+    smoke: Protocol,
+    *,
+    seeds: int,
+    networks: Mapping[str, Network],
+    published: str,
+) -> dict[str, Preset]:
+    """The presets of one benchmark.
+
+    Args:
+        small: What one core trains in a minute.
+        paper: The published settings as far as they are known.
+        smoke: What shows that all works.
+        seeds: Of `small`.
+        networks: Other networks that the small one is compared with, by name of their preset.
+        published: Which of the paper's settings are known, and which are not.
+    """
+    task = small.task
+    assert isinstance(task, Classification)
+    others = {
+        name: Preset(
+            protocol=replace(small, task=replace(task, network=network)),
+            methods=("base", "full_reset"),
+            seeds=seeds,
+            help="as small, with another network; `replastic report` joins the folders",
+        )
+        for name, network in networks.items()
+    }
+    return {
+        "small": Preset(
+            protocol=small, methods=METHODS, seeds=seeds, help="a small network; under a minute a run on one core"
+        ),
+        **others,
+        "full": Preset(
+            protocol=small,
+            methods=every_method("fire:scale=modular"),
+            seeds=seeds,
+            help="as small, with every method and control",
+            folder="small",
+        ),
+        "paper": Preset(protocol=paper, methods=METHODS, seeds=8, help=published),
+        "smoke": Preset(
+            protocol=smoke, methods=("base", "fire"), seeds=2, help="tiny tasks and network: does it run? seconds"
+        ),
+    }
+
+
+def summary(score_label: str) -> dict[str, Any]:
+    """How to present the runs."""
+    return {
+        "score_label": score_label,
+        "phase_label": "task",
+        "curves": [f"metric/{name}" for name in CURVES],
+    }
