@@ -21,6 +21,7 @@ METHODS = (
     "fire:scale=modular",
     "isometry",
     "redo",
+    "adamo",
     "l2_init",
     "l2",
     "nap",
