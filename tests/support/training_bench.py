@@ -40,6 +40,7 @@ LIVELY: Mapping[str, int | float] = {
     "replacement_rate": 0.3,
     "dormancy_threshold": 0.9,
     "exponent": 1,
+    "er_batch": 2,
 }
 """Values of options, whichever method has them, with which it acts within a few updates."""
 
