@@ -47,7 +47,9 @@ class L2Er(Method):
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "batches", "loss"})
 
     decay: float = option(1e-4, help="weight decay in the gradient: 0 is er", low=0, search=(1e-3, 1e-4, 1e-5))
-    er_lr: float = option(1e-3, help="size of the step up the effective rank: 0 is l2", low=0, search=(1e-2, 1e-3, 1e-4))
+    er_lr: float = option(
+        1e-3, help="size of the step up the effective rank: 0 is l2", low=0, search=(1e-2, 1e-3, 1e-4)
+    )
     er_batch: int = option(12, help="batches whose samples are taken together, and updates between two steps", low=1)
 
     @property
