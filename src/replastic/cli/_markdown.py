@@ -21,7 +21,7 @@ MEASURES = {
     "weight": "Measures of a weight matrix",
     "change": "Measures of a change of the weights",
     "features": "Measures of what a layer gives out",
-    "loss": "Measures of the loss",
+    "loss": "Measures of the loss and of the outputs",
 }
 """Titles by `Metric.on`."""
 _AUTHORS = re.compile(r"Reference:.*?\b([A-Z][a-z][\w-]*(?: et al\.| and [A-Z][\w-]+)?),? \(?(?:[A-Z]+ )?(\d{4})\b")

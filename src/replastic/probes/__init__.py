@@ -1,11 +1,13 @@
-"""Probes of a running network that leave no trace in it: activations, gradients, curvature."""
+"""Probes of a running network that leave no trace in it: activations, gradients, curvature, kernels, Jacobians."""
 
 from replastic.probes.activations import activations
 from replastic.probes.curvature import TopEigenvalues, hessian_density, hessian_eigenvalues
 from replastic.probes.forward import check_features, forward_on, linear_inputs
 from replastic.probes.gradients import gradients
 from replastic.probes.hessian import HessianProduct
+from replastic.probes.jacobian import JacobianSpectrum, jacobian_spectrum
 from replastic.probes.loss import check_loss_fn, loss_on
+from replastic.probes.ntk import LayerKernel, Ntk, ntk
 from replastic.probes.products import last_products
 from replastic.probes.quiet import undisturbed, without_dropout
 from replastic.probes.readiness import Readiness, optimization_readiness
@@ -13,6 +15,9 @@ from replastic.probes.slope import gradient_norms
 
 __all__ = [
     "HessianProduct",
+    "JacobianSpectrum",
+    "LayerKernel",
+    "Ntk",
     "Readiness",
     "TopEigenvalues",
     "activations",
@@ -23,9 +28,11 @@ __all__ = [
     "gradients",
     "hessian_density",
     "hessian_eigenvalues",
+    "jacobian_spectrum",
     "last_products",
     "linear_inputs",
     "loss_on",
+    "ntk",
     "optimization_readiness",
     "undisturbed",
     "without_dropout",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from replastic.errors import UserError
 from replastic.probes._channels import Channels, Ledger, UnknownError, Value
 from replastic.probes._rules import RULES
+from replastic.probes._trees import tensors
 from replastic.probes._unit_map import UnitGroup, UnitMap
 from replastic.probes.activations import ACTIVATIONS, Watcher
 
@@ -43,7 +43,7 @@ class Flow(Watcher):
 
     def saw(self, func: Any, args: Any, kwargs: Any, output: Any) -> None:
         """Note which of the arguments' channels the results hold."""
-        ledger, given, results = self.ledger, list(_tensors((args, kwargs))), list(_tensors(output))
+        ledger, given, results = self.ledger, list(tensors((args, kwargs))), list(tensors(output))
         name = getattr(func, "__name__", str(func))
         if not results and name not in _READS:
             return
@@ -86,7 +86,7 @@ class Flow(Watcher):
     def _leaving(self, module: nn.Module, inputs: Any, output: Any) -> None:
         super()._leaving(module, inputs, output)
         if not self.inside:
-            self.ledger.spoil(_tensors(output), "it is an output of the network")
+            self.ledger.spoil(tensors(output), "it is an output of the network")
 
     def _note_use(self, tensor: Tensor) -> None:
         name = self.ledger.name_of(tensor)
@@ -105,14 +105,3 @@ class Flow(Watcher):
             return "no later layer reads it"
         shared = [part.tensor for part in (*layer.incoming, *layer.outgoing) if self._uses[part.tensor] != 1]
         return f"{shared[0]} is used more than once" if shared else ""
-
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists and mappings."""
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, dict):
-        yield from _tensors(list(tree.values()))
-    elif isinstance(tree, tuple | list):
-        for part in tree:
-            yield from _tensors(part)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from replastic.errors import UserError
+from replastic.probes._trees import tensors
 from replastic.probes.quiet import undisturbed
 
 _LAYERS = frozenset(("linear", *(f"{kind}{axes}d" for kind in ("conv", "conv_transpose") for axes in (1, 2, 3))))
@@ -90,14 +91,14 @@ class _Trace(TorchFunctionMode):
         )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = list(_tensors((args, kwargs or {})))
+        given = list(tensors((args, kwargs or {})))
         output = func(*args, **(kwargs or {}))
-        if isinstance(output, Tensor) or any(True for _ in _tensors(output)):
+        if isinstance(output, Tensor) or any(True for _ in tensors(output)):
             self._note(getattr(func, "__name__", "").removesuffix("_"), given, output)
         return output
 
     def _note(self, kind: str, given: list[Tensor], output: Any) -> None:
-        self._alive += [*given, *_tensors(output)]
+        self._alive += [*given, *tensors(output)]
         first = self._holders.get(id(given[0])) if given else None
         if kind in _SAME and isinstance(output, Tensor):
             if first is not None:
@@ -116,13 +117,3 @@ class _Trace(TorchFunctionMode):
         if weight is not None and isinstance(output, Tensor):
             self._outputs[weight].append(_Output())
             self._holders[id(output)] = self._outputs[weight][-1]
-
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, dict):
-        yield from _tensors(list(tree.values()))
-    elif isinstance(tree, tuple | list):
-        for part in tree:
-            yield from _tensors(part)

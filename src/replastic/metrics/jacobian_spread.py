@@ -1,0 +1,32 @@
+"""Spread of the singular values of the input-output Jacobian."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from replastic.metrics._kernel import jacobian
+from replastic.metrics._metric import register
+from replastic.probes import JacobianSpectrum
+
+
+@register(
+    "jacobian_spread",
+    on="loss",
+    label="log10 of the Jacobian's condition number",
+    better="lower",
+    bounds=(0.0, None),
+    prepare=jacobian,
+    reference="https://arxiv.org/abs/2606.09762",
+)
+def jacobian_spread(found: JacobianSpectrum) -> Tensor:
+    """log10 of the largest over the smallest singular value of the input-output Jacobian; 0 if all are equal.
+
+    One value for each of the first 64 samples; the record is their mean. It does not see the scale of the network, and
+    it is 0 for every network with one output. Singular values that cannot be told from 0 count as the rounding of the
+    Jacobian, so a value is at most log10(1 / (n eps)), n the larger side: 12.8 for 784 inputs. A Jacobian of zeros has
+    that value.
+
+    Reference: Rosseau et al. (2026), section 4; the logarithm is ours.
+    """
+    return torch.log10(found.condition_number().clamp_max(1 / found.rounding))
