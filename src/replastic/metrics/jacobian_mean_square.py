@@ -23,6 +23,6 @@ def jacobian_mean_square(found: JacobianSpectrum) -> Tensor:
 
     One value for each of the first 64 samples; the record is their mean. It is ||J||_F^2 / min(outputs, inputs).
 
-    Reference: Pennington, Schoenholz and Ganguli (2017), section 2.
+    Reference: Pennington et al. (2017), section 2.
     """
     return found.mean_square()

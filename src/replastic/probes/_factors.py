@@ -155,7 +155,7 @@ def unfolded(x: Tensor, kernel: Sequence[int], stride: Any, padding: Any, dilati
     for axis, (span, step) in enumerate(zip(spans, steps, strict=True)):
         x = x.unfold(2 + axis, span + 1, step)
     for axis, gap in enumerate(gaps):
-        x = x[(..., slice(None, None, gap), *[slice(None)] * (axes - 1 - axis))]
+        x = x[(slice(None),) * (2 + axes + axis) + (slice(None, None, gap),)]
     maps = tuple(range(2, 2 + axes))
     taps = tuple(range(2 + axes, 2 + 2 * axes))
     return x.permute(0, 1, *taps, *maps).flatten(2 + axes).flatten(1, 1 + axes)

@@ -268,7 +268,7 @@ def _on_positions(layer: Layer, b: Tensor, budget: _Budget) -> LayerKernel:
     h = layer.forward()
     count = max(1, int(budget.free / 4 / (_BYTES * samples * k * layer.fan_in)))
     for group in range(layer.groups):
-        for rows in b[:, :, group].split(count, dim=2):
+        for rows in torch.split(b[:, :, group], count, dim=2):
             gradient = rows.flatten(1, 2) @ h[:, group].mT
             flat = gradient.reshape(samples * k, -1)
             kernel += flat @ flat.mT

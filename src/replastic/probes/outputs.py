@@ -133,7 +133,7 @@ class OutputFunction:
         return args, kwargs, self._shaped(output).shape
 
     def _shaped(self, output: Any) -> Tensor:
-        """What the model returns, as outputs (samples, outputs)."""
+        """Outputs (samples, outputs) from the result of the model."""
         found = self._read(output)
         if not isinstance(found, Tensor):
             raise UserError(f"the outputs must be a tensor (samples, outputs), got {type(found).__name__}: {_HINT}")
