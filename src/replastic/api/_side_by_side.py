@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from replastic.api._labels import with_random_labels
 from replastic.api._shared import LossFunction
 from replastic.api.trial import Course, Trial
 from replastic.errors import UserError
-from replastic.probes import loss_on
+from replastic.probes.random_labels import with_random_labels
+from replastic.probes.trainee import MakeOptimizer, Trainee, copied, unwrapped
 from replastic.seeds import derive, drawing_from
 from replastic.weights.redraw import redraw
 
@@ -30,8 +28,6 @@ LEARNING_RATE = 1e-3
 """Of Adam, where nobody gives an optimizer."""
 SCORED = 4
 """Batches on which the loss is measured before and after."""
-
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 def run_trial(
@@ -65,11 +61,11 @@ def run_trial(
     if torch.is_inference_mode_enabled():
         raise UserError("a trial trains a copy, which torch.inference_mode() forbids: make this call outside of it")
     make, named = _optimizer(optimizer, learning_rate)
-    plain = _unwrapped(model)
+    plain = unwrapped(model)
     with _as_before(data), drawing_from(seed, plain), torch.enable_grad():
         first = list(islice(data, SCORED))
         loss = loss_fn or _cross_entropy(first[0])
-        timed = _Net(_copied(plain), make, loss)
+        timed = Trainee(copied(plain), make, loss)
         drawn = dict(fresh(seed) if fresh is not None else redraw(plain, derive(seed, "trial")))
         kinds: list[tuple[str, Iterable[Any], list[Any]]] = [("these data", data, first)]
         relabelled, notes = with_random_labels(first[0], seed)
@@ -81,44 +77,13 @@ def run_trial(
         for words, batches, scored in kinds:
             ends: list[float] = []
             for content in (None, drawn):
-                net = _Net(_copied(plain, content), make, loss)
+                net = Trainee(copied(plain, content), make, loss)
                 ends += net.course(batches, scored, steps, seed)
             courses.append(Course(words, *ends))
     return Trial(steps, named, tuple(courses), time.perf_counter() - begun, notes)
 
 
-class _Net:
-    """A network of its own with its optimizer."""
-
-    def __init__(self, model: nn.Module, make: MakeOptimizer, loss_fn: LossFunction) -> None:
-        self.model = model.train()
-        self.loss_fn = loss_fn
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        if not parameters:
-            raise UserError("a trial trains a copy, but no parameter of this model has requires_grad=True")
-        self.optimizer = make(parameters)
-
-    def step(self, batch: Any) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss_on(self.model, batch, self.loss_fn, finite=False, differentiable=True))
-        self.optimizer.step()
-
-    def score(self, batches: Iterable[Any]) -> float:
-        """Mean loss in training mode, as the steps see it."""
-        with torch.no_grad():
-            losses = [float(loss_on(self.model, batch, self.loss_fn, finite=False)) for batch in batches]
-        return math.fsum(losses) / len(losses)
-
-    def course(self, batches: Iterable[Any], scored: Iterable[Any], steps: int, seed: int) -> tuple[float, float]:
-        """The loss before and after the steps; the same seed for every network."""
-        with drawing_from(derive(seed, "course"), self.model):
-            before = self.score(scored)
-            for batch in islice(_endless(batches), steps):
-                self.step(batch)
-            return before, self.score(scored)
-
-
-def _announce(net: _Net, batches: list[Any], steps: int, networks: int, named: str) -> None:
+def _announce(net: Trainee, batches: list[Any], steps: int, networks: int, named: str) -> None:
     """Print the cost, estimated from a step of a copy that is thrown away; the first step warms up."""
     net.step(batches[0])
     _settle(net.model)
@@ -137,39 +102,6 @@ def _settle(model: nn.Module) -> None:
     """Wait for the device, so that a time is that of the work."""
     if any(p.is_cuda for p in model.parameters()):
         torch.cuda.synchronize()
-
-
-def _endless(batches: Iterable[Any]) -> Iterator[Any]:
-    while True:
-        yield from batches
-
-
-def _copied(model: nn.Module, content: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """A copy without gradients; with new values for the trainable parameters and the buffers if there is `content`."""
-    try:
-        duplicate = copy.deepcopy(model)
-    except Exception as error:
-        said = str(error).partition("\n")[0]
-        raise UserError(f"a trial trains a copy, but this model cannot be copied: {said}") from error
-    for parameter in duplicate.parameters():
-        parameter.grad = None
-    if content is not None:
-        frozen = {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
-        duplicate.load_state_dict({k: v for k, v in content.items() if k not in frozen}, strict=False)
-    return duplicate
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile` and data-parallel wrappers, which a copy does without."""
-    for inner in ("_orig_mod", "module"):
-        found = getattr(model, inner, None)
-        if isinstance(found, nn.Module) and next(iter(model.children()), None) is found and len(model._modules) == 1:
-            return _unwrapped(found) if inner == "_orig_mod" or _is_parallel(model) else model
-    return model
-
-
-def _is_parallel(model: nn.Module) -> bool:
-    return isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
 
 
 def first_batch(data: Iterable[Any], model: nn.Module) -> Any:

@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from replastic.probes.trainee import share_removed
+
 LAGS = (0.2, 0.5, 0.8)
 """Values of `Course.lag` that `Course.state` tells apart (ours)."""
 KEEPS_UP = 0.8
@@ -33,12 +35,12 @@ class Course:
     @property
     def removed(self) -> float:
         """The share of its loss that the copy removes; 0 where it removes none."""
-        return _removed(self.before, self.after)
+        return share_removed(self.before, self.after)
 
     @property
     def fresh_removed(self) -> float:
         """The share of its loss that the fresh network removes."""
-        return _removed(self.fresh_before, self.fresh_after)
+        return share_removed(self.fresh_before, self.fresh_after)
 
     @property
     def tells(self) -> bool:
@@ -76,10 +78,6 @@ class Course:
 
 def _pairs(course: Course) -> tuple[tuple[float, float], tuple[float, float]]:
     return (course.before, course.after), (course.fresh_before, course.fresh_after)
-
-
-def _removed(before: float, after: float) -> float:
-    return max(0.0, 1 - after / before) if before > 0 and math.isfinite(after) else 0.0
 
 
 @dataclass(frozen=True)

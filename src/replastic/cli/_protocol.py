@@ -170,7 +170,7 @@ def _measured(protocol: Protocol, options: ProtocolOptions, args: Sequence[str])
         flag, asked = f"--{name.replace('_', '-')}", dict.fromkeys(getattr(options, name))
         if flag in args and not asked:
             raise UserError(f"{flag} needs the names of measures after it (see `replastic list metrics`)")
-        changes = [measure for measure in asked if metrics.get(measure).on == "change"]
+        changes = [measure for measure in asked if metrics.from_spec(measure).on == "change"]
         if changes and name == "metrics":
             raise UserError(
                 f"--metrics: {changes[0]} compares two states of the weights; give it to --boundary-metrics"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from replastic.errors import UserError
-from replastic.metrics._metric import Metric, get
+from replastic.metrics._metric import Metric, by_name
 from replastic.probes import activations, check_features, forward_on, loss_on, undisturbed
 from replastic.records import Measures, key
 from replastic.weights.entries import MatrixInfo, WeightStore
@@ -32,14 +32,15 @@ def measure(
     """Evaluate measures of a network, leaving no trace in it.
 
     Args:
-        names: Names of measures.
+        names: Names of measures, or specs such as ``plasticity:steps=50`` of those that have options.
         store: The weights.
         recipe: Chooses the weights that measures of weights and of their change are taken of.
         model: The live module, for measures of features and of the loss. They run it in evaluation mode.
         batch: The argument of `loss_fn`. Without `loss_fn`, measures of features take any samples.
         loss_fn: Mean loss of the model on a batch.
         old: Weights by name to compare with, for measures of change; see `snapshot`.
-        generator: Source of the draws of measures of the loss; on the CPU. Seeded with 0 unless given.
+        generator: Source of the draws of measures of the loss; on the CPU. Seeded with 0 unless given. Each measure
+            begins at its present state, so that no value depends on the other measures; it stays as it is.
 
     Returns:
         ``metric/<name>`` for the network and ``metric/<name>/<layer>`` for each layer. The value of several matrices,
@@ -47,13 +48,13 @@ def measure(
         layer and none for the network; a vector of the loss is ``metric/<name>``.
 
     Raises:
-        UserError: A name is unknown, or an argument that a measure needs is missing.
+        UserError: A name is unknown or given twice, or an argument that a measure needs is missing.
     """
-    chosen = {name: get(name) for name in names}
+    chosen = by_name(names)
     for name, metric in chosen.items():
         _require(name, metric, model, batch, loss_fn, old)
-    layers: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-    shares: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    layers: dict[str, dict[str, Tensor]] = {name: {} for name in chosen}
+    shares: dict[str, dict[str, Tensor]] = {name: {} for name in chosen}
     if any(m.on in ("weight", "change") for m in chosen.values()):
         for info, w, before in _matrices(store, recipe, old):
             with torch.autocast(w.device.type, enabled=False):
@@ -90,7 +91,9 @@ def _of_loss(
     for name, metric in chosen.items():
         if metric.on != "loss":
             continue
-        draw = generator or torch.Generator().manual_seed(0)
+        draw = torch.Generator().manual_seed(0)
+        if generator is not None:
+            draw.set_state(generator.get_state())
         if metric.prepare is None:
             yield name, metric.compute(model, [batch], loss_fn, generator=draw)
             continue

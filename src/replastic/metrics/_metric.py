@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from replastic.errors import UserError
+from replastic.options import Settings, name_of, read
 from replastic.registry import Registry
 
 On = Literal["weight", "change", "features", "loss"]
@@ -50,6 +52,8 @@ class Metric:
     vector: bool = False
     """Whether the measure of a layer is a list of numbers, such as a spectrum. Layers differ in its length, so there is
     no value for the network."""
+    options: type[Settings] | None = None
+    """Settings that a spec such as ``plasticity:steps=50`` may give. `compute` then takes them as ``options=``."""
 
     def __post_init__(self) -> None:
         if self.vector and self.share is not None:
@@ -60,6 +64,33 @@ REGISTRY: Registry[Metric] = Registry("metric", "replastic.metrics")
 names = REGISTRY.names
 get = REGISTRY.get
 entry = REGISTRY.entry
+
+
+def from_spec(spec: str) -> Metric:
+    """The measure that a text describes: ``name``, or ``name:option=value,option=value`` for one that has options.
+
+    Raises:
+        UserError: The name or an option is not known, or a value is not allowed.
+    """
+    metric = get(name_of(spec))
+    if ":" not in spec and metric.options is None:
+        return metric
+    kind, given = read(spec, lambda name: metric.options or Settings)
+    return replace(metric, compute=partial(metric.compute, options=kind(**given)))
+
+
+def by_name(specs: Iterable[str]) -> dict[str, Metric]:
+    """The measures of a list of specs, by their names without options.
+
+    Raises:
+        UserError: As `from_spec`; or two specs name one measure, whose values would lie under one key.
+    """
+    found: dict[str, Metric] = {}
+    for spec in dict.fromkeys(specs):
+        if name_of(spec) in found:
+            raise UserError(f"the measure {name_of(spec)} is asked for twice, with different options: leave one out")
+        found[name_of(spec)] = from_spec(spec)
+    return found
 
 
 def register(name: str, *, on: On, label: str, reference: str = "", **facts: Any) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from replastic.options import name_of
 from replastic.records import Event, key
 from replastic.report import measures, tables, words
 from replastic.report.experiment import HELD_OUT, Experiment
@@ -114,7 +115,7 @@ def _measured(experiment: Experiment) -> list[Column]:
     """Scores first, then measures in the order of the setting `boundary_metrics`."""
     shown, keys = experiment.shown, experiment.keys(AFTER)
     scores = [k for k in (shown.score, *experiment.further_scores) if k in keys]
-    asked = [key(name) for name in experiment.settings.get("boundary_metrics", ())]
+    asked = [key(name_of(name)) for name in experiment.settings.get("boundary_metrics", ())]
     rest = [k for k in keys if k.count("/") == 1 and k not in scores and not k.endswith(HELD_OUT)]
     rest.sort(key=lambda k: asked.index(k) if k in asked else len(asked))
     columns = []

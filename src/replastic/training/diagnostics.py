@@ -40,6 +40,6 @@ def measure(
 
 def snapshot(session: Session) -> dict[str, Tensor] | None:
     """Copies of the weights that measures of change compare with, or None if the protocol asks for none of these."""
-    if not any(metrics.get(name).on == "change" for name in session.protocol.boundary_metrics):
+    if not any(metrics.from_spec(name).on == "change" for name in session.protocol.boundary_metrics):
         return None
     return metrics.snapshot(session.attached.run.store, session.attached.run.recipe)

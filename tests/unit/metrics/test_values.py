@@ -130,7 +130,7 @@ def test_a_vector_of_features_is_recorded_by_layer_and_one_of_the_loss_for_the_n
 ) -> None:
     profile = metrics.Metric(lambda h: h.mean(0), "features", "mean activity", vector=True)
     top = metrics.Metric(lambda *_, generator: torch.tensor([2.0, math.nan]), "loss", "eigenvalues", vector=True)
-    monkeypatch.setattr("replastic.metrics._evaluate.get", {"profile": profile, "top": top}.get)
+    monkeypatch.setattr("replastic.metrics._metric.get", {"profile": profile, "top": top}.get)
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU())
     with torch.no_grad():
         model[0].weight.copy_(torch.eye(2))
