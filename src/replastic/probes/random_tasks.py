@@ -99,7 +99,7 @@ def loss_without_inputs(model: nn.Module, batch: Any, loss_fn: LossFunction) -> 
         return found[-1]
 
     with torch.enable_grad():
-        optimizer.step(closure)
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
     return min(value for value in found if not math.isnan(value))
 
 

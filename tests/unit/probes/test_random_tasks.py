@@ -136,7 +136,7 @@ def test_share_removed(before: float, after: float, least: float, share: float) 
 def test_what_cannot_be_learnt_is_said() -> None:
     make = partial(torch.optim.SGD, lr=0.1)
     model = nn.Linear(3, 1)
-    with pytest.raises(UserError, match="random tasks need a batch with labels .* got a Tensor"):
+    with pytest.raises(UserError, match="got a Tensor"):
         shares_removed(model, torch.ones(4, 3), squared, make, steps=1, tasks=1)
     with pytest.raises(UserError, match="leave batch_size at 0"):
         shares_removed(model, ([1, 2], torch.ones(2)), squared, make, steps=1, tasks=1, batch_size=1)

@@ -93,3 +93,22 @@ def test_a_finished_run_can_be_asked_for_again(protocol, splits, tmp_path, base)
     keys = ("step", "metric/accuracy")
     again = records(protocol, splits, tmp_path, base)
     assert [[r.get(k) for k in keys] for r in again] == [[r.get(k) for k in keys] for r in first]
+
+
+def test_plasticity_at_the_start_of_each_task_is_recorded_and_leaves_no_trace(dropping, splits, tmp_path, base):
+    spec = "plasticity:steps=20,tasks=1,batch_size=0,learning_rate=0.01"
+    more = replace(dropping, boundary_metrics=(spec, "sfe"))
+    found = records(more, splits, tmp_path / "more", base)
+    values = [r.pop("metric/plasticity") for r in found if "metric/plasticity" in r]
+    assert len(values) == sum(r["event"] == "boundary" for r in found) == 2
+    assert all(0 < value < 1 for value in values)
+    for record in found:
+        record.pop("metric/sfe", None)
+        for key in [k for k in record if k.startswith("metric/sfe/")]:
+            del record[key]
+    plain = records(dropping, splits, tmp_path / "plain", base)
+    assert [{k: v for k, v in r.items() if k != "seconds"} for r in found] == [
+        {k: v for k, v in r.items() if k != "seconds"} for r in plain
+    ]
+    again = records(replace(more, boundary_metrics=(spec,)), splits, tmp_path / "again", base)
+    assert [r["metric/plasticity"] for r in again if "metric/plasticity" in r] == values
