@@ -50,7 +50,7 @@ def plasticity(
     initial loss, or to the loss of the best outputs that ignore the inputs, whichever is lower: a network is not
     credited for unlearning, and one whose units are all dead has 0. The value is the mean over the tasks.
 
-    Reference: Rosseau, Mueller and Nowe (2026), who define plasticity as the expected fraction of the excess achievable
+    Reference: Rosseau et al. (2026), who define plasticity as the expected fraction of the excess achievable
         loss removed under a resource budget. Random labels as the tasks, the budget and the start of the excess are
         ours.
     """
