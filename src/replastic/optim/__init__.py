@@ -2,5 +2,6 @@
 
 from replastic.optim.adam_o import AdamO
 from replastic.optim.muon_adam import MuonAdam
+from replastic.optim.upgd import UPGD
 
-__all__ = ["AdamO", "MuonAdam"]
+__all__ = ["UPGD", "AdamO", "MuonAdam"]
