@@ -23,7 +23,8 @@ class UnitMethod(Method):
 
     Units are those that `probes.units.unit_groups` finds: channels that feed a weight through one activation function
     and nothing else. A subclass gives the tensors it remembers (`memory`), the statistic of a pass (`statistic`), and
-    the units to draw anew (`decide`). Evaluation and probes are never watched.
+    the units to draw anew (`decide`). Evaluation and probes are never watched. With `watches_gradients` the statistic
+    is one of the gradients of what goes into the activation functions.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"units", "fresh", "batches", "loss"})
@@ -34,6 +35,11 @@ class UnitMethod(Method):
         super().__post_init__()
         self._watch: TrainingWatch | None = None
 
+    @property
+    def watches_gradients(self) -> bool:
+        """Whether `statistic` gets gradients, from the backward pass, in place of activations."""
+        return False
+
     def memory(self, units: Units) -> dict[str, Tensor]:
         """The tensors to remember from update to update, at their first values; they are saved and restored."""
         raise NotImplementedError
@@ -43,7 +49,8 @@ class UnitMethod(Method):
 
         Args:
             run: The run under way.
-            output: Of the activation function, detached; units on the axis that `over` lacks.
+            output: Of the activation function, detached; units on the axis that `over` lacks. With
+                `watches_gradients` the gradient of its input, in the same shape.
             over: Every other axis.
             span: Where the group is in the flat order.
         """
@@ -82,7 +89,7 @@ class UnitMethod(Method):
         self._run = run
         self._sums: dict[str, tuple[Tensor, int]] = {}
         self._spans = {group.name: span for group, span in zip(self.units.groups, self.units.spans, strict=True)}
-        self._watch = TrainingWatch(run.model, self._visit, self.wanted)
+        self._watch = TrainingWatch(run.model, self._visit, self.wanted, gradients=self.watches_gradients)
 
     def after_step(self, run: Run) -> Change | None:
         """Take what was seen, decide, and propose the new units."""

@@ -60,10 +60,19 @@ class TrainingWatch:
         visit: Called as ``visit(layer, output, axis)``. `layer` is a name as in `activations`. `output` is detached,
             has its own shape, and is valid during the call alone. `axis` is the axis of its units.
         wanted: Asked before each pass. A pass for which it returns False is not watched.
+        gradients: Call `visit` in the backward pass instead, with the gradient of what went into the function in the
+            place of `output`. A pass that is not followed by a backward pass is then not seen.
     """
 
-    def __init__(self, model: nn.Module, visit: RawVisitor, wanted: Callable[[], bool] = lambda: True) -> None:
-        self._watcher = Watcher(visit)
+    def __init__(
+        self,
+        model: nn.Module,
+        visit: RawVisitor,
+        wanted: Callable[[], bool] = lambda: True,
+        *,
+        gradients: bool = False,
+    ) -> None:
+        self._watcher = _BackwardWatcher(visit) if gradients else Watcher(visit)
         self._wanted = wanted
         self._pass = ExitStack()
         self._hooks = ExitStack()
@@ -73,6 +82,7 @@ class TrainingWatch:
 
     def close(self) -> None:
         """Remove the hooks."""
+        self._watcher.visit = _ignore
         self._pass.close()
         self._hooks.close()
 
@@ -137,12 +147,38 @@ class Watcher(TorchFunctionMode):
         if func in ACTIVATIONS and isinstance(output, Tensor) and output.dim() >= 2:
             layer = self.inside[-1] or "model"
             count = self.calls[layer] = self.calls.get(layer, 0) + 1
-            with torch.no_grad():
-                self.visit(layer if count == 1 else f"{layer}#{count}", output.detach(), self._axis(output))
+            given = args[0] if args else kwargs["input"]
+            self.note(layer if count == 1 else f"{layer}#{count}", given, output, self._axis(output))
+
+    def note(self, layer: str, given: Tensor, output: Tensor, axis: int) -> None:
+        """Handle the call of an activation function: what went in, what came out, and the axis of the units."""
+        with torch.no_grad():
+            self.visit(layer, output.detach(), axis)
 
     def _axis(self, output: Tensor) -> int:
         first = output.dim() > 3 if self.channels_first is None else self.channels_first
         return 1 if output.dim() > 2 and first else output.dim() - 1
+
+
+class _BackwardWatcher(Watcher):
+    """Visits, in the backward pass, the gradient of what went into each activation function."""
+
+    def note(self, layer: str, given: Tensor, output: Tensor, axis: int) -> None:
+        """Wait for the gradient. A function in place leaves no tensor that went in; its node has the gradient."""
+
+        def arrived(gradient: Tensor | None) -> None:
+            if gradient is not None:
+                with torch.no_grad():
+                    self.visit(layer, gradient.detach(), axis)
+
+        if output is given and output.grad_fn is not None:
+            output.grad_fn.register_hook(lambda gradients, _: arrived(gradients[0]))
+        elif output is not given and given.requires_grad:
+            given.register_hook(arrived)
+
+
+def _ignore(layer: str, value: Tensor, axis: int) -> None:
+    """A visitor for gradients that come after the watch was closed."""
 
 
 class _Hook:
