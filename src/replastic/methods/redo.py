@@ -32,7 +32,7 @@ class Redo(UnitMethod):
     the last training batches before a check, each with the weights of its moment, instead of one batch drawn for it.
     FIRE (Han et al., 2026) checks once per pass over the data, with thresholds .5 (warm start), .05 and .01. The score
     of gradients is GraMa's (Liu et al., 2025, arXiv 2505.24061): the mean over samples, divided by the mean over the
-    layer. Ours is that the gradient is taken before the activation function, the side on which a unit's own weights are.
+    layer. Ours is that it is taken before the activation function, on the side of the unit's own weights.
     """
 
     score: str = option(
@@ -63,7 +63,7 @@ class Redo(UnitMethod):
         return self.score == "gradient"
 
     def memory(self, units: Units) -> dict[str, Tensor]:
-        """Updates since the last check, and how many of them count for the next, with their activations or gradients."""
+        """Updates since the last check, how many of them count for the next, and their activations or gradients."""
         zero = torch.zeros((), dtype=torch.int64)
         return {"since": zero, "counted": zero.clone(), "activity": units.zeros()}
 

@@ -171,10 +171,12 @@ class _BackwardWatcher(Watcher):
                 with torch.no_grad():
                     self.visit(layer, gradient.detach(), axis)
 
-        if output is given and output.grad_fn is not None:
-            output.grad_fn.register_hook(lambda gradients, _: arrived(gradients[0]))
+        node: Any = output.grad_fn
+        source: Any = given
+        if output is given and node is not None:
+            node.register_hook(lambda gradients, _: arrived(gradients[0]))
         elif output is not given and given.requires_grad:
-            given.register_hook(arrived)
+            source.register_hook(arrived)
 
 
 def _ignore(layer: str, value: Tensor, axis: int) -> None:
