@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from replastic.data.corpus import Corpus, register
+from replastic.data.corpus import StoredCorpus, register
 
 
 @register("english_novels", reference="https://github.com/computationalstylistics/100_english_novels")
 @dataclass(kw_only=True, frozen=True)
-class EnglishNovels(Corpus):
+class EnglishNovels(StoredCorpus):
     """A document a novel. It is not on the Hub: give a folder of text files or of Parquet files as ``source``."""

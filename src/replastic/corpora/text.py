@@ -7,16 +7,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from replastic.data.corpus import Corpus, register
+from replastic.data.corpus import StoredCorpus, register
 from replastic.options import option
 
 
 @register("text")
 @dataclass(kw_only=True, frozen=True)
-class Text(Corpus):
+class Text(StoredCorpus):
     """Text files, each a document; or rows with a column ``text``. Needs ``source``."""
 
-    named: ClassVar[bool] = False
+    whereabouts: ClassVar[frozenset[str]] = frozenset()
 
     documents_are: str = option(
         "rows", help="rows: a document a file or row; paragraphs: cut at blank lines", choices=("rows", "paragraphs")

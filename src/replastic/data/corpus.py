@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
@@ -25,12 +26,44 @@ _TEXT: Final = "text"
 
 
 @dataclass(kw_only=True, frozen=True)
-class Corpus(Settings):
+class Corpus(Settings, ABC):
     """Text in documents. Subclasses are keyword-only frozen dataclasses, each field an `option`.
 
-    Documents are never cut in two between training and validation. Where the source has no validation split, a document
-    is held out if a hash of its text says so: whatever the order, a text that stands twice is on one side.
+    A document is never cut in two between training and validation.
     """
+
+    whereabouts: ClassVar[frozenset[str]] = frozenset()
+    """Names of the fields that say where the text lies and not what it is."""
+
+    def identity(self) -> str:
+        """The shortest spec that says what the text is: fields that differ from their defaults, no `whereabouts`."""
+        given = [(f.name, getattr(self, f.name), f.default) for f in fields(self) if f.name not in self.whereabouts]
+        parts = [f"{name}={value}" for name, value, default in given if value != default]
+        return f"{self.name}:{','.join(parts)}" if parts else self.name
+
+    def key(self) -> list[Any]:
+        """Everything that the documents depend on, the state of files included."""
+        return [self.name, *(getattr(self, f.name) for f in fields(self))]
+
+    @abstractmethod
+    def documents(self, part: Part) -> AbstractContextManager[Iterator[str]]:
+        """The documents of a part, within a block.
+
+        Raises:
+            UserError: There are none, or they cannot be read.
+            MissingExtraError: What reads them is not installed.
+        """
+
+
+@dataclass(kw_only=True, frozen=True)
+class StoredCorpus(Corpus):
+    """A corpus in files or on the Hub.
+
+    Where the source has no validation split, a document is held out if a hash of its text says so: whatever the order,
+    a text that stands twice is on one side.
+    """
+
+    whereabouts: ClassVar[frozenset[str]] = frozenset({"source"})
 
     source: str = option("", help="folder of Parquet or text files, or a Hub name; empty: see $REPLASTIC_DATA")
     characters: int = option(
@@ -44,23 +77,14 @@ class Corpus(Settings):
     """Name on the Hub of an empty `source`, if there is no folder of the corpus's name either."""
     config: ClassVar[str] = ""
     """Its configuration on the Hub."""
-    named: ClassVar[bool] = True
-    """Whether the name says what the text is, wherever it lies; if not, `source` is a part of the identity."""
 
     def rows(self, rows: Iterable[str]) -> Iterator[str]:
         """The documents in the rows of a split; one a row unless overridden."""
         return iter(rows)
 
-    def identity(self) -> str:
-        """The shortest spec that says what the text is: fields that differ from their defaults."""
-        hidden = {"source"} if self.named else set()
-        given = [(f.name, getattr(self, f.name), f.default) for f in fields(self) if f.name not in hidden]
-        parts = [f"{name}={value}" for name, value, default in given if value != default]
-        return f"{self.name}:{','.join(parts)}" if parts else self.name
-
     def key(self) -> list[Any]:
-        """Everything that the documents depend on, the state of the files included."""
-        return [self.name, fingerprint(self.found()), *(getattr(self, f.name) for f in fields(self))]
+        """With the state of the files."""
+        return [*super().key(), fingerprint(self.found())]
 
     def found(self) -> Place:
         """The folder, or the Hub's name.
@@ -78,12 +102,7 @@ class Corpus(Settings):
 
     @contextmanager
     def documents(self, part: Part) -> Iterator[Iterator[str]]:
-        """The documents of a part, within the block.
-
-        Raises:
-            UserError: The source cannot be read, has no text, or has no document to hold out.
-            MissingExtraError: `datasets` is not installed.
-        """
+        """Of the source's own split, or of the side on which their hash puts them."""
         place = self.found()
         with _splits(place) as splits:
             own = next((splits[name] for name in VALIDATION if name in splits), None)

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from replastic.data.corpus import Corpus
+from replastic.data.corpus import StoredCorpus
 
 _TITLE = re.compile(r"^ = [^=].* = \s*$")
 """The line that begins an article; headings inside one have more than one ``=`` a side."""
 
 
 @dataclass(kw_only=True, frozen=True)
-class WikiText(Corpus):
+class WikiText(StoredCorpus):
     """Articles of Wikipedia, a line a row. A document is an article, from its title to the next."""
 
     hub: ClassVar[str] = "Salesforce/wikitext"

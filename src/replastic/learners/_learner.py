@@ -28,6 +28,9 @@ class Extent:
     """Record keys that `Learner.evaluate` gives at every mark."""
     scored: int = 0
     """Samples (or steps) that one evaluation takes."""
+    schedule: int = 0
+    """Updates over which the schedule of the step size is laid out; 0 is `updates`. More of them end the phase while
+    the step size is still high."""
     scored_last: int = 0
     """Samples (or steps) that the phase's last evaluation takes beyond those."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from replastic.learners._batches import Batch
 from replastic.learners._forward import Forward
 from replastic.learners._learner import Descend, Learner
 from replastic.learners._trainer import Trainer
-from replastic.networks import Network
+from replastic.networks import Inputs, Network
 from replastic.parallel import distributed
 from replastic.parallel.joint_batch_norm import joint_batch_norm
 from replastic.seeds import derive
@@ -23,6 +23,9 @@ from replastic.seeds import derive
 
 class SupervisedLearner(Learner):
     """One network and one optimizer; each update is one batch of inputs and targets."""
+
+    inputs: ClassVar[Inputs] = "numbers"
+    """The kind of its samples, which the network must read."""
 
     def __init__(
         self,
@@ -33,9 +36,9 @@ class SupervisedLearner(Learner):
         trainer: Trainer,
         device: str,
     ) -> None:
-        if network.inputs != "numbers":
+        if network.inputs != self.inputs:
             raise UserError(
-                f"{network.name} reads {network.inputs}, and the samples are numbers: choose another network"
+                f"{network.name} reads {network.inputs}, and the samples are {self.inputs}: choose another network"
             )
         self.seed = seed
         self.trainer = trainer

@@ -14,7 +14,7 @@ from replastic.options import Settings, option
 
 Precision = Literal["float32", "bfloat16"]
 OptimizerPolicy = Literal["reset_all", "reset_touched", "keep"]
-Schedule = Literal["constant", "linear", "cosine"]
+Schedule = Literal["constant", "linear", "cosine", "wsd"]
 OptimizerName = Literal["adam", "sgd"]
 MOST_EVALUATIONS = 1_000_000
 """Of one phase."""
@@ -26,6 +26,7 @@ class Trainer(Settings):
 
     optimizer: OptimizerName = option("adam", help="adam, or stochastic gradient descent")
     learning_rate: float = option(1e-3, help="step size of the optimizer after the warm-up", above=0)
+    beta2: float = option(0.999, help="decay rate of adam's mean of squared gradients", low=0, below=1)
     momentum: float = option(0.0, help="momentum of sgd", low=0, below=1)
     weight_decay: float = option(
         0.0, help="decoupled weight decay: each update shrinks matrices and kernels by this times the step size", low=0
@@ -37,8 +38,16 @@ class Trainer(Settings):
         low=1,
     )
     warmup: float = option(0.1, help="share of each phase over which the step size rises linearly", low=0, high=1)
-    schedule: Schedule = option("constant", help="step size after the warm-up: constant, or falling to final_rate")
-    final_rate: float = option(0.0, help="linear, cosine: share of the step size at the end of a phase", low=0, high=1)
+    most_warmup: int = option(0, help="most updates of a phase's warm-up; 0 sets no limit", low=0)
+    schedule: Schedule = option(
+        "constant",
+        help="step size after the warm-up: constant, or falling to final_rate; wsd (warm-up, stable, decay) stays, and "
+        "falls linearly over the last share `decay` of a phase",
+    )
+    final_rate: float = option(
+        0.0, help="linear, cosine, wsd: share of the step size at the end of a phase", low=0, high=1
+    )
+    decay: float = option(0.2, help="wsd: share of a phase over which the step size falls", above=0, high=1)
     clip_norm: float = option(0.5, help="largest norm of the whole gradient; 0 clips nothing", low=0)
     optimizer_policy: OptimizerPolicy = option(
         "reset_all",
@@ -73,6 +82,10 @@ class Trainer(Settings):
             raise UserError(f"momentum {self.momentum} has no effect on {self.optimizer}: give --optimizer sgd")
         if self.final_rate and self.schedule == "constant":
             raise UserError(f"final_rate {self.final_rate} has no effect on a constant schedule: give --schedule")
+        if self.decay != 0.2 and self.schedule != "wsd":
+            raise UserError(f"decay {self.decay} has no effect on the schedule {self.schedule}: give --schedule wsd")
+        if self.beta2 != 0.999 and self.optimizer != "adam":
+            raise UserError(f"beta2 {self.beta2} has no effect on {self.optimizer}: give --optimizer adam")
 
     @property
     def evaluation_chunk(self) -> int:
@@ -83,20 +96,23 @@ class Trainer(Settings):
         """A new optimizer for parameter groups of torch; a group's own settings go before those here."""
         if self.optimizer == "sgd":
             return torch.optim.SGD(list(groups), lr=self.learning_rate, momentum=self.momentum)
-        return torch.optim.Adam(list(groups), lr=self.learning_rate, fused=True)
+        return torch.optim.Adam(list(groups), lr=self.learning_rate, betas=(0.9, self.beta2), fused=True)
 
     def rate(self, step: int, steps: int) -> float:
         """Factor on the learning rate at update number `step` (from 0) of a phase of `steps`.
 
-        It rises linearly to 1 over the first `warmup` share, and then stays, or falls to `final_rate` at the last one.
+        It rises linearly to 1 over the first `warmup` share, or over `most_warmup` updates if these are fewer, and then
+        stays, or falls to `final_rate` at the last one.
         """
         rising = round(self.warmup * steps)
+        rising = min(rising, self.most_warmup or rising)
         if step < rising:
             return (step + 1) / rising
         if self.schedule == "constant":
             return 1.0
-        done = (step - rising) / max(1, steps - 1 - rising)
-        left = 1.0 - done if self.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+        falling = rising if self.schedule != "wsd" else max(rising, steps - max(1, round(self.decay * steps)))
+        done = max(0.0, (step - falling) / max(1, steps - 1 - falling))
+        left = 0.5 * (1.0 + math.cos(math.pi * done)) if self.schedule == "cosine" else 1.0 - done
         return self.final_rate + (1.0 - self.final_rate) * left
 
     def extent(self, samples: int, *, steps: int | None, epochs: int | None) -> tuple[int, tuple[int, ...]]:

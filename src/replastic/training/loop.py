@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from replastic.errors import UserError
+from replastic.learners import Extent
 from replastic.methods import Method
 from replastic.parallel import distributed
 from replastic.records import Event, RunDirectory, key
@@ -88,7 +89,7 @@ def _phase(session: Session, phase: int, log: resume.Log, progress: Progress) ->
     for mark in extent.marks:
         if mark <= position.step_in_phase:
             continue
-        measures = {key("train_loss"): _segment(session, phase, mark, extent.updates, log)}
+        measures = {key("train_loss"): _segment(session, phase, mark, extent, log)}
         measures |= learner.evaluate(phase, last=mark == extent.updates)
         if mark < extent.updates:
             log.add(Event.EVALUATION, session, measures)
@@ -101,7 +102,7 @@ def _phase(session: Session, phase: int, log: resume.Log, progress: Progress) ->
     resume.save(session, log)
 
 
-def _segment(session: Session, phase: int, last: int, steps: int, log: resume.Log) -> float:
+def _segment(session: Session, phase: int, last: int, extent: Extent, log: resume.Log) -> float:
     """Train up to update `last` of the phase.
 
     Returns:
@@ -120,7 +121,7 @@ def _segment(session: Session, phase: int, last: int, steps: int, log: resume.Lo
         session.model.train()
         for step in range(first, last):
             try:
-                found.append(session.update(step, steps))
+                found.append(session.update(step, extent.schedule or extent.updates))
             except UserError as error:
                 if not _has_diverged(session, phase):
                     raise
@@ -136,7 +137,7 @@ def _segment(session: Session, phase: int, last: int, steps: int, log: resume.Lo
     where = bad[0] if bad else position.step - began - 1
     what = f"the loss became {float(losses[where])}" if bad else "the weights became NaN or infinite"
     raise DivergedError(
-        f"{what} at update {began + where} (phase {phase}, update {first + where} of {steps}); a smaller "
+        f"{what} at update {began + where} (phase {phase}, update {first + where} of {extent.updates}); a smaller "
         f"--learning-rate may help. Earlier records are kept{resume.where_saved(log.directory)}"
     ) from refused
 

@@ -82,7 +82,7 @@ class Session:
             self.attached.begin()
 
     def update(self, step: int, steps: int) -> Tensor:
-        """Make update number `step` (from 0) of a phase of `steps`, and let the method act after it.
+        """Make update number `step` (from 0) of a schedule of `steps`, and let the method act after it.
 
         Returns:
             The loss before the update, without the method's penalty; detached, on the device.

@@ -1,0 +1,101 @@
+"""Continued pretraining: a language model is trained on one corpus for long, and then on a mixture with a new one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from replastic.experiments.spec import BenchmarkSpec, Preset, register
+from replastic.learners import Trainer
+from replastic.learners.language import Language
+from replastic.networks.gpt import Gpt
+from replastic.training import Protocol
+
+CHOSEN = (
+    "base",
+    "full_reset",
+    "fire",
+    "interpolation:strength=0.5",
+    "rescale",
+    "optimizer_reset",
+    "shrink_perturb",
+)
+
+
+@register("language_warm_start", reference="https://arxiv.org/abs/2602.08040")
+def language_warm_start() -> BenchmarkSpec:
+    """A corpus many times over, then a new one with the old mixed in; score: validation loss on the new corpus."""
+    paper = Protocol(
+        task=Language(
+            first="wikitext103",
+            second="openwebtext+wikitext103",
+            tokenizer="gpt2",
+            block=1024,
+            first_updates=60_000,
+            first_schedule=96_000,
+            updates=18_000,
+            validation=0,
+            network=Gpt(),
+        ),
+        trainer=Trainer(
+            learning_rate=6e-4,
+            beta2=0.95,
+            weight_decay=0.1,
+            batch_size=480,
+            accumulate=60,
+            warmup=0.1,
+            most_warmup=2000,
+            schedule="linear",
+            final_rate=0.1,
+            clip_norm=1.0,
+            precision="bfloat16",
+        ),
+        recipe="paper-gpt",
+        metrics=("dfi",),
+        boundary_metrics=("sfe",),
+        methods_from=1,
+        probe_samples=8,
+    )
+    small = replace(
+        paper,
+        task=Language(
+            first="wikitext2:characters=450000",
+            second="english_novels:characters=8000000+wikitext2",
+            shares=(0.9, 0.1),
+            block=128,
+            first_updates=1500,
+            updates=1000,
+            network=Gpt.reduced(),
+        ),
+        trainer=replace(paper.trainer, learning_rate=1e-3, batch_size=16, accumulate=1, precision="float32"),
+    )
+    tiny = replace(
+        small,
+        task=Language(
+            first="grammar:count=30",
+            second="grammar:count=60,dialect=1+grammar:count=30",
+            tokenizer="bpe:size=300",
+            block=32,
+            first_updates=12,
+            updates=8,
+            evaluations=2,
+            validation=4,
+            network=Gpt(depth=2, heads=2, dim=16),
+        ),
+        trainer=replace(small.trainer, batch_size=4),
+    )
+    return BenchmarkSpec(
+        name="language_warm_start",
+        presets={
+            "small": Preset(
+                protocol=small,
+                methods=CHOSEN,
+                seeds=3,
+                help="a GPT of a million weights; some minutes a run on one core",
+            ),
+            "paper": Preset(protocol=paper, methods=CHOSEN, seeds=3, help="GPT-2 124M as in section 4.2; needs GPUs"),
+            "smoke": Preset(
+                protocol=tiny, methods=("base", "fire"), seeds=2, help="made-up text: does it run? seconds"
+            ),
+        },
+        summary={"phase_label": "corpus", "curves": ["metric/loss_new", "metric/loss_old"]},
+    )

@@ -1,0 +1,276 @@
+"""Language modelling: one corpus, then a mixture; the loss on both, in nats and in bits per byte."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from replastic import networks
+from replastic.data import corpus
+from replastic.data.mixture import Mixture
+from replastic.data.token_file import TokenFile
+from replastic.data.tokenizer import Tokenizer
+from replastic.data.tokens import Tokens, tokenise, tokenizer_for
+from replastic.errors import UserError
+from replastic.learners._batches import Batch
+from replastic.learners._learner import Descend, Extent
+from replastic.learners._supervised import SupervisedLearner
+from replastic.learners._task import Score, Task, register
+from replastic.learners._trainer import Trainer
+from replastic.networks import Inputs, Network
+from replastic.networks.gpt import Gpt
+from replastic.options import option
+from replastic.parallel import distributed
+from replastic.probes import undisturbed
+from replastic.records import key
+from replastic.seeds import derive
+
+LOSS_NEW, LOSS_OLD, BITS_NEW, BITS_OLD = (key(name) for name in ("loss_new", "loss_old", "bits_new", "bits_old"))
+_PADDED = 64
+"""The vocabulary is rounded up to a multiple of this, as the products of the head are faster then."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The tokens of all corpora of a task."""
+
+    tokenizer: Tokenizer
+    first: Tokens
+    second: tuple[Tokens, ...]
+
+
+@register("language", reference="https://arxiv.org/abs/2602.08040")
+@dataclass(frozen=True, kw_only=True)
+class Language(Task):
+    """Trains a language model on one corpus, and then on a mixture of corpora.
+
+    Reference: FIRE (Han et al., ICLR 2026), section 4.2.
+    """
+
+    score: ClassVar[Score] = Score(
+        LOSS_NEW, "validation loss on the new corpus, nats", higher_is_better=False, bounds=(0.0, None)
+    )
+    axis: ClassVar[tuple[str, str]] = ("tokens", "tokens")
+
+    first: str = option("wikitext2", help="corpus of the first phase, or name:field=value,field=value")
+    second: str = option(
+        "english_novels+wikitext2", help="corpora of the second phase, joined by +; the first of them is the new one"
+    )
+    shares: tuple[float, ...] = option((), help="share of each corpus in the second phase; none: by their tokens")
+    tokenizer: str = option(
+        "bpe:size=2048", help="gpt2, file:source=FILE.json, or bpe:size=N, which is trained on the first corpus"
+    )
+    block: int = option(256, help="tokens that are predicted in a sequence", low=1)
+    first_updates: int = option(1000, help="optimizer updates of the first phase", low=1)
+    first_schedule: int = option(
+        0,
+        help="updates for which the step size of the first phase is planned; more than first_updates ends it "
+        "mid-schedule, at a high step size; 0: as many as the phase has",
+        low=0,
+    )
+    updates: int = option(1000, help="optimizer updates of the second phase", low=1)
+    evaluations: int = option(10, help="evaluations in each phase, evenly spaced", low=1)
+    validation: int = option(64, help="validation sequences of each corpus, evenly spaced; 0: all", low=0)
+    network: Network = field(default_factory=lambda: Gpt.reduced())
+    """The network that is trained."""
+
+    def validate(self) -> None:
+        """A schedule is as long as its phase, or longer; shares are as many as corpora."""
+        if self.first_schedule and self.first_schedule < self.first_updates:
+            raise UserError(
+                f"first_schedule must be 0 or at least first_updates, {self.first_updates}, got {self.first_schedule}"
+            )
+        if self.shares and len(self.shares) != len(self.corpora):
+            raise UserError(f"shares must name one share for each of {self.second}, got {len(self.shares)}")
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """Specs of the corpora of the second phase."""
+        return tuple(part.strip() for part in self.second.split("+"))
+
+    @property
+    def phases(self) -> int:
+        """Two."""
+        return 2
+
+    @property
+    def recipe(self) -> str:
+        """The network's."""
+        return self.network.recipe
+
+    @property
+    def architecture(self) -> str:
+        """The network's kind."""
+        return type(self.network).__name__
+
+    def extras(self) -> Mapping[str, str]:
+        """What reads and tokenises text."""
+        return {"language": "a language model"}
+
+    def in_words(self) -> str:
+        """Network and corpora."""
+        return (
+            f"{self.architecture} on {self._identity(self.first)}, then {'+'.join(map(self._identity, self.corpora))}"
+        )
+
+    def config(self) -> dict[str, Any]:
+        """Every setting; of the corpora what they are, not where they lie."""
+        second = "+".join(map(self._identity, self.corpora))
+        return {**super().config(), "first": self._identity(self.first), "second": second}
+
+    def open(self, device: str = "cpu") -> Texts:
+        """Files of tokens, made now or earlier, mapped into memory and shared by the runs of a process."""
+        first = corpus.from_spec(self.first)
+        by = tokenizer_for(self.tokenizer, first)
+        return Texts(by, tokenise(first, by), tuple(tokenise(corpus.from_spec(s), by) for s in self.corpora))
+
+    def facts(self, source: Texts) -> dict[str, Any]:
+        """Tokens and checksum of each file."""
+        named = {"first": source.first, **{f"second {i}": t for i, t in enumerate(source.second)}}
+        return {
+            f"{name}, {part}": f"{file.facts.tokens} tokens, sha256 {file.facts.checksum[:16]}"
+            for name, tokens in named.items()
+            for part, file in (("train", tokens.train), ("validation", tokens.validation))
+        }
+
+    def learner(self, source: Texts, seed: int, trainer: Trainer, device: str = "cpu") -> LanguageModel:
+        """A new model."""
+        return LanguageModel(self, source, seed, trainer, device)
+
+    def with_network(self, name: str) -> Language:
+        """The network of that name, at full size if this one is, else at its reduced one."""
+        kind = networks.get(name)
+        return replace(self, network=kind() if self.network == type(self.network)() else kind.reduced())
+
+    @staticmethod
+    def _identity(spec: str) -> str:
+        return corpus.from_spec(spec).identity()
+
+
+class LanguageModel(SupervisedLearner):
+    """A model that predicts the next token. Inputs and targets (B, block) int64, outputs (B, block, vocabulary)."""
+
+    inputs: ClassVar[Inputs] = "tokens"
+
+    def __init__(self, task: Language, texts: Texts, seed: int, trainer: Trainer, device: str) -> None:
+        vocabulary = -(-texts.tokenizer.size // _PADDED) * _PADDED
+        super().__init__(task.network, (task.block,), vocabulary, seed, trainer, device)
+        self._task, self._texts = task, texts
+        self._mixtures: dict[int, Mixture] = {}
+        self._tokens = 0
+
+    def mixture(self, phase: int) -> Mixture:
+        """The sequences of a phase."""
+        if phase not in self._mixtures:
+            tokens, shares = ((self._texts.first,), None) if not phase else (self._texts.second, self._task.shares)
+            files, draw = [t.train for t in tokens], derive(self.seed, "stream", phase)
+            self._mixtures[phase] = Mixture(files, shares or None, self._task.block, draw)
+        return self._mixtures[phase]
+
+    def extent(self, phase: int) -> Extent:
+        """As the task says; scored at even distances."""
+        task = self._task
+        updates, size = (task.updates if phase else task.first_updates), self.trainer.batch_size
+        marks = {max(1, updates * i // task.evaluations) for i in range(1, task.evaluations + 1)}
+        windows = sum(len(self._validation(file)) for file in self._scored())
+        return Extent(
+            updates=updates,
+            marks=tuple(sorted(marks)),
+            pass_updates=max(1, sum(f.facts.tokens for f in self.mixture(phase).files) // (size * task.block)),
+            batch=size,
+            scores=(LOSS_NEW, LOSS_OLD, BITS_NEW, BITS_OLD),
+            scored=windows,
+            schedule=0 if phase else task.first_schedule,
+        )
+
+    def update(self, descend: Descend) -> Tensor:
+        """Train on the next batch, and count its tokens."""
+        self._tokens += self.trainer.batch_size * self._task.block
+        return super().update(descend)
+
+    def stream(self, phase: int, first: int) -> Iterator[Batch]:
+        """Sequences of the phase's mixture by their number."""
+        mixture, size = self.mixture(phase), self.trainer.batch_size
+        number = first * size
+        while True:
+            yield self._pair(mixture.batch(number, size))
+            number += size
+
+    def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy of the next token, in nats."""
+        return functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+
+    def evaluate(self, phase: int, *, last: bool = False) -> dict[str, float]:
+        """Validation loss on the new corpus and on the old one, in nats a token and in bits a byte of text."""
+        new, old = self._scored()
+        losses = [self._validation_loss(file) for file in (new, old)]
+        bits = [loss / math.log(2) / file.bytes_per_token for loss, file in zip(losses, (new, old), strict=True)]
+        return {LOSS_NEW: losses[0], LOSS_OLD: losses[1], BITS_NEW: bits[0], BITS_OLD: bits[1]}
+
+    def batches(self, phase: int) -> Iterable[Batch]:
+        """As many batches as the phase has updates, those of training."""
+        stream = self.stream(phase, 0)
+        return (next(stream) for _ in range(self.extent(phase).updates))
+
+    def probe(self, phase: int, samples: int) -> Batch:
+        """The first sequences of the phase."""
+        return self._pair(self.mixture(phase).batch(0, samples))
+
+    def rehearse(self) -> int:
+        """Score one chunk of validation sequences."""
+        file = self._scored()[0]
+        starts = self._validation(file)[: self.forward.chunk]
+        self._loss_of(file, starts)
+        return len(starts)
+
+    def position(self) -> dict[str, int]:
+        """Tokens trained on so far."""
+        return {"tokens": self._tokens}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Their number; the place in the stream follows from the number of updates."""
+        return {"tokens": torch.tensor(self._tokens)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore it."""
+        self._tokens = int(state["tokens"])
+
+    def _scored(self) -> tuple[TokenFile, TokenFile]:
+        """Validation files of the new corpus and of the old one."""
+        return self._texts.second[0].validation, self._texts.first.validation
+
+    def _validation(self, file: TokenFile) -> range:
+        """First tokens of the windows of a validation file that are scored; they do not overlap."""
+        block, most = self._task.block, self._task.validation
+        windows = (file.facts.tokens - 1) // block
+        if not windows:
+            raise UserError(
+                f"{file.path.name} has {file.facts.tokens} tokens to validate on, fewer than block + 1 = {block + 1}"
+            )
+        apart = max(1, windows // most) if most else 1
+        return range(0, windows * block, apart * block)[: most or windows]
+
+    def _validation_loss(self, file: TokenFile) -> float:
+        starts = self._validation(file)
+        mine = starts[distributed.portion(len(starts))]
+        chunks = (mine[i : i + self.forward.chunk] for i in range(0, len(mine), self.forward.chunk))
+        sums = [self._loss_of(file, chunk) * len(chunk) for chunk in chunks]
+        return float(distributed.total(torch.stack([torch.zeros((), dtype=torch.float64), *sums]).sum())) / len(starts)
+
+    @torch.no_grad()
+    def _loss_of(self, file: TokenFile, starts: range) -> Tensor:
+        """Mean loss over the windows that begin at these tokens, float64 on the CPU."""
+        inputs, targets = self._pair(torch.stack([file.slice(start, self._task.block + 1) for start in starts]))
+        with undisturbed(self.model):
+            return self.criterion(self.forward(inputs), targets).double().cpu()
+
+    def _pair(self, sequences: Tensor) -> Batch:
+        """(B, block + 1) to inputs and targets (B, block) on the device."""
+        there = sequences.to(self._device)
+        return there[:, :-1], there[:, 1:]
