@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from replastic.experiments.spec import BenchmarkSpec, Preset, register
+from replastic.experiments.spec import BenchmarkSpec, Preset, every_method, register
 from replastic.learners import Trainer
 from replastic.learners.language import Language
 from replastic.networks.gpt import Gpt
@@ -91,6 +91,13 @@ def language_warm_start() -> BenchmarkSpec:
                 methods=CHOSEN,
                 seeds=3,
                 help="a GPT of a million weights; some minutes a run on one core",
+            ),
+            "full": Preset(
+                protocol=small,
+                methods=every_method(interpolation="interpolation:strength=0.5"),
+                seeds=3,
+                help="every method and control",
+                folder="small",
             ),
             "paper": Preset(protocol=paper, methods=CHOSEN, seeds=3, help="GPT-2 124M as in section 4.2; needs GPUs"),
             "smoke": Preset(

@@ -110,8 +110,8 @@ class Trainer(Settings):
             return (step + 1) / rising
         if self.schedule == "constant":
             return 1.0
-        falling = rising if self.schedule != "wsd" else max(rising, steps - max(1, round(self.decay * steps)))
-        done = max(0.0, (step - falling) / max(1, steps - 1 - falling))
+        top = rising if self.schedule != "wsd" else max(rising, steps - 1 - max(1, round(self.decay * steps)))
+        done = max(0.0, (step - top) / max(1, steps - 1 - top))
         left = 0.5 * (1.0 + math.cos(math.pi * done)) if self.schedule == "cosine" else 1.0 - done
         return self.final_rate + (1.0 - self.final_rate) * left
 

@@ -110,7 +110,7 @@ class Language(Task):
         return type(self.network).__name__
 
     def extras(self) -> Mapping[str, str]:
-        """What reads and tokenises text."""
+        """The packages that read and tokenise text."""
         return {"language": "a language model"}
 
     def in_words(self) -> str:

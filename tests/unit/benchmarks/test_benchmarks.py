@@ -8,6 +8,7 @@ import pytest
 from replastic import benchmarks, methods
 from replastic.errors import UnknownNameError
 from replastic.learners.classification import ACCURACY, Classification
+from replastic.learners.language import BITS_NEW, BITS_OLD, LOSS_NEW, LOSS_OLD, Language
 
 SPECS = [
     spec.on(data) for spec in (benchmarks.get(name)() for name in benchmarks.names()) for data in spec.others or [""]
@@ -25,6 +26,8 @@ def scores(task, trainer):
     """Record keys of what the learner is scored by at the end of a phase; data that may not be here are not read."""
     if isinstance(task, Classification):
         return {ACCURACY, f"{ACCURACY}_all", "metric/train_accuracy"}
+    if isinstance(task, Language):
+        return {LOSS_NEW, LOSS_OLD, BITS_NEW, BITS_OLD}
     learner = task.learner(task.open(), 0, trainer)
     learner.begin(0, 0)
     learner.update(lambda losses, optimizer="": sum(losses).detach())
@@ -64,11 +67,14 @@ def test_the_demo_is_the_experiment_it_says():
     assert config["trainer"] == {
         "optimizer": "adam",
         "learning_rate": 1e-3,
+        "beta2": 0.999,
         "momentum": 0.0,
         "weight_decay": 0.0,
         "batch_size": 64,
         "accumulate": 1,
+        "most_warmup": 0,
         "schedule": "constant",
+        "decay": 0.2,
         "final_rate": 0.0,
         "warmup": 0.1,
         "clip_norm": 0.5,

@@ -38,6 +38,18 @@ def test_after_the_warm_up_the_rate_falls_to_its_end_at_the_last_update(settings
     assert rates(6, warmup=0.0, **settings) == pytest.approx(expected, abs=1e-6)
 
 
+def test_warm_up_stable_decay_by_hand():
+    settings = {"warmup": 0.2, "schedule": "wsd", "decay": 0.4}
+    assert rates(10, **settings) == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
+    assert rates(10, final_rate=0.1, **settings)[-4:] == pytest.approx([0.775, 0.55, 0.325, 0.1])
+    assert rates(5, warmup=0.8, schedule="wsd", decay=1.0) == pytest.approx([0.25, 0.5, 0.75, 1, 1])
+
+
+def test_a_limit_of_the_warm_up_in_updates():
+    assert rates(20, warmup=0.5, most_warmup=2)[:3] == [0.5, 1.0, 1.0]
+    assert rates(20, warmup=0.1, most_warmup=2000) == rates(20, warmup=0.1)
+
+
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_phases_too_short_to_fall_keep_the_rate(schedule):
     assert rates(1, warmup=0.0, schedule=schedule) == [1.0]
@@ -45,7 +57,7 @@ def test_phases_too_short_to_fall_keep_the_rate(schedule):
     assert rates(4, warmup=1.0, schedule=schedule) == [0.25, 0.5, 0.75, 1.0]
 
 
-@given(st.integers(1, 300), st.floats(0, 1), st.floats(0, 1), st.sampled_from(["linear", "cosine"]))
+@given(st.integers(1, 300), st.floats(0, 1), st.floats(0, 1), st.sampled_from(["linear", "cosine", "wsd"]))
 def test_a_rate_never_leaves_its_bounds_and_falls_after_its_peak(steps, warmup, final, schedule):
     found = rates(steps, warmup=warmup, final_rate=final, schedule=schedule)
     rising = round(warmup * steps)
@@ -123,7 +135,7 @@ def test_settings_out_of_range_are_refused(field, value):
     [
         ({"precision": "float16"}, "precision must be one of float32, bfloat16, got 'float16'"),
         ({"optimizer": "adamw"}, "optimizer must be one of adam, sgd, got 'adamw'"),
-        ({"schedule": "step"}, "schedule must be one of constant, linear, cosine, got 'step'"),
+        ({"schedule": "step"}, "schedule must be one of constant, linear, cosine, wsd, got 'step'"),
         ({"momentum": 0.9}, r"momentum 0\.9 has no effect on adam: give --optimizer sgd"),
         ({"final_rate": 0.1}, r"final_rate 0\.1 has no effect on a constant schedule: give --schedule"),
     ],

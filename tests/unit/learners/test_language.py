@@ -1,0 +1,142 @@
+"""The language learner: losses by hand, the place in the stream, schedules, and settings that do not fit."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from replastic.data import corpus
+from replastic.errors import UserError
+from replastic.learners import Trainer
+from replastic.learners.language import BITS_OLD, LOSS_NEW, LOSS_OLD, Language, LanguageModel, Texts
+from replastic.networks.gpt import Gpt
+from replastic.networks.mlp import Mlp
+
+FIRST, SECOND = "grammar:count=12,sentences=10", "grammar:count=12,sentences=10,dialect=1+grammar:count=12,sentences=10"
+
+
+def task(**changed: object) -> Language:
+    tiny = {
+        "first": FIRST,
+        "second": SECOND,
+        "tokenizer": "bpe:size=280",
+        "block": 16,
+        "first_updates": 6,
+        "updates": 4,
+        "evaluations": 2,
+        "validation": 3,
+        "network": Gpt(depth=1, heads=2, dim=8),
+    }
+    return Language(**(tiny | changed))  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPLASTIC_CACHE", str(tmp_path_factory.getbasetemp() / "language"))
+
+
+def learner(chosen: Language | None = None, seed: int = 0, **trainer: object) -> LanguageModel:
+    chosen = chosen or task()
+    settings = {"batch_size": 4, "learning_rate": 1e-2} | trainer
+    return chosen.learner(chosen.open(), seed, Trainer(**settings))  # type: ignore[arg-type]
+
+
+def by_hand(model: torch.nn.Module, sequences: Tensor) -> float:
+    """Mean negative log-probability of every next token, one by one in float64."""
+    total, count = 0.0, 0
+    for row in sequences:
+        logits = model(row[None, :-1])[0].double()
+        for place, target in enumerate(row[1:].tolist()):
+            total -= float(logits[place, target] - logits[place].logsumexp(0))
+            count += 1
+    return total / count
+
+
+@torch.no_grad()
+def test_losses_equal_the_sum_by_hand() -> None:
+    found = learner(evaluation := task())
+    texts: Texts = evaluation.open()
+    scores = found.evaluate(0)
+    for key, file in ((LOSS_NEW, texts.second[0].validation), (LOSS_OLD, texts.first.validation)):
+        windows = (file.facts.tokens - 1) // 16
+        starts = [i * 16 * (windows // 3) for i in range(3)]
+        expected = by_hand(found.model, torch.stack([file.slice(start, 17) for start in starts]))
+        assert scores[key] == pytest.approx(expected, rel=1e-5)
+    bytes_per_token = texts.first.validation.facts.bytes / texts.first.validation.facts.tokens
+    assert scores[BITS_OLD] == pytest.approx(scores[LOSS_OLD] / math.log(2) / bytes_per_token)
+    sequences = torch.stack([found.mixture(1).sample(i) for i in range(5)])
+    batch = (sequences[:, :-1], sequences[:, 1:])
+    assert float(found.loss(found.model, batch)) == pytest.approx(by_hand(found.model, sequences), rel=1e-5)
+
+
+def test_training_goes_on_at_the_exact_token() -> None:
+    whole, resumed = learner(), learner()
+    stream = whole.stream(1, 0)
+    batches = [next(stream) for _ in range(6)]
+    again = resumed.stream(1, 4)
+    assert all(
+        torch.equal(a, b) for one, two in zip(batches[4:], again, strict=False) for a, b in zip(one, two, strict=True)
+    )
+    inputs, targets = batches[0]
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    whole.begin(0, 0)
+    whole.update(lambda losses, optimizer="": sum(losses).detach())  # type: ignore[arg-type, union-attr, return-value]
+    assert whole.position() == {"tokens": 4 * 16}
+    resumed.load_state_dict(whole.state_dict())
+    assert resumed.position() == whole.position()
+
+
+def test_a_phase_ends_mid_schedule_if_asked() -> None:
+    mid = learner(task(first_schedule=60))
+    assert (mid.extent(0).updates, mid.extent(0).schedule, mid.extent(1).schedule) == (6, 60, 0)
+    assert mid.extent(0).marks == (3, 6)
+
+
+def test_parts_of_a_batch_give_the_loss_of_the_whole() -> None:
+    whole, parts = learner(), learner(accumulate=4)
+    losses = []
+    for one in (whole, parts):
+        one.begin(0, 0)
+        found: list[Tensor] = []
+        one.update(lambda part, optimizer="", kept=found: kept.extend(part) or sum(kept))  # type: ignore[misc]
+        losses.append(found)
+    assert [len(found) for found in losses] == [1, 4]
+    torch.testing.assert_close(sum(losses[1]), losses[0][0])
+
+
+def test_another_seed_reads_in_another_order_and_draws_another_network() -> None:
+    one, other = learner(seed=0), learner(seed=1)
+    assert not torch.equal(one.probe(0, 3)[0], other.probe(0, 3)[0])
+    assert not torch.equal(next(one.model.parameters()), next(other.model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"first_schedule": 3}, "at least first_updates, 6, got 3"),
+        ({"shares": (1.0,)}, "one share for each"),
+        ({"first": "nothing"}, "nothing"),
+        ({"shares": (0.5, 0.4)}, "sum to 1"),
+        ({"block": 4000}, "fewer than"),
+        ({"network": Mlp()}, "mlp reads numbers, and the samples are tokens"),
+        ({"block": 0}, "block"),
+    ],
+)
+def test_settings_that_do_not_fit_say_so(changed: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        learner(task(**changed)).extent(1)
+
+
+def test_made_up_text_is_always_the_same_and_dialects_differ(tmp_path: Path) -> None:
+    def text(spec: str, part: corpus.Part = "train") -> list[str]:
+        with corpus.from_spec(spec).documents(part) as documents:
+            return list(documents)
+
+    assert text("grammar:count=3") == text("grammar:count=5")[:3]
+    assert not {*text("grammar:count=20")} & {*text("grammar:count=20", "validation")}
+    words = [{*" ".join(text(f"grammar:count=5,dialect={i}")).replace(".", "").split()} for i in (0, 1)]
+    assert len(words[0] & words[1]) < 0.2 * len(words[0])
