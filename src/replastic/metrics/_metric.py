@@ -36,6 +36,11 @@ class Metric:
     label: str
     """Axis label, with the unit."""
     better: Literal["lower", "higher", "neither"] = "neither"
+    plastic: Literal["lower", "higher"] | None = None
+    """The side on which networks are said to be more plastic, where `better` says neither: the contest of diagnostics
+    holds it against the runs."""
+    outcome: bool = False
+    """Whether it measures plasticity itself, so that the contest judges other measures by it."""
     total: Literal["sum", "mean", "max", "norm"] = "mean"
     """How the values of several matrices or layers become one number for the network; ``norm`` is the root of the sum
     of squares. The vectors of the matrices of one layer become one vector in the same way, entry by entry."""

@@ -17,6 +17,7 @@ from replastic.probes import gradient_norms
     on="loss",
     label="gradient norm",
     total="norm",
+    plastic="higher",
     bounds=(0.0, None),
     logarithmic=True,
     reference="https://arxiv.org/abs/2402.18762",

@@ -13,6 +13,7 @@ from replastic.weights.entries import MatrixInfo
     "weight_norm",
     on="weight",
     label="Frobenius norm, mean over matrices",
+    plastic="lower",
     bounds=(0.0, None),
     reference="https://arxiv.org/abs/2402.18762",
 )

@@ -1,10 +1,13 @@
 """Tables, curves and one self-contained page from records, and comparisons with intervals."""
 
 from replastic.report.comparison import Comparison, compare
+from replastic.report.contest import contest
+from replastic.report.contest_plot import write_contest
 from replastic.report.experiment import Experiment, load
 from replastic.report.folder import build, text_table, write
 from replastic.report.sheets import Sheet, all_sheets
 from replastic.report.tables import Table, final_table
+from replastic.report.words import plain
 
 __all__ = [
     "Comparison",
@@ -14,8 +17,11 @@ __all__ = [
     "all_sheets",
     "build",
     "compare",
+    "contest",
     "final_table",
     "load",
+    "plain",
     "text_table",
     "write",
+    "write_contest",
 ]

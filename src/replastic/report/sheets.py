@@ -13,7 +13,7 @@ from replastic.records import Event, key
 from replastic.report import measures, tables, words
 from replastic.report.experiment import HELD_OUT, Experiment
 from replastic.report.safe import markdown_cell
-from replastic.report.statistics import INTERVAL, Estimate, mean_interval
+from replastic.report.statistics import INTERVAL, Difference, Estimate, mean_interval
 from replastic.report.tables import Table
 
 AFTER = Event.BOUNDARY.value
@@ -44,6 +44,8 @@ class Sheet:
     """Estimates by spec of the method and name of the column. A method may lack a measure."""
     labels: Mapping[str, str]
     """Label of each method, by its spec."""
+    of: str = "method"
+    """The head of the first column: what there is a row for. All that is said of methods here then holds for those."""
 
     def to_dict(self) -> dict[str, Any]:
         """The content for JSON. Numbers that are not finite become null."""
@@ -51,7 +53,7 @@ class Sheet:
 
     def to_csv(self) -> str:
         """Mean and both ends of the interval of every measure, at full precision."""
-        lines: list[list[Any]] = [["method", "seeds"]]
+        lines: list[list[Any]] = [[self.of, "seeds"]]
         lines[0] += [f"{c.name}_{part}" for c in self.columns for part in ("mean", "low", "high")]
         for method, row in self.rows.items():
             parts = [part for c in self.columns for part in tables.fields(row.get(c.name))]
@@ -67,10 +69,11 @@ class Sheet:
         return tables.text(self._cells())
 
     def _cells(self) -> list[list[str]]:
-        lines = [["method", "seeds", *(column.head for column in self.columns)]]
+        lines = [[self.of, "seeds", *(column.head for column in self.columns)]]
         for method, row in self.rows.items():
             values = [_with_interval(row.get(column.name)) for column in self.columns]
-            lines.append([method, str(max(e.n for e in row.values())), *values])
+            name = method if self.of == "method" else self.labels[method]
+            lines.append([name, str(max(e.n for e in row.values())), *values])
         return lines
 
 
@@ -144,4 +147,5 @@ def _after(experiment: Experiment, method: str, columns: list[Column]) -> dict[s
 def _with_interval(estimate: Estimate | None) -> str:
     if estimate is None or estimate.low is None:
         return words.number(estimate.mean if estimate else None)
-    return f"{words.number(estimate.mean)} ({words.interval(estimate)})"
+    weak = "; weak" if isinstance(estimate, Difference) and estimate.weak else ""
+    return f"{words.number(estimate.mean)} ({words.interval(estimate)}{weak})"
