@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 
 from replastic import linalg
 from replastic.linalg import SpectralDensity
+from replastic.options import Settings, option
 from replastic.probes import HessianProduct, hessian_density
+from replastic.probes.curvature import PROBES, SAMPLES, STEPS
 
 
 def of_hessian(*, batch_statistics: bool) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
@@ -43,12 +46,35 @@ def top_eigenvalue(product: HessianProduct, generator: torch.Generator, num_step
     return found.values[0]
 
 
-def density(
-    model: nn.Module,
-    batches: Iterable[Any],
-    loss_fn: Callable[[nn.Module, Any], Tensor],
-    *,
-    generator: torch.Generator,
-) -> SpectralDensity:
-    """The spectral density of the Hessian with the defaults of `hessian_density`."""
-    return hessian_density(model, batches, loss_fn, generator=generator)
+@dataclass(frozen=True, kw_only=True)
+class Quadrature(Settings):
+    """How the density is estimated; see `probes.hessian_density`."""
+
+    samples: int = option(SAMPLES, help="only so many first samples are used", low=1)
+    probes: int = option(PROBES, help="random start vectors", low=1)
+    steps: int = option(STEPS, help="Lanczos steps for each", low=1)
+
+
+class Densities:
+    """Spectral densities of the Hessian of a loss, each computed once for all measures that want it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Any],
+        loss_fn: Callable[[nn.Module, Any], Tensor],
+        *,
+        generator: torch.Generator,
+    ) -> None:
+        self._given = (model, list(batches), loss_fn)
+        self._generator = generator
+        self._known: dict[tuple[int, int, int], SpectralDensity] = {}
+
+    def density(self, by: Quadrature) -> SpectralDensity:
+        """The density with these settings."""
+        wanted = by.samples, by.probes, by.steps
+        if wanted not in self._known:
+            self._known[wanted] = hessian_density(
+                *self._given, generator=self._generator, samples=by.samples, num_probes=by.probes, num_steps=by.steps
+            )
+        return self._known[wanted]

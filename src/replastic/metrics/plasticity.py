@@ -31,6 +31,7 @@ class Options(Budget):
     on="loss",
     label="plasticity (share of excess loss removed)",
     better="higher",
+    outcome=True,
     bounds=(0.0, 1.0),
     options=Options,
     reference="https://arxiv.org/abs/2606.09762",

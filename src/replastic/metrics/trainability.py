@@ -30,6 +30,7 @@ class Options(Budget):
     on="loss",
     label="tau-trainable (1) or not (0)",
     better="higher",
+    outcome=True,
     bounds=(0.0, 1.0),
     options=Options,
     reference="https://arxiv.org/abs/2509.22335",

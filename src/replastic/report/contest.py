@@ -41,7 +41,7 @@ class Diagnostic:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is predicted: a number for every task of a run, higher where it went better."""
+    """A number for every task of a run that diagnostics are to predict, higher where it went better."""
 
     name: str
     title: str
@@ -90,7 +90,7 @@ def diagnostics(experiment: Experiment) -> list[Diagnostic]:
         if of.count("/") != 1 or of == score or of.startswith(f"{score}_") or of.endswith(HELD_OUT):
             continue
         try:
-            metric = metrics.get(metric_name(of).partition(":")[0])
+            metric = metrics.get(metric_name(of))
         except UnknownNameError:
             found.append(Diagnostic(metric_name(of), 0))
             continue
@@ -259,6 +259,6 @@ def _ranks(x: Array, group: Array) -> Array:
 
 def _is_outcome(name: str) -> bool:
     try:
-        return metrics.get(name.partition(":")[0]).outcome
+        return metrics.get(name).outcome
     except UnknownNameError:
         return False

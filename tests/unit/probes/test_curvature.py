@@ -89,6 +89,8 @@ def test_both_ranks_are_recorded_from_one_density() -> None:
     assert alone["metric/hessian_rank_absolute"] == both["metric/hessian_rank_absolute"]
     truth = torch.linalg.eigvalsh(dense(model, batch)).abs()
     assert both["metric/hessian_rank"] == pytest.approx(int((truth > 0.01 * truth.max()).sum()), rel=0.5)
+    exact = metrics.measure(["hessian_rank:probes=30,epsilon=0.1"], batch=batch, **given)
+    assert exact["metric/hessian_rank"] == int((truth > 0.1 * truth.max()).sum())
     calls.clear()
     many = (batch[0].repeat(20, 1), batch[1].repeat(20))
     metrics.measure(names[:1], batch=many, **given)

@@ -147,7 +147,9 @@ def test_correlations_that_cannot_be_computed() -> None:
     assert somers(np.arange(6.0), np.ones(6), one) is None
     assert somers(np.ones(6), np.array([1.0, 0, 1, 0, 1, 0]), one) is None
     infinite = np.array([1.0, 2.0, 3.0, math.inf])
-    assert spearman(infinite, np.arange(4.0), one[:4]) == pytest.approx(1), "an infinite condition number is the largest"
+    assert spearman(infinite, np.arange(4.0), one[:4]) == pytest.approx(1), (
+        "an infinite condition number is the largest"
+    )
 
 
 def test_the_command_prints_and_writes(planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,7 +159,7 @@ def test_the_command_prints_and_writes(planted: Path, tmp_path: Path, capsys: py
     assert "What predicts the score at the end of a task" in said
     assert "dfi (lower)" in said
     assert said.isascii()
-    lines = list(csv.DictReader((out / "tables" / "contest_score.csv").open()))
+    lines = list(csv.DictReader((out / "tables" / "contest_score.csv").read_text().splitlines()))
     assert {line["diagnostic"] for line in lines} == {"dfi", "weight_norm", "dormant", "plasticity"}
     assert "; weak)" in (out / "tables" / "contest_score.md").read_text() or all(
         not one.weak for row in sheet_of(planted, "score").rows.values() for one in row.values()
