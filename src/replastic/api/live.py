@@ -90,7 +90,7 @@ def fire_(
         ranks: ``same`` or ``independent``.
         solver: ``exact`` (default), ``iterative``, ``fast``, ``newton_schulz`` or ``svd``.
         scale: ``modular`` (default, the paper's), ``modular_norm``, ``preserve``, ``init``, ``procrustes``, ``unit``,
-            or ``auto``: ``modular`` before a normalisation layer, else ``preserve`` (give batches and loss_fn).
+            or ``auto``: ``modular`` if most weights lie before norms, else ``preserve`` (give batches and loss_fn).
         on_zero: For an all-zero matrix: ``error`` (default), ``skip`` or ``complete``.
         num_iters: Of ``newton_schulz``: number of steps.
         coefficients: Of ``newton_schulz``: ``cubic`` or ``quintic``.

@@ -12,7 +12,7 @@ from torch import Tensor
 from replastic.interventions.run import Need, Run
 from replastic.registry import Registry
 from replastic.weights.change import Change, UnitReset
-from replastic.weights.entries import MatrixInfo, WeightEntry
+from replastic.weights.entries import MatrixInfo
 
 Scope = Literal["matrices", "layers", "parameters", "state"]
 """Which tensors a weight method gets, and how; see `WeightMethod.scope`."""
@@ -193,12 +193,12 @@ class WeightMethod(Method):
         """The run with the choice of weights that the method makes itself, if it makes one."""
         return run
 
-    def fitted(self, run: Run) -> Callable[[WeightEntry], WeightMethod]:
-        """The method to use for each weight, where its settings depend on the weight's place in the network.
+    def fitted(self, run: Run) -> WeightMethod:
+        """The method with the settings that the run's network decides; itself unless overridden.
 
-        Asked once for each plan, after the options of the recipe's rules are in; the method itself unless overridden.
+        Asked once for each plan, after the options of the recipe's rules are in.
         """
-        return lambda entry: self
+        return self
 
     def reference(self, run: Run) -> Mapping[str, Tensor] | None:
         """The `w0` of `solve`, by the weights' names, such as a new draw or a gradient; None for `Run.init`.

@@ -32,3 +32,14 @@ def normalised_names(asked_by: str, run: Run) -> frozenset[str]:
 def is_normalised(entry: WeightEntry, names: frozenset[str]) -> bool:
     """Whether a stored weight, under any of its names, is one of them."""
     return bool(names & {entry.name, *entry.aliases})
+
+
+def normalised_share(asked_by: str, run: Run) -> float:
+    """Share of the trainable matrices and kernels, counted as tensors, that lie before a normalisation layer.
+
+    Raises:
+        UserError: As `normalised_names`.
+    """
+    names = normalised_names(asked_by, run)
+    found = [is_normalised(e, names) for e in run.store.entries() if e.view is not None and e.trainable]
+    return sum(found) / max(1, len(found))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -59,14 +59,11 @@ def plan(method: WeightMethod, run: Run) -> Plan:
     targets, skipped = choose(method.scope, run)
     by_hand = method.explicit
     resolved: dict[int, WeightMethod] = {}
-    fitted: dict[int, Callable[[WeightEntry], WeightMethod]] = {}
     jobs = []
     for target in targets:
-        rule = id(target.rule)
-        if rule not in resolved:
-            resolved[rule] = resolve(method, target.rule, by_hand)
-            fitted[rule] = resolved[rule].fitted(run)
-        jobs.append(_job(target, fitted[rule](target.entry)))
+        if id(target.rule) not in resolved:
+            resolved[id(target.rule)] = resolve(method, target.rule, by_hand).fitted(run)
+        jobs.append(_job(target, resolved[id(target.rule)]))
     refuse_idle(method.name, [m for m in resolved.values() if type(m) is type(method)], by_hand)
     notes = _headless(run, [job.entry.name for job in jobs if job.entry.role == "matrix" and not job.whole])
     return Plan(tuple(jobs), skipped, notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -13,13 +13,13 @@ from torch import Tensor
 from replastic import linalg
 from replastic.interventions.aim import TARGETS_HELP, aimed, check_targets
 from replastic.interventions.method import Method, WeightMethod
-from replastic.interventions.normalised import is_normalised, normalised_names
+from replastic.interventions.normalised import normalised_share
 from replastic.interventions.run import Need, Run
 from replastic.options import option
-from replastic.weights.entries import MatrixInfo, WeightEntry
+from replastic.weights.entries import MatrixInfo
 
 AUTO: Final = "auto"
-"""The scale that each weight's place in the network decides: see `PolarMethod.fitted`."""
+"""The scale that the network decides: see `PolarMethod.fitted`."""
 NORMALISED_SCALE: Final = "modular"
 FREE_SCALE: Final = "preserve"
 SOLVER_OPTIONS = ("num_iters", "coefficients", "tol", "max_iters", "polish", "complete")
@@ -53,7 +53,7 @@ class PolarSettings(Method):
     complete: bool = option(True, help="exact, iterative, svd: fill up the directions that a weight of low rank lacks")
     scale: str = option(
         "modular",
-        help="factor on the orthonormal matrix (modular: the paper's; auto: modular before a norm, else preserve)",
+        help="factor on the orthonormal matrix: the paper's (modular), or as the network decides (auto), or others",
         choices=(*linalg.SCALES, AUTO),
     )
     on_zero: str = option(
@@ -100,18 +100,18 @@ class PolarMethod(PolarSettings, WeightMethod):
         """
         return aimed(self.name, self.targets, run)
 
-    def fitted(self, run: Run) -> Callable[[WeightEntry], WeightMethod]:
-        """Chosen by the weight's place (ours): modular before a normalisation layer, else preserve; needs a live model.
+    def fitted(self, run: Run) -> WeightMethod:
+        """Decided by the network (ours): modular if most weights lie before normalisation layers, else preserve.
 
         Before a normalisation layer the scale has no effect on the function: it sets how far an update turns the
         weight, and the paper's small norms turn it far. Elsewhere the scale is a part of what was learnt.
         """
         if self.scale != AUTO:
-            return super().fitted(run)
-        names = normalised_names(f"{self.name} with scale={AUTO}", run)
-        before_norm, free = copy.copy(self), copy.copy(self)
-        before_norm.scale, free.scale = NORMALISED_SCALE, FREE_SCALE
-        return lambda entry: before_norm if is_normalised(entry, names) else free
+            return self
+        fitted = copy.copy(self)
+        share = normalised_share(f"{self.name} with scale={AUTO}", run)
+        fitted.scale = NORMALISED_SCALE if share > 0.5 else FREE_SCALE
+        return fitted
 
     def written(self, w: Tensor, info: MatrixInfo, w0: Tensor | None) -> Written:
         """The matrices that fire would write in place of `w` (batch, d_out, d_in).

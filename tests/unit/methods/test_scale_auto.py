@@ -1,4 +1,4 @@
-"""scale=auto: each weight gets the scale that its place in the network decides."""
+"""scale=auto: the network decides which scale its weights get."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from replastic.linalg import polar
 Batch = tuple[Tensor, Tensor]
 
 
-def network() -> nn.Sequential:
-    """One kernel before a norm, one Linear before none, one Linear before a norm, and an output layer."""
+def network(norms: bool = True) -> nn.Sequential:
+    """One kernel and one Linear before norms (or none), one Linear before none; and an output layer."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         return nn.Sequential(
             nn.Conv2d(3, 6, 3, bias=False),
-            nn.BatchNorm2d(6),
+            nn.BatchNorm2d(6) if norms else nn.Identity(),
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(96, 12),
-            nn.ReLU(),
+            nn.LayerNorm(12) if norms else nn.Identity(),
             nn.Linear(12, 8),
-            nn.LayerNorm(8),
+            nn.LayerNorm(8) if norms else nn.Identity(),
             nn.Linear(8, 4),
         ).double()
 
@@ -42,33 +42,39 @@ def loss_fn(model: nn.Module, batch: Batch) -> Tensor:
     return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
-def rewritten(method: str, **options: Any) -> dict[str, Tensor]:
-    model = network()
+def rewritten(method: str, norms: bool = True, **options: Any) -> dict[str, Tensor]:
+    model = network(norms)
     replastic.apply_(method, model, batches=data(), loss_fn=loss_fn, seed=5, **options)
     return dict(model.state_dict())
 
 
-def test_fire_scales_by_hand_computation() -> None:
+def test_a_network_of_norms_gets_the_papers_scale_by_hand() -> None:
     new, old = rewritten("fire", scale="auto"), network().state_dict()
     kernel = old["0.weight"].permute(2, 3, 0, 1).reshape(9, 6, 3)
     factors = polar(kernel, "svd").factor * (6 / 3) ** 0.5 / 9
     torch.testing.assert_close(new["0.weight"].permute(2, 3, 0, 1).reshape(9, 6, 3), factors)
-    torch.testing.assert_close(new["4.weight"].norm(), old["4.weight"].norm())
-    torch.testing.assert_close(new["6.weight"], polar(old["6.weight"], "svd").factor * (8 / 12) ** 0.5)
+    torch.testing.assert_close(new["4.weight"], polar(old["4.weight"], "svd").factor * (12 / 96) ** 0.5)
     assert torch.equal(new["8.weight"], old["8.weight"])
 
 
+def test_a_network_without_norms_keeps_its_own() -> None:
+    new, old = rewritten("fire", norms=False, scale="auto"), network(norms=False).state_dict()
+    for name in ("4.weight", "6.weight"):
+        torch.testing.assert_close(new[name].norm(), old[name].norm())
+        torch.testing.assert_close(polar(new[name], "svd").factor, polar(old[name], "svd").factor)
+
+
+@pytest.mark.parametrize("norms", [True, False])
 @pytest.mark.parametrize("method", ["fire", "rescale", "random_isometry", "noise_matched"])
-def test_every_matched_method_writes_one_of_the_two_scales(method: str) -> None:
-    auto, modular, preserve = (rewritten(method, scale=scale) for scale in ("auto", "modular", "preserve"))
-    for name, same in (("0.weight", modular), ("4.weight", preserve), ("6.weight", modular)):
-        torch.testing.assert_close(auto[name], same[name], rtol=1e-12, atol=1e-12)
+def test_every_matched_method_takes_the_same_scale(method: str, norms: bool) -> None:
+    auto, modular, preserve = (rewritten(method, norms, scale=scale) for scale in ("auto", "modular", "preserve"))
+    for name in ("0.weight", "4.weight", "6.weight"):
+        torch.testing.assert_close(auto[name], (modular if norms else preserve)[name], rtol=1e-12, atol=1e-12)
     assert not torch.equal(modular["4.weight"], preserve["4.weight"])
 
 
-def test_a_shared_weight_counts_as_free_where_one_use_is() -> None:
-    model = nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)).double()
-    model[2].weight = model[0].weight
+def test_half_of_the_weights_before_norms_is_not_most() -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(6, 2)).double()
     before = model[0].weight.detach().norm()
     batch = (torch.randn(5, 6).double(), torch.randint(2, (5,)))
     replastic.fire_(model, scale="auto", batches=[batch], loss_fn=loss_fn)
@@ -76,8 +82,8 @@ def test_a_shared_weight_counts_as_free_where_one_use_is() -> None:
 
 
 def test_a_recipe_does_not_overrule_the_scale_given_by_hand() -> None:
-    by_hand = rewritten("fire", scale="auto", recipe="paper-cnn", solver="exact")
-    torch.testing.assert_close(by_hand["4.weight"].norm(), network().state_dict()["4.weight"].norm())
+    by_hand = rewritten("fire", norms=False, scale="auto", recipe="paper-cnn", solver="exact")
+    torch.testing.assert_close(by_hand["4.weight"].norm(), network(norms=False).state_dict()["4.weight"].norm())
 
 
 def test_the_model_is_untouched_where_something_is_missing() -> None:
