@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 
 import torch
@@ -15,6 +15,8 @@ NAMED = 3
 """Names that are listed of each kind."""
 _MOMENTS = 8
 """Parameters whose optimizer state is watched: training changes that of all."""
+_PART = 2**15
+"""Numbers that are copied at a time, at least."""
 _ROUNDING = 1e-12
 """Sums of the same numbers by another number of threads differ by less, relatively."""
 
@@ -68,13 +70,28 @@ def _of_all(values: Iterable[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def _checksum(tensor: Tensor) -> Tensor:
-    """The sum and the norm of a tensor, without a copy of it. A shape (2,) on its device."""
+    """The sum and the norm of a tensor, of which a small part at a time is copied. A shape (2,) on its device.
+
+    A reduction in another dtype copies all that it is given, in that dtype.
+    """
     dtype = torch.float32 if tensor.device.type == "mps" else torch.float64
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
-    elif not tensor.is_floating_point():
-        tensor = tensor.to(dtype)
-    return torch.stack([tensor.sum(dtype=dtype), torch.linalg.vector_norm(tensor, dtype=dtype)])
+    total, norm = torch.zeros(2, dtype=dtype, device=tensor.device)
+    for part in _parts(tensor):
+        same = part.to(dtype)
+        total, norm = total + same.sum(), torch.hypot(norm, torch.linalg.vector_norm(same))
+        del same  # before the next one is made
+    return torch.stack([total, norm])
+
+
+def _parts(tensor: Tensor) -> Sequence[Tensor]:
+    """Views of a tensor that make it up, cut along its longest axis: of `_PART` numbers, or a 64th of a large one."""
+    if tensor.numel() <= _PART:
+        return (tensor,)
+    axis = max(range(tensor.dim()), key=lambda k: tensor.shape[k])
+    row = tensor.numel() // tensor.shape[axis]
+    return tensor.split(max(1, max(_PART, tensor.numel() // 64) // row), dim=axis)
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

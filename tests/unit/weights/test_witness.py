@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import warnings
 
+import pytest
 import torch
 from torch import nn
 
+from replastic.weights import witness
 from replastic.weights.change import Change, Proposal
 from replastic.weights.module_store import ModuleStore
 from replastic.weights.outcome import Outcome
@@ -150,3 +152,17 @@ def test_numbers_of_every_kind_have_checksums() -> None:
     outcome = write(ModuleStore(model), Change([Proposal("mid.weight", torch.eye(2))]))
     model.get_buffer("flags")[1] = True
     assert "(flags)" in undone(outcome)
+
+
+@pytest.mark.parametrize("shape", [(3, 70_000), (768, 192), (2**21,), (5, 3, 300, 300), (64, 64)])
+def test_a_checksum_copies_a_small_part_at_a_time(shape: tuple[int, ...]) -> None:
+    """A reduction in float64 would copy a tensor of float32 as a whole, at twice its size."""
+    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(0)).transpose(0, -1)
+    parts = witness._parts(tensor)
+    assert sum(part.numel() for part in parts) == tensor.numel()
+    assert all(part.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr() for part in parts)
+    assert max(part.numel() for part in parts) <= max(2**15, tensor.numel() // 64)
+    assert len(parts) <= 128
+    total, norm = witness._checksum(tensor).tolist()
+    assert total == pytest.approx(float(tensor.double().sum()), rel=1e-12)
+    assert norm == pytest.approx(float(tensor.double().norm()), rel=1e-12)
