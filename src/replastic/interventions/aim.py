@@ -82,5 +82,33 @@ def aimed_matrices(name: str, targets: str, run: Run) -> tuple[Target, ...]:
     return choose("matrices", aimed(name, targets, run))[0]
 
 
+def last_layers(name: str, run: Run, count: int = 1) -> list[str]:
+    """Names of the tensors of the last `count` layers of a network: its output layer, and those before it.
+
+    Args:
+        name: Of the method, for messages.
+        run: The run.
+        count: Layers, 1 or more. Heads beside each other, as of several tasks, count as one.
+
+    Raises:
+        UserError: There is no output layer, or there are fewer layers.
+    """
+    entries = run.store.entries()
+    heads = {_layer(e.name) for e in entries if e.role == "head"}
+    if not heads:
+        raise UserError(f"{name} found no output layer; say which layers with target_modules")
+    hidden = list(dict.fromkeys(_layer(e.name) for e in entries if e.role == "matrix"))
+    hidden = [layer for layer in hidden if layer not in heads]
+    if count - 1 > len(hidden):
+        raise UserError(f"{name}: last must be at most {len(hidden) + 1}, the layers of this network, got {count}")
+    chosen = heads | set(hidden[len(hidden) + 1 - count :])
+    return [e.name for e in entries if _layer(e.name) in chosen and e.role in ("head", "matrix", "bias")]
+
+
+def _layer(name: str) -> str:
+    """The module of a tensor."""
+    return name.rpartition(".")[0]
+
+
 def _split(targets: str) -> tuple[str, ...]:
     return tuple(pattern.strip() for pattern in targets.split("|"))

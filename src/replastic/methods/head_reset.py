@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from replastic.errors import UserError
+from replastic.interventions.aim import last_layers
 from replastic.interventions.method import Scope, WeightMethod, register
 from replastic.interventions.run import Need, Run
 from replastic.weights.entries import MatrixInfo
@@ -19,9 +19,9 @@ from replastic.weights.entries import MatrixInfo
 class HeadReset(WeightMethod):
     """Puts the weights and biases of the output layer back to their stored initial values.
 
-    Shows how much of a method's effect comes from its treatment of the last layer. `target_modules` chooses
-    other layers. Ours, as a control; with an encoder interpolated, the DQN baseline of FIRE (Han
-    et al., 2026).
+    Shows how much of a method's effect comes from its treatment of the last layer. `target_modules` chooses other
+    layers. Ours, as a control; with an encoder interpolated, the DQN baseline of FIRE (Han et al., 2026). `layer_reset`
+    draws layers anew instead.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"init"})
@@ -31,12 +31,7 @@ class HeadReset(WeightMethod):
         """The head's tensors as targets."""
         if run.target_modules is not None:
             return run
-        entries = run.store.entries()
-        heads = {e.name.rpartition(".")[0] for e in entries if e.role == "head"}
-        names = [e.name for e in entries if e.role in ("head", "bias") and e.name.rpartition(".")[0] in heads]
-        if not names:
-            raise UserError("head_reset found no output layer; say which layers with target_modules")
-        return replace(run, target_modules=names)
+        return replace(run, target_modules=last_layers(self.name, run))
 
     def solve(self, w: Tensor, info: MatrixInfo, w0: Tensor | None, generator: torch.Generator) -> Tensor:
         """The initial value."""
