@@ -40,6 +40,8 @@ class Event(StrEnum):
     """Just before the boundary: the new phase has begun, its method is not yet applied."""
     BOUNDARY = "boundary"
     """Just after the boundary: the method is applied, and no update of the new phase has been made."""
+    PHASE_START = "phase_start"
+    """Before the first update of a phase, after its boundary if there is one; only where measures are taken there."""
     EVALUATION = "evaluation"
     """Inside a phase, before its last update."""
     PHASE_END = "phase_end"

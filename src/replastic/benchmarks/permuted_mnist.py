@@ -20,7 +20,7 @@ PUBLISHED = (
 def permuted_mnist() -> BenchmarkSpec:
     """Tasks of MNIST with permuted pixels; score: test accuracy at the end of the task."""
     network = Mlp(hidden=(128, 128, 128))
-    stream = PermutedPixels(tasks=100, steps=200)
+    stream = PermutedPixels(tasks=80, steps=200)
     task = Classification(data="mnist:train=4000,test=1000", stream=stream, network=network)
     paper = replace(
         task,
@@ -30,7 +30,7 @@ def permuted_mnist() -> BenchmarkSpec:
     )
     short = replace(task, data="mnist:train=400,test=100", network=Mlp(hidden=(16, 16)))
     found = tasks.presets(
-        tasks.protocol(task),
+        tasks.protocol(task, learning_rate=3e-3),
         tasks.protocol(paper, optimizer="sgd", learning_rate=1e-2, batch_size=100),
         tasks.protocol(replace(short, stream=PermutedPixels(tasks=3, steps=20))),
         seeds=3,

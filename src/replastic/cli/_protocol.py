@@ -41,6 +41,12 @@ class ProtocolOptions:
     """Measures at the end of every phase (see `replastic list metrics`), in place of the preset's."""
     boundary_metrics: tuple[str, ...] = ()
     """Measures right after every boundary, in place of the preset's."""
+    start_metrics: tuple[str, ...] = ()
+    """Measures before the first update of every phase, the first too, in place of the preset's."""
+    start_samples: int = 0
+    """Samples on which the measures before the first update are taken; 0: as the preset has it."""
+    start_every: int = 0
+    """Phases from one measure before the first update to the next; 0: as the preset has it."""
     from_start: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Methods are on in the first phase too, where the preset has them begin later and share what comes before."""
 
@@ -166,15 +172,19 @@ def _measured(protocol: Protocol, options: ProtocolOptions, args: Sequence[str])
         UserError: No names after the flag, an unknown one, or a measure of change for the ends of phases.
     """
     measures: dict[str, Any] = {}
-    for name in ("metrics", "boundary_metrics"):
+    for name in ("start_samples", "start_every"):
+        count = getattr(options, name)
+        if count < 0:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 0 (as the preset has it), got {count}")
+        if count:
+            measures[name] = count
+    for name in ("metrics", "boundary_metrics", "start_metrics"):
         flag, asked = f"--{name.replace('_', '-')}", dict.fromkeys(getattr(options, name))
         if flag in args and not asked:
             raise UserError(f"{flag} needs the names of measures after it (see `replastic list metrics`)")
         changes = [measure for measure in asked if metrics.from_spec(measure).on == "change"]
-        if changes and name == "metrics":
-            raise UserError(
-                f"--metrics: {changes[0]} compares two states of the weights; give it to --boundary-metrics"
-            )
+        if changes and name != "boundary_metrics":
+            raise UserError(f"{flag}: {changes[0]} compares two states of the weights; give it to --boundary-metrics")
         if asked:
             measures[name] = tuple(asked)
     return replace(protocol, **measures)

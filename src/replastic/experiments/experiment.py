@@ -102,7 +102,7 @@ def plan(
         if job.directory.done:
             job.directory.records()  # damage is refused here, before anything is trained beside it
     by_seed = {job.seed: shared for job in jobs if not job.directory.done and (shared := job.shared())}
-    for measures in (protocol.metrics, protocol.boundary_metrics):
+    for measures in (protocol.metrics, protocol.boundary_metrics, protocol.start_metrics):
         metrics.by_name(measures)
     with memory_in_words(protocol.trainer, "cpu"):
         checks.check_fit(protocol, specs, seeds[0], device)

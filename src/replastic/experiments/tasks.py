@@ -34,6 +34,8 @@ TRAINER = Trainer(learning_rate=1e-3, batch_size=64, warmup=0.0, clip_norm=0.0, 
 """Nothing tells the optimizer of a boundary: it keeps its state but for weights that a method rewrites, so that a
 network that was reset is a new one in all."""
 
+START = ("gradient_norm", "readiness", "hessian_rank")
+"""Measured at the start of every task beside `CURVES`, on a small batch."""
 CURVES = ("dfi", "dormant", "effective_rank", "weight_norm")
 
 
@@ -49,8 +51,10 @@ def protocol(task: Classification, **trainer: Any) -> Protocol:
         trainer=replace(TRAINER, **trainer),
         recipe="all",
         metrics=CURVES,
-        boundary_metrics=("sfe", *CURVES),
+        boundary_metrics=("sfe",),
         probe_samples=500,
+        start_metrics=(*CURVES, *START),
+        start_every=4,
     )
 
 

@@ -160,6 +160,7 @@ def _diagnostic(table: Table, key: str) -> Plot:
 WHEN: dict[str, str] = {
     Event.BEFORE_BOUNDARY: "before the {}, its method not yet applied",
     Event.BOUNDARY: "before the {}, its method applied",
+    Event.PHASE_START: "before the first update of the {}",
     Event.PHASE_END: "at the end of the {}",
 }
 """Events at which diagnostics are taken, in the order of time, with their words."""

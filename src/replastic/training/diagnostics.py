@@ -12,7 +12,11 @@ from replastic.training.session import Session
 
 
 def measure(
-    session: Session, phase: int, names: Sequence[str], old: Mapping[str, Tensor] | None = None
+    session: Session,
+    phase: int,
+    names: Sequence[str],
+    old: Mapping[str, Tensor] | None = None,
+    samples: int | None = None,
 ) -> dict[str, float]:
     """Measures of the run's network, on samples of the phase.
 
@@ -21,6 +25,7 @@ def measure(
         phase: Index of the phase under way.
         names: Names of measures.
         old: What `snapshot` gave before the boundary, for measures of change.
+        samples: How many samples of the phase; None takes as many as the protocol says.
 
     Returns:
         ``metric/<name>`` for the network and ``metric/<name>/<layer>`` for each layer.
@@ -31,7 +36,7 @@ def measure(
         store=run.store,
         recipe=run.recipe,
         model=session.model,
-        batch=learner.probe(phase, session.protocol.probe_samples),
+        batch=learner.probe(phase, samples or session.protocol.probe_samples),
         loss_fn=learner.loss,
         old=old,
         generator=generator(session.seed, "measures", phase),

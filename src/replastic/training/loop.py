@@ -82,8 +82,11 @@ def _phase(session: Session, phase: int, log: resume.Log, progress: Progress) ->
         log.add(Event.BEFORE_BOUNDARY, session, before)
         log.add(Event.BOUNDARY, session, after)
         position.crossed = True
+        _measure_start(session, phase, log)
     else:
         session.begin(phase)
+        if not phase and not position.step_in_phase:
+            _measure_start(session, phase, log)
     extent = learner.extent(phase)
     learner.begin(phase, position.step_in_phase)
     for mark in extent.marks:
@@ -100,6 +103,14 @@ def _phase(session: Session, phase: int, log: resume.Log, progress: Progress) ->
             log.add(Event.PHASE_END, session, measures | diagnostics.measure(session, phase, session.protocol.metrics))
     position.phase, position.step_in_phase, position.crossed = phase + 1, 0, False
     resume.save(session, log)
+
+
+def _measure_start(session: Session, phase: int, log: resume.Log) -> None:
+    """Record what is measured before the first update of a phase, where the protocol asks for any of it."""
+    asked = session.protocol
+    if asked.start_metrics and phase % asked.start_every == 0:
+        found = diagnostics.measure(session, phase, asked.start_metrics, samples=asked.start_samples)
+        log.add(Event.PHASE_START, session, found)
 
 
 def _segment(session: Session, phase: int, last: int, extent: Extent, log: resume.Log) -> float:

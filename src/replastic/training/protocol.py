@@ -27,6 +27,12 @@ class Protocol:
     """Measures taken right after every boundary, of what the method did among others."""
     probe_samples: int = 600
     """Samples on which measures of features and of the loss are taken; see `Learner.probe`."""
+    start_metrics: tuple[str, ...] = ()
+    """Measures taken at the start of a phase, the first too: after the boundary, before the first update."""
+    start_samples: int = 100
+    """Samples on which they are taken: few, as the costly ones grow with the square of this or faster."""
+    start_every: int = 1
+    """Phases from one start at which they are taken to the next; the first phase is always one."""
 
     def on(self, data: str) -> Protocol:
         """The same on other data."""
@@ -44,6 +50,11 @@ class Protocol:
         """Every setting as it goes into run.json; what has no effect on numbers is left out."""
         trainer = asdict(self.trainer)
         del trainer["save_seconds"]
+        start = {
+            "start_metrics": list(self.start_metrics),
+            "start_samples": self.start_samples,
+            "start_every": self.start_every,
+        }
         return {
             **self.task.config(),
             "trainer": trainer,
@@ -52,4 +63,5 @@ class Protocol:
             "metrics": list(self.metrics),
             "boundary_metrics": list(self.boundary_metrics),
             "probe_samples": self.probe_samples,
+            **(start if self.start_metrics else {}),
         }

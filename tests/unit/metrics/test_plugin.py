@@ -84,6 +84,9 @@ def test_a_run_records_the_measures_that_are_asked_for_and_no_others(
         ),
         (["--metrics"], "--metrics needs the names of measures after it"),
         (["--boundary-metrics"], "--boundary-metrics needs the names of measures after it"),
+        (["--start-metrics", "sfe"], "--start-metrics: sfe compares two states of the weights"),
+        (["--start-samples", "-1"], "--start-samples must be at least 0 (as the preset has it), got -1"),
+        (["--start-every", "-1"], "--start-every must be at least 0 (as the preset has it), got -1"),
     ],
 )
 def test_measures_that_cannot_be_taken_are_refused_before_anything_is_trained(

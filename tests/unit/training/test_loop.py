@@ -3,13 +3,14 @@
 import math
 from dataclasses import replace
 
+import pytest
 import torch
 
 from replastic import methods, metrics
 from replastic.records import RunDirectory
 from replastic.streams.warm_start import WarmStart
 from replastic.training import train
-from support.small_runs import trained_by, with_task
+from support.small_runs import begun, trained_by, with_task
 
 
 def records(protocol, splits, path, method, seed=0):
@@ -29,6 +30,43 @@ def test_records_tell_the_phases_in_order(protocol, splits, tmp_path, base):
         (2, 24, "boundary"),
         (2, 36, "phase_end"),
     ]
+
+
+def test_measures_at_the_start_come_before_the_first_update_of_every_phase(protocol, splits, tmp_path, base):
+    started = replace(protocol, start_metrics=("weight_norm", "dormant"), start_samples=7)
+    found = records(started, splits, tmp_path, base)
+    assert [(r["phase"], r["step"]) for r in found if r["event"] == "phase_start"] == [(0, 0), (1, 12), (2, 24)]
+    assert [r["event"] for r in found[:5]] == ["phase_start", "phase_end", "before_boundary", "boundary", "phase_start"]
+    first = next(r for r in found if r["event"] == "phase_start")
+    with begun(started, splits, base) as session:
+        wanted = sum(float(p.detach().double().norm()) for p in session.model.parameters() if p.dim() == 2) / 3
+        assert first["metric/weight_norm"] == pytest.approx(wanted)
+
+
+def test_measures_at_the_start_are_taken_in_every_so_many_phases(protocol, splits, tmp_path, base):
+    started = replace(protocol, start_metrics=("dfi",), start_every=2)
+    found = records(started, splits, tmp_path, base)
+    assert [(r["phase"], r["step"]) for r in found if r["event"] == "phase_start"] == [(0, 0), (2, 24)]
+
+
+def test_measures_at_the_start_see_as_many_samples_as_the_protocol_says(protocol, splits, tmp_path, base):
+    seen = []
+
+    def counted(model, batches, loss_fn, *, generator):
+        """Counts the samples it is given."""
+        seen.append(sum(len(targets) for _, targets in batches))
+        return torch.zeros(())
+
+    metrics.register("counted", on="loss", label="samples")(counted)
+    records(replace(protocol, start_metrics=("counted",), start_samples=7), splits, tmp_path, base)
+    assert seen == [7, 7, 7]
+
+
+def test_a_protocol_without_measures_at_the_start_has_the_settings_of_older_runs(protocol):
+    assert "start_metrics" not in protocol.config()
+    assert protocol.config() == replace(protocol, start_samples=7, start_every=3).config()
+    asked = replace(protocol, start_metrics=("dfi",), start_samples=7).config()
+    assert (asked["start_metrics"], asked["start_samples"]) == (["dfi"], 7)
 
 
 def test_epochs_are_evaluated_on_the_test_split_and_the_held_out_one(protocol, splits, tmp_path, base):
@@ -58,11 +96,13 @@ def greedy_draws(model, batches, loss_fn, *, generator):
 def test_adding_a_measure_changes_no_other_number(dropping, splits, tmp_path, base):
     metrics.register("greedy_draws", on="loss", label="draws from every generator it can reach")(greedy_draws)
     more = replace(dropping, metrics=("greedy_draws", "dfi"), boundary_metrics=("greedy_draws", "sfe"))
+    more = replace(more, start_metrics=("greedy_draws",))
     plain = records(dropping, splits, tmp_path / "plain", base)
     measured = records(more, splits, tmp_path / "measured", base)
     keys = ("phase", "step", "event", "metric/accuracy", "metric/train_loss")
-    assert [[r.get(k) for k in keys] for r in plain] == [[r.get(k) for k in keys] for r in measured]
-    assert sum("metric/greedy_draws" in r for r in measured) == 5
+    both = [r for r in measured if r["event"] != "phase_start"]
+    assert [[r.get(k) for k in keys] for r in plain] == [[r.get(k) for k in keys] for r in both]
+    assert sum("metric/greedy_draws" in r for r in measured) == 8
 
 
 def test_training_leaves_the_callers_generator_alone(dropping, splits, tmp_path, base):

@@ -58,7 +58,9 @@ def stopping(dropping, network):
     """A protocol that saves at every evaluation, with measures of what a boundary changed."""
     if network == "Mlp":
         dropping = with_task(dropping, network=Mlp(hidden=(12, 8)))
-    return replace(trained_by(dropping, save_seconds=0.0), boundary_metrics=("sfe", "weight_norm"))
+    return replace(
+        trained_by(dropping, save_seconds=0.0), boundary_metrics=("sfe", "weight_norm"), start_metrics=("dfi",)
+    )
 
 
 def stopped(protocol, splits, path, spec, policy, stops):
