@@ -25,6 +25,8 @@ METHODS = (
     "l2_init",
     "l2",
     "nap",
+    "l2_er",
+    "singular_clip",
     "spectral",
     "parseval",
 )
