@@ -36,7 +36,14 @@ TRAINER = Trainer(learning_rate=1e-3, batch_size=64, warmup=0.0, clip_norm=0.0, 
 """Nothing tells the optimizer of a boundary: it keeps its state but for weights that a method rewrites, so that a
 network that was reset is a new one in all."""
 
-START = ("gradient_norm", "readiness", "hessian_rank")
+START = (
+    "ntk_condition",
+    "jacobian_spread",
+    "hessian_rank",
+    "readiness",
+    "gradient_norm",
+    "plasticity",
+)
 """Measured at the start of every task beside `CURVES`, on a small batch."""
 CURVES = ("dfi", "dormant", "effective_rank", "weight_norm")
 
@@ -56,7 +63,8 @@ def protocol(task: Classification, **trainer: Any) -> Protocol:
         boundary_metrics=("sfe",),
         probe_samples=500,
         start_metrics=(*CURVES, *START),
-        start_every=4,
+        start_samples=64,
+        start_every=5,
     )
 
 
@@ -126,5 +134,5 @@ def summary(score_label: str) -> dict[str, Any]:
     return {
         "score_label": score_label,
         "phase_label": "task",
-        "curves": [f"metric/{name}" for name in CURVES],
+        "curves": [f"metric/{name}" for name in (*CURVES, *START)],
     }
