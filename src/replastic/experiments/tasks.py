@@ -18,7 +18,7 @@ METHODS = (
     "full_reset",
     "optimizer_reset",
     "fire",
-    "fire:scale=modular",
+    "fire:scale=auto",
     "isometry",
     "redo",
     "adamo",
@@ -117,7 +117,7 @@ def presets(
         **others,
         "full": Preset(
             protocol=small,
-            methods=every_method("fire:scale=modular"),
+            methods=every_method("fire:scale=auto"),
             seeds=seeds,
             help="as small, with every method and control",
             folder="small",

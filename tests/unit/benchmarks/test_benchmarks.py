@@ -44,7 +44,10 @@ def test_every_benchmark_presents_its_score_and_can_be_asked_by_flags(spec):
         assert shown["score"].startswith("metric/")
         wanted = {"score_label", "event", "higher_is_better", "phase_label", "curves", "axis", "axis_label"}
         assert wanted <= shown.keys()
-        recorded = {*scores(protocol.task, protocol.trainer), *(f"metric/{name}" for name in (*protocol.metrics, *protocol.start_metrics))}
+        recorded = {
+            *scores(protocol.task, protocol.trainer),
+            *(f"metric/{name}" for name in (*protocol.metrics, *protocol.start_metrics)),
+        }
         assert {shown["score"], *shown["curves"]} <= recorded
         flags = Counter([*settings(protocol.task), *settings(protocol.trainer)])
         assert max(flags.values()) == 1, "two settings share a flag"
