@@ -6,6 +6,7 @@ from replastic.probes.forward import check_features, forward_on, linear_inputs
 from replastic.probes.gradients import gradients
 from replastic.probes.hessian import HessianProduct
 from replastic.probes.jacobian import JacobianSpectrum, jacobian_spectrum
+from replastic.probes.kronecker import KroneckerRank, kronecker_ranks
 from replastic.probes.loss import check_loss_fn, loss_on
 from replastic.probes.ntk import LayerKernel, Ntk, ntk
 from replastic.probes.products import last_products
@@ -16,6 +17,7 @@ from replastic.probes.slope import gradient_norms
 __all__ = [
     "HessianProduct",
     "JacobianSpectrum",
+    "KroneckerRank",
     "LayerKernel",
     "Ntk",
     "Readiness",
@@ -29,6 +31,7 @@ __all__ = [
     "hessian_density",
     "hessian_eigenvalues",
     "jacobian_spectrum",
+    "kronecker_ranks",
     "last_products",
     "linear_inputs",
     "loss_on",
