@@ -91,7 +91,7 @@ def _parts(tensor: Tensor) -> Sequence[Tensor]:
         return (tensor,)
     axis = max(range(tensor.dim()), key=lambda k: tensor.shape[k])
     row = tensor.numel() // tensor.shape[axis]
-    return tensor.split(max(1, max(_PART, tensor.numel() // 64) // row), dim=axis)
+    return torch.split(tensor, max(1, max(_PART, tensor.numel() // 64) // row), dim=axis)
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
