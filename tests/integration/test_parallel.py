@@ -12,7 +12,7 @@ from replastic.records import RunDirectory
 
 SCRIPT = Path(__file__).parents[1] / "support" / "parallel_run.py"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-SAME = ("fire", "dash", "average", "vit", "redo", "cbp", "snr")
+SAME = ("fire", "dash", "average", "vit", "redo", "cbp", "snr", "sam")
 
 
 def run(*arguments):

@@ -79,6 +79,7 @@ CASES = {
         ResNet18(width=4, blocks=(1, 1), stem_stride=1, head=(64,)),
         lambda: methods.from_spec("snr:percentile=0.6,max_gap=2"),
     ),
+    "sam": (ResNet18(width=4, blocks=(1, 1), stem_stride=1, head=(8,)), lambda: methods.from_spec("sam:rho=0.5")),
     "breaking": (ConvNet(channels=(4, 6)), Breaking),
 }
 

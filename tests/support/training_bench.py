@@ -162,14 +162,19 @@ class Bench:
         """One step of the optimizer, penalty included."""
         self.model.train()
         optimizer = self.attached.optimizer
-        optimizer.zero_grad()
-        value, penalty = loss_fn(self.model, batch), self.attached.penalty()
-        if penalty is not None:
-            assert penalty.shape == ()
-            assert penalty.requires_grad
-            value = value + penalty
-        assert torch.isfinite(value)
-        value.backward()
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            value, penalty = loss_fn(self.model, batch), self.attached.penalty()
+            if penalty is not None:
+                assert penalty.shape == ()
+                assert penalty.requires_grad
+                value = value + penalty
+            assert torch.isfinite(value)
+            value.backward()
+            return value
+
+        self.attached.backward(closure)
         optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.model)

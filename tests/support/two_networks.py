@@ -98,9 +98,12 @@ class ActorCritic(Learner):
         seen, action, reward, then = self.step_of_the_world()
         with torch.no_grad():
             goal = reward + DISCOUNT * self.model.value(self.target, then, self.model.actor(then))
-        error = (self.model.value(self.model.critic, seen, action) - goal).square()
-        loss = descend([error.mean()], "critic")
-        descend([-self.model(seen).mean()], "actor")
+
+        def error() -> Iterable[Tensor]:
+            yield (self.model.value(self.model.critic, seen, action) - goal).square().mean()
+
+        loss = descend(error, "critic")
+        descend(lambda: [-self.model(seen).mean()], "actor")
         with torch.no_grad():
             for slow, fast in zip(self.target.parameters(), self.model.critic.parameters(), strict=True):
                 slow.lerp_(fast, FOLLOW)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from replastic import methods
+from replastic.errors import UserError
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 SHOWN = '"redo"'
@@ -83,7 +84,19 @@ def test_the_loop_is_short_and_names_one_method() -> None:
     assert after.count(SHOWN) == 1
 
 
-@pytest.mark.parametrize("name", methods.names())
+TWICE = [name for name in methods.names() if methods.from_spec(name).repeats_backward]
+"""Methods that need the loss twice an update."""
+
+
+def test_the_one_exception_is_named_and_says_what_to_do() -> None:
+    section = README.read_text(encoding="utf-8").split("## In your training loop\n")[1].split("\n## ")[0]
+    assert TWICE == ["sam"]
+    assert "every method but [`sam`]" in section
+    with pytest.raises(UserError, match=r"^sam computes the loss twice .* method.backward\(closure\), before"):
+        trained(loops()[1].replace(SHOWN, '"sam"'))
+
+
+@pytest.mark.parametrize("name", [name for name in methods.names() if name not in TWICE])
 def test_every_method_runs_in_the_loop(name: str) -> None:
     names = trained(loops()[1].replace(SHOWN, repr(name)))
     assert names["method"].run.phase == 2

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from replastic import methods, recipes
 from replastic.api._calls import argument_names
 from replastic.errors import UserError, did_you_mean, near_misses
-from replastic.interventions.attached import Attached, as_passes
+from replastic.interventions.attached import Attached
+from replastic.interventions.passes import as_passes
 from replastic.options import name_of, pieces, read
 from replastic.probes import check_loss_fn, last_products
 from replastic.text import shown

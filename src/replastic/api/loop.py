@@ -39,7 +39,7 @@ def during(
     ranks: Literal["same", "independent"] = "same",
     **options: OptionValue,
 ) -> Attached:
-    """Put a method to work in a training loop of your own; every registered method works this way.
+    """Put a method to work in a training loop of your own; every registered method can.
 
     ::
 
@@ -51,6 +51,8 @@ def during(
                 loss.backward()
                 method.optimizer.step()
                 method.after_update()
+
+    A method that needs the loss twice (``sam``) takes it as a function, see `Attached.backward`.
 
     Call `method.cross()` between two phases. Step `method.optimizer`: it is the one that was given, unless the method
     brings its own (``muon``, ``adamo``). Make schedulers and gradient scalers for that one. To resume, save

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from replastic.errors import UserError
 from replastic.interventions.method import Method, WeightMethod
 from replastic.interventions.needs import Plans, check_needs, used
 from replastic.interventions.optimizers import adopt, own_optimizer
+from replastic.interventions.passes import Batches, as_passes
 from replastic.interventions.plan import Plan, plan
 from replastic.interventions.run import Run
 from replastic.interventions.solve import propose
@@ -28,7 +29,6 @@ from replastic.weights.outcome import Outcome
 from replastic.weights.targets import protected
 from replastic.weights.writer import write
 
-Batches = Callable[[], Iterable[Any]]
 Progress = Callable[[Any], Iterable[Any]]
 """Wraps what is read one by one, such as `tqdm`."""
 _METHOD = "method/"
@@ -38,9 +38,10 @@ class Attached:
     """A method at work on the weights of a run. Use it in a `with` block, so that the method's hooks are removed.
 
     Over a run its user calls `begin` in the first phase in which the method is on; for every update `penalty` (before
-    the backward pass) and `after_update` (after the optimizer's step); and `cross` between two phases. Gradient
-    accumulation, learning-rate schedulers and gradient scalers stay the user's: one call per optimizer step is all
-    that is asked for. Frozen weights and those of `Run.exclude_modules` are never written, whatever a method proposes.
+    the backward pass), for some methods `backward` (in place of that pass), and `after_update` (after the optimizer's
+    step); and `cross` between two phases. Gradient accumulation, learning-rate schedulers and gradient scalers stay the
+    user's: one call per optimizer step is all that is asked for. Frozen weights and those of `Run.exclude_modules` are
+    never written, whatever a method proposes.
 
     Args:
         method: The method, or several joined by ``+``.
@@ -75,6 +76,7 @@ class Attached:
         """Whether the method has been set up, and so has a say."""
         self._followers = followers
         self._staging = staging
+        self._went_back = False
         self._agree = agree
         self._plans: dict[str, Plan] = {}
         self._planned_for: Sequence[WeightEntry] = ()
@@ -148,6 +150,39 @@ class Attached:
         with torch.autocast(device, enabled=False):
             return self.method.penalty(self.run)
 
+    def backward(self, closure: Callable[[], Tensor], optimizer: str | None = None) -> Tensor:
+        """Have the gradients of the next update computed. Needed for methods that want the loss twice, such as ``sam``.
+
+        ::
+
+            def closure():
+                method.optimizer.zero_grad()
+                penalty = method.penalty()
+                loss = loss_fn(model, batch) if penalty is None else loss_fn(model, batch) + penalty
+                loss.backward()
+                return loss
+
+            loss = method.backward(closure)
+            method.optimizer.step()
+            method.after_update()
+
+        Every other method calls the closure once, so a loop may be written like this for all of them. Micro-batches,
+        autocast and a gradient scaler go into the closure.
+
+        Args:
+            closure: Clears the gradients, computes the loss and its gradients, and returns the loss.
+            optimizer: Name of the optimizer that is stepped next; None for all of them.
+
+        Returns:
+            The loss at the weights as they are, by the first call.
+        """
+        self._went_back = True
+        if not self.is_on:
+            return closure()
+        chosen = self.optimizers.values() if optimizer is None else (self.optimizers[optimizer],)
+        parameters = [p for one in chosen for group in one.param_groups for p in group["params"]]
+        return self.method.backward(self.run, parameters, closure)
+
     def after_update(self) -> list[Outcome]:
         """Let the method act after an update of the weights; what it proposes is written.
 
@@ -155,8 +190,15 @@ class Attached:
             What each part that acted did; empty if none did. Undo them in reverse order.
 
         Raises:
-            UserError: What a part proposes cannot be written; of that nothing was.
+            UserError: What a part proposes cannot be written; of that nothing was. Or the method wants the loss twice,
+                and the gradients were not computed by `backward`.
         """
+        if self.is_on and self.method.repeats_backward and not self._went_back:
+            raise UserError(
+                f"{self._name} computes the loss twice for each update: give a function that computes it and its "
+                "gradients to method.backward(closure), before the optimizer's step"
+            )
+        self._went_back = False
         self.run.step += 1
         changes = (part.after_step(self.run) for part in self._parts())
         return [self._write(change, "keep") for change in changes if change is not None]
@@ -354,23 +396,3 @@ class Attached:
     def _note_optimizer(self) -> None:
         with suppress(StopIteration):
             self.run.optimizer = next(iter(self.optimizers.values()))
-
-
-def as_passes(batches: Batches | Iterable[Any]) -> tuple[Batches, int]:
-    """Give one pass over the data at each call, and the number of its batches; 0 where that is not known.
-
-    Raises:
-        UserError: It is neither an iterable of batches nor a function that returns one.
-    """
-
-    def one_pass() -> Iterable[Any]:
-        found = batches() if callable(batches) else batches
-        if not isinstance(found, Iterable):
-            raise UserError(
-                "batches must be an iterable of batches, such as a DataLoader, or a function that returns one, "
-                f"got {type(found).__name__}"
-            )
-        return found
-
-    count = len(batches) if isinstance(batches, Sized) else 0
-    return one_pass, count

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -90,6 +91,12 @@ class Combined(Method):
     def penalty(self, run: Run) -> Tensor | None:
         """The sum of the penalties."""
         return total([term for part in self.parts if (term := part.penalty(run)) is not None])
+
+    def backward(self, run: Run, parameters: Sequence[Tensor], closure: Callable[[], Tensor]) -> Tensor:
+        """Each part in turn; what one computes is the loss of the part before it."""
+        for part in reversed(self.parts):
+            closure = partial(part.backward, run, parameters, closure)
+        return closure()
 
     def after_write(self, run: Run, names: Collection[str], units: Sequence[UnitReset]) -> None:
         """Tell every part."""

@@ -33,8 +33,9 @@ class Method:
     """An intervention. Subclasses are keyword-only dataclasses whose fields are the hyperparameters, each an `option`.
 
     Everything has a default that does nothing, so a subclass says only what it does. Over a run the calls are:
-    `check` (before anything starts), `setup`, `make_optimizer`, then for every step `penalty` and `after_step`, between
-    two phases `on_boundary`, after either `after_write` where weights were replaced, and `close` in the end.
+    `check` (before anything starts), `setup`, `make_optimizer`, then for every step `penalty`, `backward`
+    and `after_step`, between two phases `on_boundary`, after either `after_write` where weights were replaced, and
+    `close` in the end.
     """
 
     name: ClassVar[str] = ""
@@ -69,6 +70,11 @@ class Method:
     def makes_optimizer(self) -> bool:
         """Whether it has an optimizer of its own, in place of the run's."""
         return any(type(part).make_optimizer is not Method.make_optimizer for part in self.parts)
+
+    @property
+    def repeats_backward(self) -> bool:
+        """Whether it needs the loss more than once an update, and so a function that computes it: see `backward`."""
+        return any(type(part).backward is not Method.backward for part in self.parts)
 
     def __post_init__(self) -> None:
         """Note in `explicit` the fields the caller set by hand, which no recipe overrides.
@@ -122,6 +128,20 @@ class Method:
     def penalty(self, run: Run) -> Tensor | None:
         """A scalar to add to the loss of every step, differentiable in the parameters, or None."""
         return None
+
+    def backward(self, run: Run, parameters: Sequence[Tensor], closure: Callable[[], Tensor]) -> Tensor:
+        """Have the gradients of the coming update computed, for methods that need the loss at other weights as well.
+
+        Args:
+            run: The run under way.
+            parameters: Those that the coming update trains.
+            closure: Clears the gradients, computes the whole loss with its penalty at the weights as they are, leaves
+                its gradients in `.grad`, and returns the loss. It may be called again.
+
+        Returns:
+            The loss at the weights as they were. They are so again at the end.
+        """
+        return closure()
 
     def after_step(self, run: Run) -> Change | None:
         """Called after every optimizer update; what it proposes is written before the next."""

@@ -1,9 +1,9 @@
-"""A pass over data in a random order, for methods that depend on the order in which batches come."""
+"""Passes over data: as often as they are asked for, and in a random order for methods that depend on it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -11,8 +11,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
+from replastic.errors import UserError
 from replastic.seeds import generator
 
+Batches = Callable[[], Iterable[Any]]
+"""Gives one pass over the data at each call."""
 _LEAST = 16
 """Labels at the end of a pass that are compared with all: those of the last batch, and of earlier ones if it has fewer.
 """
@@ -26,6 +29,26 @@ class Reorderable(Protocol):
 
     def shuffled(self, draw: torch.Generator) -> Iterable[Any]:
         """Batches of equal size, of samples in a drawn order."""
+
+
+def as_passes(batches: Batches | Iterable[Any]) -> tuple[Batches, int]:
+    """Give one pass over the data at each call, and the number of its batches; 0 where that is not known.
+
+    Raises:
+        UserError: It is neither an iterable of batches nor a function that returns one.
+    """
+
+    def one_pass() -> Iterable[Any]:
+        found = batches() if callable(batches) else batches
+        if not isinstance(found, Iterable):
+            raise UserError(
+                "batches must be an iterable of batches, such as a DataLoader, or a function that returns one, "
+                f"got {type(found).__name__}"
+            )
+        return found
+
+    count = len(batches) if isinstance(batches, Sized) else 0
+    return one_pass, count
 
 
 def in_random_order(batches: Iterable[Any], seed: int, *purpose: str | int) -> Iterable[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -38,14 +38,16 @@ class Extent:
 class Descend(Protocol):
     """One step of one optimizer, as the loop makes it for every learner."""
 
-    def __call__(self, losses: Iterable[Tensor], optimizer: str = "") -> Tensor:
+    def __call__(self, losses: Callable[[], Iterable[Tensor]], optimizer: str = "") -> Tensor:
         """Make one step.
 
         The loop takes the losses one after the other, as each is computed, and differentiates them. It adds what the
-        method adds, sums the gradients over the processes, clips them, sets the learning rate and steps.
+        method adds, sums the gradients over the processes, clips them, sets the learning rate and steps. A method that
+        wants the loss at other weights as well has it computed again, of the same data.
 
         Args:
-            losses: Parts of the loss: of several micro-batches, each weighted by its share of the batch.
+            losses: Gives the parts of the loss, as often as it is called: of several micro-batches, each weighted by
+                its share of the batch.
             optimizer: Name of the optimizer, one of `Learner.groups`.
 
         Returns:

@@ -58,7 +58,8 @@ class SupervisedLearner(Learner):
 
     def update(self, descend: Descend) -> Tensor:
         """Train on the next batch: of several processes each trains on its portion."""
-        return descend(self._parts(next(self._coming)))
+        batch = next(self._coming)
+        return descend(lambda: self._parts(batch))
 
     @abstractmethod
     def stream(self, phase: int, first: int) -> Iterator[Batch]:

@@ -12,12 +12,22 @@ from torch import nn
 from replastic.seeds import drawing_from
 
 _PROBED: ContextVar[frozenset[int]] = ContextVar("_PROBED", default=frozenset())
-"""Identities of the models that are inside an `undisturbed` block."""
+"""Identities of the models that are inside a `probing` or `undisturbed` block."""
 
 
 def is_probed(model: nn.Module) -> bool:
-    """Whether the model is inside an `undisturbed` block. Its passes are then no training passes."""
+    """Whether the model is inside a `probing` or `undisturbed` block. Its passes are then no training passes."""
     return id(model) in _PROBED.get()
+
+
+@contextmanager
+def probing(model: nn.Module) -> Iterator[None]:
+    """Passes of the model inside the block are no training passes, so that nobody takes statistics from them."""
+    token = _PROBED.set(_PROBED.get() | {id(model)})
+    try:
+        yield
+    finally:
+        _PROBED.reset(token)
 
 
 @contextmanager
@@ -40,14 +50,12 @@ def undisturbed(model: nn.Module, *, training: bool | None = False, seed: int | 
         for module in model.modules()
         for name, value in module._buffers.items()
     ]
-    with drawing_from(seed, model):
-        token = _PROBED.set(_PROBED.get() | {id(model)})
+    with drawing_from(seed, model), probing(model):
         try:
             if training is not None:
                 model.train(training)
             yield
         finally:
-            _PROBED.reset(token)
             for module, flag in flags:
                 module.training = flag
             with torch.no_grad():

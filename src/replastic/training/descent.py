@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain, pairwise
 
 import torch
@@ -25,10 +25,23 @@ class Descent:
         self.rate = 1.0
         """Factor on every group's learning rate."""
 
-    def __call__(self, losses: Iterable[Tensor], optimizer: str = "") -> Tensor:
-        """Differentiate the losses one by one, the method's penalty with the last of them, and step."""
+    def __call__(self, losses: Callable[[], Iterable[Tensor]], optimizer: str = "") -> Tensor:
+        """Have the gradients computed as the method wants it, and step."""
         chosen = self._attached.optimizers[optimizer]
         parameters = [p for group in chosen.param_groups for p in group["params"]]
+        total = self._attached.backward(lambda: self._gradients(losses(), parameters), optimizer)
+        with torch.no_grad():
+            if self._trainer.clip_norm:
+                light.clip(parameters, self._trainer.clip_norm)
+            for group in chosen.param_groups:
+                group["lr"] = self.rate * group.setdefault("initial_lr", group["lr"])
+                if self._trainer.weight_decay:
+                    self._decay(group["params"], group["lr"])
+            light.step(chosen)
+        return total
+
+    def _gradients(self, losses: Iterable[Tensor], parameters: list[Tensor]) -> Tensor:
+        """Differentiate the losses one by one, the method's penalty with the last of them; summed over processes."""
         for parameter in parameters:
             parameter.grad = None
         total: Tensor | None = None
@@ -40,14 +53,6 @@ class Descent:
         assert total is not None, "a learner gives at least one loss"
         if distributed.is_distributed():
             total = distributed.sum_gradients(parameters, total)
-        with torch.no_grad():
-            if self._trainer.clip_norm:
-                light.clip(parameters, self._trainer.clip_norm)
-            for group in chosen.param_groups:
-                group["lr"] = self.rate * group.setdefault("initial_lr", group["lr"])
-                if self._trainer.weight_decay:
-                    self._decay(group["params"], group["lr"])
-            light.step(chosen)
         return total
 
     def _decay(self, parameters: Iterable[Tensor], rate: float) -> None:

@@ -52,22 +52,28 @@ class Loop:
 
     def step(self, batch: tuple[Tensor, Tensor]) -> None:
         self.model.train()
-        self.optimizer.zero_grad()
-        for inputs, targets in zip(*(part.chunk(2) for part in batch), strict=True):
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = loss_fn(self.model, (inputs, targets)) / 2
-            self.scaler.scale(loss).backward()
-        with torch.autocast("cpu", torch.bfloat16):
-            penalty = self.method.penalty()
-        if penalty is not None:
-            assert penalty.dtype == torch.float32, "the penalty is computed in full precision"
-            self.scaler.scale(penalty).backward()
+        self.method.backward(lambda: self.gradients(batch))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
         self.method.after_update()
         if len(list(self.model.parameters())) == len(list(self.average.parameters())):
             self.average.update_parameters(self.model)
+
+    def gradients(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        self.optimizer.zero_grad()
+        total = torch.zeros(())
+        for inputs, targets in zip(*(part.chunk(2) for part in batch), strict=True):
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = loss_fn(self.model, (inputs, targets)) / 2
+            self.scaler.scale(loss).backward()
+            total += loss.detach()
+        with torch.autocast("cpu", torch.bfloat16):
+            penalty = self.method.penalty()
+        if penalty is not None:
+            assert penalty.dtype == torch.float32, "the penalty is computed in full precision"
+            self.scaler.scale(penalty).backward()
+        return total
 
     def train(self, phases: range, skip: int = 0) -> None:
         for phase in phases:
@@ -168,9 +174,14 @@ def test_any_optimizer_or_several(name: str, kind: str) -> None:
         for phase in range(2):
             method.cross(phase, batches=data(phase))
             for batch in data(phase):
-                loss, penalty = loss_fn(model, batch), method.penalty()
-                model.zero_grad()
-                (loss if penalty is None else loss + penalty).backward()
+
+                def closure(batch: tuple[Tensor, Tensor] = batch) -> Tensor:
+                    model.zero_grad()
+                    loss, penalty = loss_fn(model, batch), method.penalty()
+                    (loss if penalty is None else loss + penalty).backward()
+                    return loss
+
+                method.backward(closure)
                 for optimizer in method.optimizers.values():
                     optimizer.step()
                 method.after_update()
@@ -200,7 +211,7 @@ def test_an_optimizer_that_calls_a_closure(name: str) -> None:
                     value.backward()
                     return value
 
-                method.optimizer.step(closure)
+                method.optimizer.step(lambda closure=closure: method.backward(closure))
                 method.after_update()
     assert all(value.isfinite().all() for value in model.state_dict().values())
 

@@ -88,7 +88,8 @@ def test_each_optimizer_steps_its_own_parameters_alone(protocol):
         for name, other in (("critic", "actor"), ("actor", "critic")):
             before = {n: p.detach().clone() for n, p in session.model.named_parameters()}
             expected = float(half_squares(session.model).detach())
-            found = session.descent((share * half_squares(session.model) for share in (0.25, 0.75)), name)
+            model = session.model
+            found = session.descent(lambda model=model: (part * half_squares(model) for part in (0.25, 0.75)), name)
             assert not found.requires_grad
             assert float(found) == pytest.approx(expected)
             for n, p in session.model.named_parameters():
