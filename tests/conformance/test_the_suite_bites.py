@@ -222,7 +222,9 @@ class DrawsAndDoesNotSaySo(Shrink):
 
 class MovesAParameterInMemory(Shrink):
     def on_boundary(self, run: Run) -> Change:
-        self.weight("head.weight").data = 0.9 * self.weight("head.weight").data
+        weight = self.weight("head.weight")
+        self.old = [*getattr(self, "old", []), weight.data]  # kept, so that the next does not lie where the first did
+        weight.data = 0.9 * weight.data
         return Change()
 
 
