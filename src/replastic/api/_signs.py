@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from replastic import linalg
 from replastic.api._shared import LossFunction
 from replastic.metrics import watch_features
+from replastic.metrics.active_units import active_units
+from replastic.metrics.dead import dead
 from replastic.metrics.dormant import dormant
 from replastic.metrics.feature_srank import feature_srank
 from replastic.probes import gradients
@@ -35,6 +37,10 @@ class UnitHealth:
     units: int = 0
     samples: int = 0
     """Samples on which they were seen; positions of maps and sequences count."""
+    dead: float = 0.0
+    """Share of units that give 0 for every sample; these are dormant, too."""
+    active: float = 0.0
+    """Share of units above 0, as a mean over samples."""
 
     @property
     def idle(self) -> float:
@@ -75,6 +81,8 @@ def unit_health(model: nn.Module, batch: Any, loss_fn: LossFunction | None) -> t
                 float((linalg.stuck(features) & ~quiet).double().mean()),
                 units=features.shape[1],
                 samples=features.shape[0],
+                dead=float(dead(features).mean()),
+                active=float(active_units(features).mean()),
             )
         )
 

@@ -77,8 +77,15 @@ class Diagnosis:
         return "\n".join([*lines, "", self.verdict])
 
     def _unit_rows(self) -> list[list[str]]:
-        rows = [[u.layer, f"{u.dormant:.1%}", f"{u.stuck:.1%}", f"{u.srank} of {u.directions}"] for u in self.units]
-        return [["units of", "dormant", "stuck", "srank of features"], *rows]
+        rows = [
+            [
+                u.layer,
+                *(f"{share:.1%}" for share in (u.dormant, u.dead, u.stuck, u.active)),
+                f"{u.srank} of {u.directions}",
+            ]
+            for u in self.units
+        ]
+        return [["units of", "dormant", "dead", "stuck", "active", "srank of features"], *rows]
 
 
 @public

@@ -47,7 +47,11 @@ class LayerHealth:
     """Mean over the batch, as are the next."""
     stable_rank: float
     condition_number: float
-    """Worst of the batch; infinite for a matrix without full rank."""
+    """Largest over smallest singular value: their spread. Worst of the batch; infinite for one without full rank."""
+    mean_square: float
+    """Mean of the squared singular values, over the batch; 1 for an isometry."""
+    largest: float
+    """Largest singular value of the batch; 1 for an isometry."""
     norm: float
     """Frobenius norm of the whole batch."""
     finite: bool = True
@@ -145,8 +149,10 @@ class WeightReport:
 
     def table(self) -> str:
         """The measures of every layer, what was left alone, and the notes."""
-        head = ["weight", "kind", "role", "matrices", "DfI", "residual", "eff. rank", "stable", "condition", "norm"]
-        lines = [f"  {line}" for line in columns([head, *(_row(x) for x in self.layers)])]
+        head = ["weight", "kind", "role", "matrices", "DfI", "residual", "eff. rank", "stable", "norm"]
+        singular = ["singular values of", "mean square", "largest", "spread (largest / smallest)"]
+        tables = [head, *(_row(x) for x in self.layers)], [singular, *(_singular(x) for x in self.layers)]
+        lines = [*(f"  {line}" for line in columns(tables[0])), "", *(f"  {line}" for line in columns(tables[1]))]
         return "\n".join([*lines, *cuts(self.layers), *grouped("not measured", self.skipped), *self.notes])
 
 
@@ -208,7 +214,15 @@ def _measured(entry: WeightEntry, info: MatrixInfo, w: Tensor) -> LayerHealth:
     if not bool(torch.isfinite(w).all()):
         nan = math.nan
         return layer(
-            dfi=nan, residual=nan, effective_rank=nan, stable_rank=nan, condition_number=nan, norm=nan, finite=False
+            dfi=nan,
+            residual=nan,
+            effective_rank=nan,
+            stable_rank=nan,
+            condition_number=nan,
+            mean_square=nan,
+            largest=nan,
+            norm=nan,
+            finite=False,
         )
     spectrum = linalg.Spectrum(linalg.singular_values(w))
     scale = linalg.scale_factor("modular", w, w, taps=info.taps)
@@ -218,6 +232,8 @@ def _measured(entry: WeightEntry, info: MatrixInfo, w: Tensor) -> LayerHealth:
         effective_rank=float(spectrum.effective_rank().mean()),
         stable_rank=float(spectrum.stable_rank().mean()),
         condition_number=float(spectrum.condition_number().max()),
+        mean_square=float(spectrum.mean_square().mean()),
+        largest=float(spectrum.largest().max()),
         norm=math.hypot(*linalg.frobenius(w).tolist()),
     )
 
@@ -234,9 +250,13 @@ def _row(layer: LayerHealth) -> list[str]:
         f"{layer.residual:.3g}",
         f"{layer.effective_rank:.1f} of {layer.directions}{mark}",
         f"{layer.stable_rank:.1f}",
-        f"{layer.condition_number:.2g}",
         f"{layer.norm:.3g}",
     ]
+
+
+def _singular(layer: LayerHealth) -> list[str]:
+    """Scale, largest and spread of a spectrum, side by side: each can be sound while another is not."""
+    return [layer.label, f"{layer.mean_square:.3g}", f"{layer.largest:.3g}", f"{layer.condition_number:.3g}"]
 
 
 def _count(some: Sequence[object], all_: Sequence[object]) -> str:

@@ -33,6 +33,22 @@ class Spectrum:
         largest = self.values[..., :1]
         return (self.values / torch.where(largest > 0, largest, 1)).square().sum(-1)
 
+    def mean_square(self) -> Tensor:
+        """(*B,): ||W||_F^2 / r, the mean of the squares."""
+        return self.values.square().mean(-1)
+
+    def largest(self) -> Tensor:
+        """(*B,): the spectral norm."""
+        return self.values[..., 0]
+
+    def spread(self, rounding: float) -> Tensor:
+        """log10 of the condition number: (*B,), from 0 to -log10(rounding), which a zero matrix has.
+
+        Args:
+            rounding: Share of the largest singular value at which the smaller ones are rounding.
+        """
+        return torch.log10(self.condition_number().clamp_max(1 / rounding))
+
     def condition_number(self) -> Tensor:
         """Largest over smallest singular value: (*B,), from 1; inf when the smallest is zero."""
         s = self.values

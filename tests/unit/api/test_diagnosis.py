@@ -46,6 +46,7 @@ def test_measures_of_a_diagonal_matrix(tmp_path: Path) -> None:
     assert layer.stable_rank == pytest.approx(22 / 16)
     assert layer.condition_number == pytest.approx(4)
     assert layer.norm == pytest.approx(math.sqrt(22))
+    assert (layer.mean_square, layer.largest) == (pytest.approx(22 / 4), pytest.approx(4))
     assert layer.dfi == pytest.approx(15**2 + 3**2)
     assert layer.residual == pytest.approx((15**2 + 3**2) / 4)
     assert (layer.shape, layer.kind, layer.role, layer.batch) == ((4, 4), "linear", "matrix", 1)
@@ -59,6 +60,14 @@ def test_taps_of_a_kernel_are_summed_and_averaged(tmp_path: Path) -> None:
     assert layer.dfi == pytest.approx(sum(grams))
     assert layer.effective_rank == pytest.approx(sum(float(linalg.effective_rank(w)) for w in taps) / 4)
     assert layer.norm == pytest.approx(float(kernel.norm()))
+
+
+def test_scale_largest_and_spread_of_a_spectrum_are_side_by_side(tmp_path: Path) -> None:
+    lines = str(report(tmp_path, a=torch.diag(torch.tensor([4.0, 2.0, 1.0, 1.0])))).splitlines()
+    head = next(i for i, line in enumerate(lines) if "singular values of" in line)
+    assert "mean square" in lines[head]
+    assert "spread (largest / smallest)" in lines[head]
+    assert lines[head + 1].split() == ["a.weight", "5.5", "4", "4"]
 
 
 def test_verdict_names_the_collapsed_layers(tmp_path: Path) -> None:

@@ -40,6 +40,9 @@ def test_measures_of_weights(d_out: int, d_in: int, taps: int, seed: int) -> Non
         "dfi_scaled": (scaled @ scaled.mT - eye).square().sum((-2, -1)),
         "weight_norm": s.square().sum(-1).sqrt(),
         "stable_rank": s.square().sum(-1) / s[:, 0].square(),
+        "singular_mean_square": s.square().mean(-1),
+        "singular_top": s[:, 0],
+        "singular_spread": (s[:, 0] / s[:, -1]).log10().clamp(max=-math.log10(max(d_out, d_in) * 2**-52)),
         "effective_rank": torch.exp(-(share * share.clamp_min(1e-300).log()).sum(-1)),
     }
     for name, value in expected.items():
@@ -65,6 +68,28 @@ def test_dormant_units_by_hand() -> None:
     assert compute("dormant", h).tolist() == [0, 0, 0, 1]
     assert metrics.get("dormant").compute(h, threshold=0.08).tolist() == [0, 0, 1, 1]
     assert compute("dormant", torch.zeros(3, 2)).tolist() == [1, 1], "a silent layer is dormant as a whole"
+
+
+def test_dead_and_active_units_by_hand() -> None:
+    h = torch.tensor([[0.0, 2.0, 0.0, -1.0], [0.0, 1.0, 3.0, -2.0], [-0.0, 4.0, 0.0, 0.0], [0.0, 1.0, 0.0, -1.0]])
+    assert compute("dead", h).tolist() == [1, 0, 0, 0]
+    assert compute("active_units", h).tolist() == [0, 1, 0.25, 0]
+
+
+def test_what_one_penalty_fixes_and_another_leaves_free() -> None:
+    """A spectrum may have the mean square or the largest value of an isometry and be far from one."""
+    info = MatrixInfo("w", "linear", 1, 4, 4)
+    names = ("singular_mean_square", "singular_top", "singular_spread")
+    spectra = {
+        (2.0, 1e-6, 1e-6, 1e-6): (1.0, 2.0, 6.30103),
+        (1.0, 1.0, 0.1, 0.1): (0.505, 1.0, 1.0),
+        (1.0, 1.0, 1.0, 1.0): (1.0, 1.0, 0.0),
+    }
+    for values, expected in spectra.items():
+        w = torch.diag(torch.tensor(values, dtype=torch.float64))[None]
+        assert [float(compute(name, w, info)) for name in names] == pytest.approx(expected, abs=1e-6)
+    zero = torch.zeros(1, 4, 6)
+    assert [float(compute(name, zero, info)) for name in names] == pytest.approx([0, 0, -math.log10(6 * 2**-52)])
 
 
 @settings(deadline=None, max_examples=10)
