@@ -19,6 +19,7 @@ examples:
   replastic report runs/digits_random_labels             writes report.html, tables/ and curves/ beside the runs
   replastic report runs/digits --out site/digits         the same, elsewhere
   replastic report runs/a runs/b --out both              two folders that are one experiment (equal settings)
+  replastic report runs/small runs/layernorm --networks  the same methods on several networks, side by side
   replastic report runs/digits --reference full_reset    differences to another method than base
   replastic report runs/digits --table boundary          print what was measured just after the boundary instead
   replastic report runs/digits --json                    paths and numbers for a script
@@ -39,9 +40,12 @@ def main(arguments: Sequence[str]) -> int:
         metavar="NAME",
         help="which table to print: final (default), around or boundary; tables/ gets all that the records allow",
     )
+    parser.add_argument("--networks", action="store_true", help="runs may differ in their network; rows then name it")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(list(arguments))
-    table = report.final_table(report.load([user_path(folder) for folder in options.runs]), options.reference)
+    folders = [user_path(folder) for folder in options.runs]
+    experiment = report.load(folders, several_networks=options.networks)
+    table = report.final_table(experiment, options.reference)
     printed = report.text_table(table, name=options.table)
     page = report.write(table, user_path(options.out or options.runs[0]))
     if options.json:

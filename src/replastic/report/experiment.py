@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from replastic.errors import UnknownNameError, UserError
 from replastic.options import name_of
 from replastic.records import METRIC, Record, RunDirectory, find_runs
+from replastic.report import networks
 from replastic.report.run_data import STEP, Presentation, RunData, read
 
 Paths = str | Path | Sequence[str | Path]
@@ -109,17 +110,24 @@ class Experiment:
         return tuple(sorted(key for key in found if key.startswith(METRIC)))
 
 
-def load(paths: Paths) -> Experiment:
+def load(paths: Paths, *, several_networks: bool = False) -> Experiment:
     """Read every run at or below `paths` as one experiment.
 
     Before their methods are turned on, all runs are alike. A run that has not come further is left out if others have,
     because all numbers come from the phases that every run has completed.
+
+    Args:
+        paths: Folders of runs.
+        several_networks: Runs may differ in their network. Those on another one than the first run's then name it after
+            their method, as in ``base (network: norm=layer)``.
 
     Raises:
         UserError: There are no runs, a file is damaged, two runs have the same method and seed, no phase is completed,
             or benchmarks or settings differ. The message names the place.
     """
     runs = [read(directory) for directory in _directories(paths)]
+    if several_networks:
+        runs = networks.named(runs)
     first = runs[0]
     shown = first.shown
     for run in runs[1:]:
@@ -218,7 +226,8 @@ def _check_comparable(first: RunData, run: RunData) -> None:
     if found:
         raise UserError(
             f"{first.path} and {run.path} differ in their settings ({'; '.join(found)}), so their scores cannot be put "
-            "in one table; report them one by one, or use `replastic compare`"
+            "in one table; report them one by one, or use `replastic compare`; where only the network differs, "
+            "`replastic report --networks` shows both"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from replastic.report import words
+from replastic.report import networks, words
 from replastic.report.experiment import Experiment
 from replastic.report.measures import final_scores
 from replastic.report.run_data import RunData
@@ -21,10 +21,21 @@ _NO_REFERENCE = f"{REFERENCE} was not run with these methods, so there is no dif
 
 def sentences(table: Table) -> list[str]:
     """Sentences on the runs, the change of the reference's score, the methods that differ from it, and the doubts."""
-    found = [_what(table), *_reference(table)]
+    found = [_what(table), *_networks(table), *_reference(table)]
     found += _differences(table) if table.reference else [_NO_REFERENCE]
     found += _leader(table) + _not_finite(table) + _cautions(table)
     return found
+
+
+def _networks(table: Table) -> list[str]:
+    """A sentence on rows of other networks than the settings of the page name."""
+    others = list(dict.fromkeys(filter(None, (networks.split(row.method)[1] for row in table.rows))))
+    if not others:
+        return []
+    return [
+        f"{words.count(len(others) + 1, 'network')} are compared: a row that names one ran on that, all others on the "
+        "network of the settings; data, draws of the labels and training are the same."
+    ]
 
 
 def _what(table: Table) -> str:

@@ -11,6 +11,7 @@ from replastic import metrics
 from replastic.errors import UnknownNameError
 from replastic.options import name_of
 from replastic.records import metric_name
+from replastic.report import networks
 from replastic.report.statistics import FREE, PERCENT, Bounds, Estimate
 
 FIGURES = 3
@@ -131,7 +132,7 @@ def typeset(text: str) -> str:
 
 def labels(methods: Sequence[str]) -> dict[str, str]:
     """A short name for each spec: the method's name, or the whole spec, as it is typed, if two specs share the name."""
-    names = [name_of(spec) for spec in methods]
+    names = [name_of(spec) + network for spec, network in map(networks.split, methods)]
     return {spec: name if names.count(name) == 1 else spec for spec, name in zip(methods, names, strict=True)}
 
 
