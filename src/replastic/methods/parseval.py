@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,14 +10,12 @@ import torch
 from torch import Tensor
 
 from replastic.interventions.aim import check_targets, choose
-from replastic.interventions.kernels import joined_taps
 from replastic.interventions.method import Method, register
 from replastic.interventions.penalties import total
-from replastic.interventions.regularised import REGULARISED_HELP, regularised
+from replastic.interventions.regularised import KERNELS, KERNELS_HELP, REGULARISED_HELP, Matrices, regularised
 from replastic.interventions.run import Need, Run
 from replastic.options import option
-from replastic.weights.entries import LiveStore
-from replastic.weights.recipe import Target
+from replastic.weights.entries import LiveStore, MatrixInfo
 
 WIDTH = 64
 """Of the networks that Chung et al. tuned the strength for."""
@@ -27,8 +26,8 @@ WIDTH = 64
 class Parseval(Method):
     """Adds strength ||W W^T - s I||_F^2 to the loss for every hidden matrix, and ||g^2 - s||^2 for norms.
 
-    The kernel of a convolution counts as one matrix, C_out x (C_in kh kw), one per group. Where d_out > d_in the term
-    cannot reach 0.
+    The kernel of a convolution counts as one matrix, C_out x (C_in kh kw), one per group; with ``kernels=taps`` each
+    tap is one. Where d_out > d_in the term cannot reach 0.
 
     Reference: Chung et al. (2024), section 3, of which FIRE (Han et al., 2026) has a variant of its own. The defaults
     are FIRE's (s = 1, a term for norms, strengths 1e-5 to 1e-3), but for the head: Chung et al. leave it alone, FIRE's
@@ -49,6 +48,7 @@ class Parseval(Method):
         False, help="multiply the term of each matrix by (64 / d_out)^2, so that one strength serves all widths"
     )
     targets: str = option("", help=REGULARISED_HELP)
+    kernels: str = option("joined", help=KERNELS_HELP, choices=KERNELS)
 
     def validate(self) -> None:
         """Refuse an empty pattern in `targets`."""
@@ -66,7 +66,7 @@ class Parseval(Method):
         """Look up the weights."""
         assert isinstance(run.store, LiveStore)
         targets = regularised(self.name, self.targets, run, head=self.head)
-        self._matrices = [(run.store.tensor(t.entry.name), t) for t in targets]
+        self._matrices: Iterable[tuple[MatrixInfo, Tensor]] = Matrices(run.store, targets, self.kernels)
         self._gains = []
         if self.norms:
             names = [t.entry.name for t in choose("parameters", run)[0] if t.entry.role == "norm"]
@@ -74,19 +74,15 @@ class Parseval(Method):
 
     def penalty(self, run: Run) -> Tensor | None:
         """The sum over all matrices and norm weights, times `strength`."""
-        terms = [self._of_matrix(weight, target) for weight, target in self._matrices]
+        terms = [self._of_matrices(info, rows) for info, rows in self._matrices]
         terms += [(gain.square() - self.s).square().sum() for gain in self._gains]
         return total(terms, self.strength)
 
     def close(self) -> None:
         """Let go of the parameters."""
-        self._matrices, self._gains = [], []
+        self._matrices, self._gains = (), []
 
-    def _of_matrix(self, weight: Tensor, target: Target) -> Tensor:
-        value = weight.new_zeros(())
-        for info, part in target.matrices(weight):
-            rows = joined_taps(part, info)
-            identity = torch.eye(info.d_out, dtype=rows.dtype, device=rows.device)
-            factor = (WIDTH / info.d_out) ** 2 if self.per_width else 1.0
-            value = value + factor * (rows @ rows.mT - self.s * identity).square().sum()
-        return value
+    def _of_matrices(self, info: MatrixInfo, rows: Tensor) -> Tensor:
+        identity = torch.eye(info.d_out, dtype=rows.dtype, device=rows.device)
+        factor = (WIDTH / info.d_out) ** 2 if self.per_width else 1.0
+        return factor * (rows @ rows.mT - self.s * identity).square().sum()

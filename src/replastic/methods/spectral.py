@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from replastic.interventions.aim import check_targets, choose
-from replastic.interventions.kernels import joined_taps
 from replastic.interventions.method import Method, register
 from replastic.interventions.penalties import total
-from replastic.interventions.regularised import REGULARISED_HELP, regularised
+from replastic.interventions.regularised import KERNELS, KERNELS_HELP, REGULARISED_HELP, Matrices, regularised
 from replastic.interventions.run import Need, Run
 from replastic.options import option
 from replastic.seeds import generator
-from replastic.weights.entries import LiveStore
+from replastic.weights.entries import LiveStore, MatrixInfo
 
 WARM_UP = 30
 """Steps of the power iteration before the first update."""
@@ -29,9 +28,9 @@ class Spectral(Method):
     """Adds strength sum (sigma_max(W)^k - 1)^2 to the loss, and strength sum (||b||_2^k)^2 for biases.
 
     W are all hidden matrices and the head's; the kernel of a convolution counts as one matrix, C_out x (C_in kh kw),
-    one per group. Biases include those of normalisation layers, whose gain g counts as the matrix diag(g): its
-    sigma_max is max |g_i|. The largest singular value comes from power iteration whose vectors stay from one update to
-    the next.
+    one per group; with ``kernels=taps`` each tap is one. Biases include those of normalisation layers, whose gain g
+    counts as the matrix diag(g): its sigma_max is max |g_i|. The largest singular value comes from power iteration
+    whose vectors stay from one update to the next.
 
     Reference: Lewandowski et al. (2024), section 4, with their k = 2, over all layers. Ours: the gains of normalisation
     layers as diagonal matrices; and ||b||^(2k) for biases, the square of the k-th power's distance from 0 as for the
@@ -48,6 +47,7 @@ class Spectral(Method):
     others: bool = option(True, help="include biases and the gains of normalisation layers")
     head: bool = option(True, help="include the head's matrix")
     targets: str = option("", help=REGULARISED_HELP)
+    kernels: str = option("joined", help=KERNELS_HELP, choices=KERNELS)
 
     @property
     def draws(self) -> bool:
@@ -71,20 +71,20 @@ class Spectral(Method):
         assert isinstance(run.store, LiveStore)
         store = run.store
         targets = regularised(self.name, self.targets, run, head=self.head)
-        self._matrices = [(store.tensor(t.entry.name), t) for t in targets]
+        self._matrices: Iterable[tuple[MatrixInfo, Tensor]] = Matrices(store, targets, self.kernels)
         rest = [t.entry for t in choose("parameters", run)[0]] if self.others else []
         self._biases = [store.tensor(e.name) for e in rest if e.name.endswith("bias")]
         self._gains = [store.tensor(e.name) for e in rest if e.role == "norm" and e.name.endswith("weight")]
         self._vectors: dict[str, Tensor] = {}
         with torch.no_grad():
-            for label, rows in self._labelled() if self.iterations else ():
+            for info, rows in self._matrices if self.iterations else ():
                 shape = (*rows.shape[:-1], 1)
-                start = torch.randn(shape, generator=generator(run.seed, "spectral", label)).to(rows)
-                self._vectors[label] = _iterated(rows, start, WARM_UP)[0]
+                start = torch.randn(shape, generator=generator(run.seed, "spectral", info.label)).to(rows)
+                self._vectors[info.label] = _iterated(rows, start, WARM_UP)[0]
 
     def penalty(self, run: Run) -> Tensor | None:
         """The sum over matrices, gains and biases, times `strength`."""
-        terms = [self._term(self._sigma(label, rows)) for label, rows in self._labelled()]
+        terms = [self._term(self._sigma(info.label, rows)) for info, rows in self._matrices]
         terms += [self._term(gain.abs().amax()) for gain in self._gains]
         terms += [bias.square().sum() ** self.power for bias in self._biases]
         return total(terms, self.strength)
@@ -99,15 +99,7 @@ class Spectral(Method):
 
     def close(self) -> None:
         """Let go of the parameters."""
-        self._matrices, self._biases, self._gains, self._vectors = [], [], [], {}
-
-    def _labelled(self) -> list[tuple[str, Tensor]]:
-        """Every batch of matrices (B, m, n) with its name."""
-        return [
-            (info.label, joined_taps(part, info))
-            for weight, target in self._matrices
-            for info, part in target.matrices(weight)
-        ]
+        self._matrices, self._biases, self._gains, self._vectors = (), [], [], {}
 
     def _sigma(self, label: str, rows: Tensor) -> Tensor:
         if not self.iterations:
