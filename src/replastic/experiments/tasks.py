@@ -32,6 +32,9 @@ METHODS = (
 )
 """The methods that AdamO's paper compares, the FIRE paper's, and controls; each at its defaults."""
 
+STRENGTHS = (1e-4, 1e-2, 1e-1)
+"""Of the isometry step and of the isometry penalty, beside their default, 1e-3."""
+
 TRAINER = Trainer(learning_rate=1e-3, batch_size=64, warmup=0.0, clip_norm=0.0, optimizer_policy="reset_touched")
 """Nothing tells the optimizer of a boundary: it keeps its state but for weights that a method rewrites, so that a
 network that was reset is a new one in all."""
@@ -120,6 +123,19 @@ def presets(
             methods=every_method("fire:scale=auto"),
             seeds=seeds,
             help="as small, with every method and control",
+            folder="small",
+        ),
+        "strength": Preset(
+            protocol=small,
+            methods=(
+                "base",
+                *("adamo", *(f"adamo:strength={strength:g}" for strength in STRENGTHS)),
+                *("isometry", *(f"isometry:strength={strength:g}" for strength in STRENGTHS)),
+                "fire:scale=auto",
+                "adamo+fire:scale=auto",
+            ),
+            seeds=seeds,
+            help="as small: how much the strength of the isometry step matters; fire, AdamO and both",
             folder="small",
         ),
         "paper": Preset(protocol=paper, methods=METHODS, seeds=8, help=published),

@@ -30,7 +30,7 @@ def scores(task, trainer):
         return {LOSS_NEW, LOSS_OLD, BITS_NEW, BITS_OLD}
     learner = task.learner(task.open(), 0, trainer)
     learner.begin(0, 0)
-    learner.update(lambda losses, optimizer="": sum(losses).detach())
+    learner.update(lambda losses, optimizer="": sum(losses()).detach())
     return set(learner.evaluate(0, last=True))
 
 

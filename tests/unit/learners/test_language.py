@@ -84,7 +84,7 @@ def test_training_goes_on_at_the_exact_token() -> None:
     inputs, targets = batches[0]
     assert torch.equal(inputs[:, 1:], targets[:, :-1])
     whole.begin(0, 0)
-    whole.update(lambda losses, optimizer="": sum(losses).detach())  # type: ignore[arg-type, union-attr, return-value]
+    whole.update(lambda losses, optimizer="": sum(losses()).detach())  # type: ignore[arg-type, union-attr, return-value]
     assert whole.position() == {"tokens": 4 * 16}
     resumed.load_state_dict(whole.state_dict())
     assert resumed.position() == whole.position()
@@ -102,7 +102,7 @@ def test_parts_of_a_batch_give_the_loss_of_the_whole() -> None:
     for one in (whole, parts):
         one.begin(0, 0)
         found: list[Tensor] = []
-        one.update(lambda part, optimizer="", kept=found: kept.extend(part) or sum(kept))  # type: ignore[misc]
+        one.update(lambda parts, optimizer="", kept=found: kept.extend(parts()) or sum(kept))  # type: ignore[misc]
         losses.append(found)
     assert [len(found) for found in losses] == [1, 4]
     torch.testing.assert_close(sum(losses[1]), losses[0][0])
