@@ -34,7 +34,7 @@ DONE = "DONE"
 
 
 class Event(StrEnum):
-    """The moments at which a run writes a record, in the order of time around a boundary."""
+    """The moments at which a run writes a record: first those around a boundary, in the order of time."""
 
     BEFORE_BOUNDARY = "before_boundary"
     """Just before the boundary: the new phase has begun, its method is not yet applied."""
@@ -46,6 +46,10 @@ class Event(StrEnum):
     """Inside a phase, before its last update."""
     PHASE_END = "phase_end"
     """After the last update of a phase."""
+    BEFORE_ACTING = "before_acting"
+    """Inside a phase: a trigger found that it is time, and the method has not yet acted."""
+    ACTED = "acted"
+    """Right after that action: the method is applied. ``trigger`` and ``reason`` say in words why."""
 
 
 Record = dict[str, Any]

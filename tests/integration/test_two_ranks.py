@@ -38,7 +38,7 @@ def both(case: str, patience: str = "60") -> list[dict[str, object]]:
     return [json.loads(said.splitlines()[-1]) for said, _ in ended]
 
 
-@pytest.mark.parametrize("case", ["wrapped", "late", "whole", "statistics", "independent"])
+@pytest.mark.parametrize("case", ["wrapped", "late", "whole", "statistics", "independent", "triggered"])
 def test_what_is_alike_is_written(case: str) -> None:
     assert [told["error"] for told in both(case)] == ["", ""]
 

@@ -130,6 +130,28 @@ def seen(rank: int) -> dict[str, Any]:
     return {"batches": batches(rank), "loss_fn": loss_fn}
 
 
+def triggered(rank: int) -> None:
+    """Triggers decide alike, although each process sees losses and samples of its own."""
+    model = DistributedDataParallel(network())
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for trigger in ("dfi:interval=3,growth=1.001,floor=0.001,layers=0.1", "plateau:interval=2,patience=1,least=0.2"):
+        with replastic.during(
+            "fire", model, optimizer, trigger=trigger, batches=batches(rank), loss_fn=loss_fn
+        ) as method:
+            for batch in 6 * batches(rank):
+                optimizer.zero_grad()
+                loss = loss_fn(model, batch)
+                loss.backward()
+                optimizer.step()
+                method.after_update(loss=loss)
+            told_when = [(acted.step, acted.reason) for acted in method.acted]
+        theirs: list[Any] = [None, None]
+        distributed.all_gather_object(theirs, told_when)
+        assert theirs[0] == theirs[1], theirs
+        assert told_when, f"{trigger} never acted"
+        told(model)
+
+
 def told(model: nn.Module) -> None:
     """See by a collective that all processes hold the same parameters, bit for bit."""
     mine = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
@@ -139,7 +161,7 @@ def told(model: nn.Module) -> None:
 
 
 CASES: Iterable[Callable[[int], None]] = (
-    wrapped, alone, late, again, apart, shares, whole, statistics, independent, failing, inside,
+    wrapped, alone, late, again, apart, shares, whole, statistics, independent, failing, inside, triggered,
 )  # fmt: skip
 
 

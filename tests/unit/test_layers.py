@@ -38,6 +38,7 @@ FLOORS = {
     "datasets": 4,
     "corpora": 4,
     "learners": 4,
+    "triggers": 4,
     "api": 5,
     "training": 5,
     "report": 5,

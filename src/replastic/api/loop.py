@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from replastic import methods, recipes
 from replastic.api._calls import OptionValue, public
 from replastic.api._shared import LossFunction, agreement, as_method, as_recipe, live_run
+from replastic.api._watching import watching
 from replastic.errors import UserError
 from replastic.interventions.attached import Attached
+from replastic.triggers import Trigger
 from replastic.weights.followers import Followers
 from replastic.weights.optimizer_state import Optimizers, Policy, by_name
 from replastic.weights.recipe import Recipe
@@ -37,6 +39,7 @@ def during(
     followers: Followers | None = None,
     seed: int = 0,
     ranks: Literal["same", "independent"] = "same",
+    trigger: str | Trigger | None = None,
     **options: OptionValue,
 ) -> Attached:
     """Put a method to work in a training loop of your own; every registered method can.
@@ -57,6 +60,9 @@ def during(
     Call `method.cross()` between two phases. Step `method.optimizer`: it is the one that was given, unless the method
     brings its own (``muon``, ``adamo``). Make schedulers and gradient scalers for that one. To resume, save
     `method.state_dict()` beside model and optimizer; load it first, as a method may add modules.
+
+    With `trigger` you need not know when a phase ends: the method acts as between two phases whenever the trigger finds
+    that it is time. Give it the loss: `method.after_update(loss=loss)`. `method.acted` lists when that was, and why.
 
     Args:
         method: Name (``replastic list methods``), a spec such as ``"redo:every=100"``, several joined by ``+``, or a
@@ -79,6 +85,8 @@ def during(
         seed: Seed of everything the method draws.
         ranks: In a group of torch.distributed: ``same`` sees to it, at every write, that every process writes the same
             into the same weights, and refuses otherwise; ``independent`` is for processes with a model of their own.
+        trigger: Decides when the method acts: a name (``replastic list triggers``), a spec such as
+            ``"plateau:patience=3"``, or an object. Its start, with which some triggers compare, is this call.
         options: Hyperparameters of the method, when it was given by name.
 
     Returns:
@@ -104,7 +112,11 @@ def during(
     optimizers = by_name(optimizer)
     if not optimizers:
         raise UserError("during needs the optimizer that trains the model: pass it, or use apply_ between phases")
-    attached = Attached(chosen, run, optimizers, policy=policy, followers=followers, agree=agreement(ranks))
+    agree = agreement(ranks)
+    if trigger is not None and not chosen.acts_between_phases:
+        raise UserError(f"{methods.spec_of(chosen)} does not act between phases: a trigger has no effect on it")
+    watch = None if trigger is None else watching(trigger, run, alike=agree == "always")
+    attached = Attached(chosen, run, optimizers, policy=policy, followers=followers, agree=agree, watch=watch)
     try:
         attached.begin()
     except BaseException:

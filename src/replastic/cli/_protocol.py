@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from replastic import benchmarks, data, metrics
+from replastic import benchmarks, data, metrics, triggers
 from replastic.benchmarks import BenchmarkSpec, Preset
 from replastic.cli._arguments import Parser, parse
 from replastic.cli._fields import Flag, flags_of, with_flags
@@ -47,6 +47,9 @@ class ProtocolOptions:
     """Samples on which the measures before the first update are taken; 0: as the preset has it."""
     start_every: int = 0
     """Phases from one measure before the first update to the next; 0: as the preset has it."""
+    trigger: str = ""
+    """Decides when methods act, such as plateau:patience=3 (see `replastic list triggers`), in place of the starts of
+    the phases; the preset's if left out."""
     from_start: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Methods are on in the first phase too, where the preset has them begin later and share what comes before."""
 
@@ -107,6 +110,7 @@ def read(
         task=_with(protocol.task, options),
         trainer=_with(protocol.trainer, options),
         recipe=options.recipe or protocol.recipe,
+        trigger=triggers.spec_of(triggers.from_spec(options.trigger)) if options.trigger else protocol.trigger,
     )
     protocol = _measured(protocol, options, args)
     if options.from_start and not protocol.methods_from:
@@ -138,7 +142,7 @@ def folder(chosen: Chosen, options: ProtocolOptions, protocol: Protocol) -> str:
     parts += [f"network={options.network}"] if options.network else []
     parts += ["from-start"] if options.from_start else []
     before, now = (flatten({**p.config(), "methods_from": 0}) for p in (preset, protocol))
-    parts += [f"{key.rpartition('.')[2]}={value}" for key, value in now.items() if before[key] != value]
+    parts += [f"{key.rpartition('.')[2]}={value}" for key, value in now.items() if before.get(key) != value]
     whole = "-".join(folder_name(part) for part in parts)
     if len(whole) > LONGEST:
         raise UserError("so many settings make no name for a folder; give --out")

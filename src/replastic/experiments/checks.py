@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from replastic import methods, recipes
+from replastic import recipes
 from replastic.errors import UserError
-from replastic.experiments import code
+from replastic.experiments import code, when
 from replastic.experiments.runs import SHARED, Job, check_device
 from replastic.records import RUN, RunDirectory, find_runs, read_object
 from replastic.report.experiment import differences
-from replastic.training import Protocol
+from replastic.training import Protocol, diagnostics
 from replastic.training.session import Session
 
 MOST_RUNS = 10_000
@@ -64,10 +64,12 @@ def check_fit(protocol: Protocol, specs: Iterable[str], seed: int, device: str) 
     check_device(device)
     source = protocol.task.open()
     for spec in specs:
-        with Session(protocol, source, methods.from_spec(spec), seed) as session:
+        trained = when.protocol_of(protocol, spec)
+        with Session(trained, source, when.method_of(spec), seed) as session:
             for index in (0, protocol.task.phases - 1):
                 session.learner.extent(index)
             session.begin(protocol.methods_from)
+            diagnostics.watch(session)
 
 
 def check_content(job: Job) -> None:

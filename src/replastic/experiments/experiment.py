@@ -12,10 +12,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from replastic import methods, metrics
+from replastic import metrics
 from replastic.disk import clear_below, clear_scratch, write_text
 from replastic.errors import UserError
-from replastic.experiments import checks, code
+from replastic.experiments import checks, code, when
 from replastic.experiments.cost import Expected, expected
 from replastic.experiments.runs import Job, execute
 from replastic.experiments.spec import BenchmarkSpec
@@ -91,7 +91,7 @@ def plan(
             holds runs of another benchmark, other settings or other code.
     """
     checks.check_counts(protocol, chosen, seeds)
-    specs = dict.fromkeys(methods.spec_of(methods.from_spec(text)) for text in chosen)
+    specs = dict.fromkeys(when.canonical(text) for text in chosen)
     jobs = tuple(
         Job(spec.name, protocol, spec.shown(protocol), Path(out), method, seed, device, command)
         for method in specs

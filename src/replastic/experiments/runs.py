@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from replastic import methods
 from replastic.disk import make_folder, write_text
 from replastic.environment import environment
 from replastic.errors import PluginError, UserError
+from replastic.experiments import when
 from replastic.parallel import distributed
 from replastic.records import RunDirectory, RunInfo, read_object
 from replastic.registry import plugins_named
@@ -40,7 +40,7 @@ class Job:
     folder: Path
     """Of the experiment."""
     method: str
-    """Its spec; any without effect on the shared phases."""
+    """Its spec, with a trigger if it has one of its own (see `when`); without effect on the shared phases."""
     seed: int
     device: str = "cpu"
     command: str = ""
@@ -76,10 +76,9 @@ class Job:
 
     def info(self) -> RunInfo:
         """The contents of its run.json, but for the environment."""
-        method = methods.from_spec(self.method)
         config = {**self.protocol.config(), "device": torch.device(self.device).type}
         if self.until is None:
-            config["method"] = methods.settings(method)
+            config["method"] = when.settings(self.method)
         return RunInfo(self.benchmark, self.method, self.seed, config, self.summary, self.command)
 
     def known(self) -> dict[str, Any] | None:
@@ -158,9 +157,9 @@ def _execute(job: Job, report: Callable[[float], None]) -> None:
             content = {**job.settings(), "environment": environment()}
             write_text(directory.path / SHARED, json.dumps(content, indent=2) + "\n")
     train(
-        job.protocol,
+        when.protocol_of(job.protocol, job.method),
         source,
-        methods.from_spec(job.method),
+        when.method_of(job.method),
         job.seed,
         directory,
         device=job.device,

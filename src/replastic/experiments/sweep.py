@@ -12,6 +12,7 @@ import numpy as np
 
 from replastic import methods
 from replastic.errors import UnknownNameError, UserError
+from replastic.experiments import when
 from replastic.experiments.experiment import Plan
 from replastic.experiments.spec import BenchmarkSpec
 from replastic.report.experiment import HELD_OUT, points
@@ -85,7 +86,8 @@ def as_in(preset: Sequence[str], text: str, values: Values) -> str:
 
     Any other text is returned as it is.
     """
-    known = next((m for m in map(methods.from_spec, preset) if m.name == text), None)
+    plain = [spec for spec in preset if not when.split(spec)[1]]
+    known = next((m for m in map(methods.from_spec, plain) if m.name == text), None)
     if known is None:
         return text
     searched = {f.name for f in fields(known) if f.metadata.get("search") or f"{text}.{f.name}" in values}

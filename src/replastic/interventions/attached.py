@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -20,6 +20,7 @@ from replastic.interventions.passes import Batches, as_passes
 from replastic.interventions.plan import Plan, plan
 from replastic.interventions.run import Run
 from replastic.interventions.solve import propose
+from replastic.interventions.watch import Watch
 from replastic.weights.averages import unfollowed
 from replastic.weights.change import Change, Proposal
 from replastic.weights.entries import WeightEntry
@@ -32,6 +33,17 @@ from replastic.weights.writer import write
 Progress = Callable[[Any], Iterable[Any]]
 """Wraps what is read one by one, such as `tqdm`."""
 _METHOD = "method/"
+_WATCH = "watch/"
+
+
+@dataclass(frozen=True)
+class Acted:
+    """An action between two phases that a trigger brought about."""
+
+    step: int
+    """Updates since training began."""
+    reason: str
+    """In words and numbers, as the trigger gave it."""
 
 
 class Attached:
@@ -55,6 +67,7 @@ class Attached:
         staging: Where new values wait while they are written; see `write`.
         agree: When the processes of a torch.distributed group, each with a copy of the model, compare what they are
             about to write, so that the copies stay alike: at every write, between phases, or never.
+        watch: Decides after every update whether the method acts as between two phases; see `triggers`.
     """
 
     def __init__(
@@ -67,6 +80,7 @@ class Attached:
         followers: Followers | None = None,
         staging: str = "memory",
         agree: Literal["always", "between phases", "never"] = "always",
+        watch: Watch | None = None,
     ) -> None:
         self.method = method
         self.policy = check_policy(policy)
@@ -74,6 +88,10 @@ class Attached:
         self.optimizers: dict[str, Optimizer] = dict(optimizers or {})
         self.is_on = False
         """Whether the method has been set up, and so has a say."""
+        self.watch = watch
+        """The trigger, if one decides when the method acts."""
+        self.acted: list[Acted] = []
+        """The actions of this process that the trigger brought about, in their order."""
         self._followers = followers
         self._staging = staging
         self._went_back = False
@@ -183,15 +201,21 @@ class Attached:
         parameters = [p for one in chosen for group in one.param_groups for p in group["params"]]
         return self.method.backward(self.run, parameters, closure)
 
-    def after_update(self) -> list[Outcome]:
+    def after_update(self, loss: Tensor | float | None = None, *, changed: bool = False) -> list[Outcome]:
         """Let the method act after an update of the weights; what it proposes is written.
+
+        With a trigger it also acts as between two phases (`cross`), whenever the trigger finds that it is time.
+
+        Args:
+            loss: The training loss of this update, a scalar, for triggers that decide by it; not read at once.
+            changed: Whether the data changed after this update, for triggers that listen to it.
 
         Returns:
             What each part that acted did; empty if none did. Undo them in reverse order.
 
         Raises:
             UserError: What a part proposes cannot be written; of that nothing was. Or the method wants the loss twice,
-                and the gradients were not computed by `backward`.
+                and the gradients were not computed by `backward`; or the trigger needs the loss.
         """
         if self.is_on and self.method.repeats_backward and not self._went_back:
             raise UserError(
@@ -201,7 +225,13 @@ class Attached:
         self._went_back = False
         self.run.step += 1
         changes = (part.after_step(self.run) for part in self._parts())
-        return [self._write(change, "keep") for change in changes if change is not None]
+        outcomes = [self._write(change, "keep") for change in changes if change is not None]
+        if self.watch is not None and self.is_on:
+            reason = self.watch.update(loss, changed=changed)
+            if reason:
+                outcomes += self.cross()
+                self.acted.append(Acted(self.run.step, reason))
+        return outcomes
 
     def cross(
         self,
@@ -256,6 +286,8 @@ class Attached:
                     outcomes.append(self._write(change, policy, between_phases=True, dry_run=dry_run))
             if policy == "reset_all" and not outcomes:
                 outcomes.append(self._write(Change(), policy, between_phases=True, dry_run=dry_run))
+        if self.watch is not None and not dry_run:
+            self.watch.acted()
         return outcomes
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -267,6 +299,7 @@ class Attached:
             "is_on": torch.tensor(int(self.is_on)),
             "name": torch.tensor(list(self._name.encode()), dtype=torch.uint8),
             **{f"{_METHOD}{name}": value for name, value in kept.items()},
+            **{f"{_WATCH}{name}": value for name, value in (self.watch.state_dict() if self.watch else {}).items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -285,6 +318,9 @@ class Attached:
         if int(state["is_on"]) and name != self._name:
             raise UserError(f"the saved state is that of {name}, not of {self._name}")
         self.run.phase, self.run.step = int(state["phase"]), int(state["step"])
+        watched = {name.removeprefix(_WATCH): value for name, value in state.items() if name.startswith(_WATCH)}
+        if self.watch is not None and watched:
+            self.watch.load_state_dict(watched)
         if not int(state["is_on"]):
             return
         self.begin()

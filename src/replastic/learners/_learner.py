@@ -26,6 +26,8 @@ class Extent:
     """Samples of one update."""
     scores: tuple[str, ...] = ()
     """Record keys that `Learner.evaluate` gives at every mark."""
+    announced: bool = True
+    """Whether whoever trains is told that the phase begins; triggers are told."""
     scored: int = 0
     """Samples (or steps) that one evaluation takes."""
     schedule: int = 0

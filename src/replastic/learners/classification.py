@@ -126,6 +126,7 @@ class Classifier(SupervisedLearner):
             pass_updates=max(1, round(samples / size)),
             batch=size,
             scores=tuple(_key(name) for name in found.evaluations),
+            announced=found.announced,
             scored=sum(len(part) for part in found.evaluations.values()),
             scored_last=min(samples, TRAIN_SAMPLES),
         )

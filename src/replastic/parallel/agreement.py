@@ -77,9 +77,9 @@ class Agreement:
         if self._pending and isinstance(error, Exception):
             self._pending = False
             with _reaching() as store:
-                self._say(store, "here", json.dumps(None))
-                self._say(store, "said", f"process {rank()} could not go on ({error})")
-                self._end(store)
+                _say(store, "here", json.dumps(None))
+                _say(store, "said", f"process {rank()} could not go on ({error})")
+                _end(store)
 
     def note(self, name: str, value: Tensor) -> None:
         """Take a tensor that is to be written into account."""
@@ -103,25 +103,49 @@ class Agreement:
         content = ({name: checksum(value) for name, value in weights}, self._change, repr(exactly))
         mine, others = rank(), [r for r in range(world_size()) if r != rank()]
         with _reaching() as store:
-            self._say(store, "here", json.dumps(content if mine == 0 else None))
+            _say(store, "here", json.dumps(content if mine == 0 else None))
             _wait(store, "here", others)
             first = json.loads(_get(store, "here", 0))
-            self._say(store, "said", _difference(first, *content) if mine and first else "")
+            _say(store, "said", _difference(first, *content) if mine and first else "")
             _wait(store, "said", others)
             said = [_get(store, "said", r) for r in range(world_size())]
-            self._end(store)
+            _end(store)
         problem = next(filter(None, said), "")
         if problem:
             raise UserError(f"{problem}; nothing was written in any process; {_OWN}")
 
-    def _say(self, store: Any, kind: str, content: str) -> None:
-        store.set(_key(kind, rank()), content)
 
-    def _end(self, store: Any) -> None:
-        """Count this call, and remove what this process said in the one before, which all have left behind them."""
-        _Calls.made += 1
-        for kind in ("here", "said") if _Calls.made > 1 else ():
-            store.delete_key(_key(kind, rank(), ago=2))
+def mean(numbers: Tensor) -> Tensor:
+    """The mean over the processes of some numbers, the same to the last bit in all of them.
+
+    Shapes: (n,) float64 -> (n,). The processes have to call it alike; one that is alone gets its own numbers back.
+
+    Raises:
+        UserError: A process has not called, or gives another number of numbers.
+        LostProcessError: The group's store cannot be reached.
+    """
+    if not is_distributed() or world_size() == 1:
+        return numbers
+    with _reaching() as store:
+        _say(store, "numbers", json.dumps(numbers.tolist()))
+        _wait(store, "numbers", [r for r in range(world_size()) if r != rank()])
+        said = [json.loads(_get(store, "numbers", r)) for r in range(world_size())]
+        _end(store)
+    if len({len(one) for one in said}) > 1:
+        counts = ", ".join(str(len(one)) for one in said)
+        raise UserError(f"the processes of the group measured different networks: {counts} numbers; {_OWN}")
+    return torch.tensor(said, dtype=torch.float64).mean(0)
+
+
+def _say(store: Any, kind: str, content: str) -> None:
+    store.set(_key(kind, rank()), content)
+
+
+def _end(store: Any) -> None:
+    """Count this call, and remove what this process said in the one before, which all have left behind them."""
+    _Calls.made += 1
+    for kind in ("here", "said", "numbers") if _Calls.made > 1 else ():
+        store.delete_key(_key(kind, rank(), ago=2))
 
 
 def _difference(first: Any, weights: Sums, change: Sums, exactly: str) -> str:

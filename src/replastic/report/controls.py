@@ -16,7 +16,7 @@ def is_control(spec: str) -> bool:
     The file of a method imports when it is asked for.
     """
     try:
-        kinds = [methods.get(name) for name in name_of(networks.split(spec)[0]).split("+")]
+        kinds = [methods.get(name) for name in name_of(networks.split(spec)[0].partition("@")[0]).split("+")]
     except UnknownNameError:
         return False
     return all(kind.inert or "(control)" in (sys.modules[kind.__module__].__doc__ or "") for kind in kinds)

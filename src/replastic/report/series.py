@@ -12,6 +12,8 @@ from replastic.report.measures import bounds_of
 from replastic.report.statistics import Bounds, mean_interval
 
 INSIDE = (Event.EVALUATION, Event.PHASE_END)
+ONCE = (Event.BEFORE_BOUNDARY, Event.BOUNDARY, Event.PHASE_END)
+"""Events that happen once a phase."""
 """Events of the scores inside a phase."""
 
 
@@ -67,7 +69,7 @@ def over_axis(experiment: Experiment, key: str) -> list[Series]:
 def events_of(experiment: Experiment, key: str) -> list[str]:
     """The events at which a measure was recorded in the common phases: the score's first, then in the order of time."""
     own = experiment.shown.event
-    events = [own, *(event for event in Event if event not in (own, Event.EVALUATION))]
+    events = [own, *(event for event in ONCE if event != own)]
     return [event for event in events if key in experiment.keys(event)]
 
 

@@ -24,6 +24,8 @@ class Phase:
     """Optimizer updates; give either these or `epochs`."""
     epochs: int | None = None
     """Passes over `train`."""
+    announced: bool = True
+    """Whether whoever trains is told that the phase begins. Triggers are not told of a hidden one."""
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):

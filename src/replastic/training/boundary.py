@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from replastic.training import diagnostics
 from replastic.training.session import Session
 
@@ -18,11 +20,27 @@ def cross(session: Session, phase: int) -> tuple[Measures, Measures]:
     Returns:
         Measures before and after, as the records name them. Both are taken on the data of the new phase.
     """
-    protocol, learner = session.protocol, session.learner
-    before = learner.evaluate(phase)
-    old = diagnostics.snapshot(session)
+    begin = phase >= session.protocol.methods_from
     session.inform(phase)
-    session.attached.cross(phase, begin=phase >= protocol.methods_from)
-    after = learner.evaluate(phase)
-    after |= diagnostics.measure(session, phase, protocol.boundary_metrics, old)
+    return _over(session, phase, lambda: session.attached.cross(phase, begin=begin))
+
+
+def act(session: Session, phase: int) -> tuple[Measures, Measures]:
+    """Lead the run over a boundary that a trigger found inside a phase; as `cross` does, on the data of that phase.
+
+    The method counts its own phases then, one more with every action.
+    """
+    session.inform(phase, session.position.acted_in)
+    found = _over(session, phase, session.attached.cross)
+    session.model.train()
+    return found
+
+
+def _over(session: Session, phase: int, cross: Callable[[], object]) -> tuple[Measures, Measures]:
+    before = session.learner.evaluate(phase)
+    old = diagnostics.snapshot(session)
+    cross()
+    session.position.acted_in = phase
+    after = session.learner.evaluate(phase)
+    after |= diagnostics.measure(session, phase, session.protocol.boundary_metrics, old)
     return before, after

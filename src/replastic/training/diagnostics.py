@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from replastic import metrics
+from replastic.parallel import distributed
 from replastic.seeds import generator
 from replastic.training.session import Session
 
@@ -41,6 +42,16 @@ def measure(
         old=old,
         generator=generator(session.seed, "measures", phase),
     )
+
+
+def watch(session: Session) -> None:
+    """Let the run's trigger take measures, and show it the network at initialisation; nothing without a trigger."""
+    if session.trigger is not None:
+        session.trigger.bind(
+            lambda names: measure(session, session.position.phase, names),
+            distributed.averager(distributed.world_size()),
+        )
+        session.trigger.begin()
 
 
 def snapshot(session: Session) -> dict[str, Tensor] | None:

@@ -62,6 +62,7 @@ def train(
     """
     phases = protocol.task.phases if until is None else until
     with memory_in_words(protocol.trainer, device), Session(protocol, source, method, seed, device) as session:
+        diagnostics.watch(session)
         log = resume.restore(session, directory, start)
         for index in range(session.position.phase, phases):
             progress(index)
@@ -77,7 +78,12 @@ def train(
 def _phase(session: Session, phase: int, log: resume.Log, progress: Progress) -> None:
     """Cross the boundary, train to the end of the phase, evaluate on the way, record and save."""
     position, learner = session.position, session.learner
-    if phase and not position.crossed:
+    if session.trigger is not None:
+        session.begin(phase)
+        if phase and not position.crossed and learner.extent(phase).announced:
+            _act(session, phase, session.trigger.signal() if _watched(session, phase) else "", log)
+        position.crossed = True
+    elif phase and not position.crossed:
         before, after = boundary.cross(session, phase)
         log.add(Event.BEFORE_BOUNDARY, session, before)
         log.add(Event.BOUNDARY, session, after)
@@ -133,6 +139,8 @@ def _segment(session: Session, phase: int, last: int, extent: Extent, log: resum
         for step in range(first, last):
             try:
                 found.append(session.update(step, extent.schedule or extent.updates))
+                if session.trigger is not None and _watched(session, phase):
+                    _act(session, phase, session.trigger.update(found[-1]), log)
             except UserError as error:
                 if not _has_diverged(session, phase):
                     raise
@@ -151,6 +159,20 @@ def _segment(session: Session, phase: int, last: int, extent: Extent, log: resum
         f"{what} at update {began + where} (phase {phase}, update {first + where} of {extent.updates}); a smaller "
         f"--learning-rate may help. Earlier records are kept{resume.where_saved(log.directory)}"
     ) from refused
+
+
+def _watched(session: Session, phase: int) -> bool:
+    """Whether methods are on, and so the trigger."""
+    return phase >= session.protocol.methods_from
+
+
+def _act(session: Session, phase: int, reason: str, log: resume.Log) -> None:
+    """Let the method act and record it, if the trigger found a reason."""
+    if reason:
+        why = {"trigger": session.protocol.trigger, "reason": reason}
+        before, after = boundary.act(session, phase)
+        log.add(Event.BEFORE_ACTING, session, why | before)
+        log.add(Event.ACTED, session, why | after)
 
 
 @torch.no_grad()

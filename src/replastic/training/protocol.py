@@ -25,6 +25,8 @@ class Protocol:
     """Measures taken at the end of every phase."""
     boundary_metrics: tuple[str, ...] = ()
     """Measures taken right after every boundary, of what the method did among others."""
+    trigger: str = ""
+    """The trigger that decides when methods act, by spec, in place of the starts of the phases; empty for these."""
     probe_samples: int = 600
     """Samples on which measures of features and of the loss are taken; see `Learner.probe`."""
     start_metrics: tuple[str, ...] = ()
@@ -64,4 +66,5 @@ class Protocol:
             "boundary_metrics": list(self.boundary_metrics),
             "probe_samples": self.probe_samples,
             **(start if self.start_metrics else {}),
+            **({"trigger": self.trigger} if self.trigger else {}),
         }

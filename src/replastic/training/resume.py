@@ -1,9 +1,9 @@
 """Stop at any moment and go on to the same numbers: what is saved, when it counts, how it is read back.
 
 The state is one safetensors file, replaced by a rename, so that it is whole or absent: tensors named ``model/<name>``,
-``optimizer/<optimizer>/<parameter>/<key>``, ``method/<name>`` and ``learner/<name>``, and the rest as JSON in its
-metadata. It says how many records it goes on from, with their hash. A checksum covers all of it. Generators are not in
-it: every draw of a run has a seed that follows from the run's and from what it is for.
+``optimizer/<optimizer>/<parameter>/<key>``, ``method/<name>``, ``learner/<name>`` and ``trigger/<name>``, and the rest
+as JSON in its metadata. It says how many records it goes on from, with their hash. A checksum covers all of it.
+Generators are not in it: every draw of a run has a seed that follows from the run's and from what it is for.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ def save(session: Session, log: Log) -> None:
     tensors |= {f"{RUN_STATE}{name}": value for name, value in session.model.state_dict().items()}
     tensors |= {f"method/{name}": value for name, value in session.attached.state_dict().items()}
     tensors |= {f"learner/{name}": value for name, value in session.learner.state_dict().items()}
+    if session.trigger is not None:
+        tensors |= {f"trigger/{name}": value for name, value in session.trigger.state_dict().items()}
     facts = {
         "position": asdict(session.position),
         "records": asdict(log.directory.seal(log.count)),
@@ -171,6 +173,9 @@ def _load(session: Session, facts: Mapping[str, Any], tensors: Mapping[str, Tens
     session.position = position
     session.model.load_state_dict(_under(RUN_STATE, tensors))
     session.learner.load_state_dict(_under("learner/", tensors))
+    watched = _under("trigger/", tensors)
+    if session.trigger is not None and watched:  # a phase that all methods share has none
+        session.trigger.load_state_dict(watched)
     states: dict[str, dict[str, Any]] = {}
     for name, value in {**_under("optimizer/", tensors), **facts["optimizer"]}.items():
         place, key = name.rsplit("/", 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from replastic import methods, recipes
+from replastic import methods, recipes, triggers
 from replastic.interventions.attached import Attached
 from replastic.learners import Learner
 from replastic.methods import Method
@@ -15,6 +15,7 @@ from replastic.parallel import distributed
 from replastic.seeds import derive
 from replastic.training.descent import Descent
 from replastic.training.protocol import Protocol
+from replastic.triggers import Trigger
 from replastic.weights.module_store import ModuleStore
 
 
@@ -29,6 +30,8 @@ class Position:
     """Updates made since the run began."""
     crossed: bool = False
     """Whether the boundary before `phase` lies behind."""
+    acted_in: int = 0
+    """Phase in which the method acted last, or in the beginning of which."""
 
 
 class Session:
@@ -59,6 +62,7 @@ class Session:
             agree="between phases",  # within one, `Run.average` keeps the processes alike
         )
         self.descent = Descent(self.attached, protocol.trainer)
+        self.trigger: Trigger | None = triggers.from_spec(protocol.trigger) if protocol.trigger else None
 
     def __enter__(self) -> Session:
         return self
@@ -66,18 +70,26 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.attached.close()
 
-    def inform(self, phase: int) -> None:
-        """Tell the method what it may know of a phase and its data."""
+    def inform(self, phase: int, past: int | None = None) -> None:
+        """Tell the method what it may know of a phase and its data.
+
+        Args:
+            phase: The phase.
+            past: The one whose data came before; where phases begin with a boundary that is the one before it.
+        """
+        if past is None and phase and self.trigger is None:
+            past = phase - 1
         run, learner, extent = self.attached.run, self.learner, self.learner.extent(phase)
         run.pass_steps = extent.pass_updates
         run.batches = lambda: learner.batches(phase)
-        run.past_batches = (lambda: learner.batches(phase - 1)) if phase else None
+        run.past_batches = None if past is None else lambda: learner.batches(past)
         run.average = distributed.averager(extent.batch)
 
     def begin(self, phase: int) -> None:
         """Enter a phase: turn the method on if this is its first. That is all there is to do before the first phase."""
         self.inform(phase)
-        self.attached.run.phase = phase
+        if self.trigger is None:
+            self.attached.run.phase = phase
         if phase >= self.protocol.methods_from:
             self.attached.begin()
 
