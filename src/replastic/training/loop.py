@@ -78,6 +78,7 @@ def train(
 def _phase(session: Session, phase: int, log: resume.Log, progress: Progress) -> None:
     """Cross the boundary, train to the end of the phase, evaluate on the way, record and save."""
     position, learner = session.position, session.learner
+    begins = not position.crossed and not position.step_in_phase
     if session.trigger is not None:
         session.begin(phase)
         if phase and not position.crossed and learner.extent(phase).announced:
@@ -88,11 +89,10 @@ def _phase(session: Session, phase: int, log: resume.Log, progress: Progress) ->
         log.add(Event.BEFORE_BOUNDARY, session, before)
         log.add(Event.BOUNDARY, session, after)
         position.crossed = True
-        _measure_start(session, phase, log)
     else:
         session.begin(phase)
-        if not phase and not position.step_in_phase:
-            _measure_start(session, phase, log)
+    if begins:
+        _measure_start(session, phase, log)
     extent = learner.extent(phase)
     learner.begin(phase, position.step_in_phase)
     for mark in extent.marks:

@@ -91,6 +91,12 @@ def test_measures_of_the_boundary_are_those_of_the_action(triggered, splits, tmp
     assert all(r["metric/sfe"] > 0 and r["metric/dfi"] > 0 for r in acted)
 
 
+def test_the_start_of_a_phase_is_measured_with_a_trigger_too(triggered, splits, tmp_path):
+    records = run(replace(triggered, start_metrics=("dfi",)), splits, tmp_path).records()
+    starts = [(r["phase"], r["step"]) for r in records if r["event"] == "phase_start"]
+    assert starts == [(0, 0), (1, 12), (2, 24)]
+
+
 def test_the_method_is_told_of_its_own_phases_and_of_the_data(triggered, splits, tmp_path):
     method = Noted()
     run(triggered, splits, tmp_path, method=method)
