@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from replastic.probes import JacobianSpectrum, Ntk, jacobian_spectrum, ntk
+from replastic.probes import JacobianSpectrum, LayerJacobians, Ntk, jacobian_spectrum, layer_jacobians, ntk
 
 SAMPLES = 64
 """Samples that both are taken of."""
+LAYER_SAMPLES = 4
+"""Samples that the Jacobians of the layers are taken of, each with as many backward passes as the layer has outputs."""
 ENTRIES = 1024
 """Limit on samples times outputs of the kernel: with more than 16 outputs there are fewer samples."""
 
@@ -29,3 +31,8 @@ def jacobian(
 ) -> JacobianSpectrum:
     """The input-output Jacobians on the first batch; nothing is drawn."""
     return jacobian_spectrum(model, next(iter(batches)), loss_fn, samples=SAMPLES)
+
+
+def layers(model: nn.Module, batches: Batches, loss_fn: LossFunction, *, generator: torch.Generator) -> LayerJacobians:
+    """The Jacobians of the blocks on the first batch; nothing is drawn."""
+    return layer_jacobians(model, next(iter(batches)), loss_fn, samples=LAYER_SAMPLES, memory_gb=0.25)

@@ -7,6 +7,7 @@ from replastic.probes.gradients import gradients
 from replastic.probes.hessian import HessianProduct
 from replastic.probes.jacobian import JacobianSpectrum, jacobian_spectrum
 from replastic.probes.kronecker import KroneckerRank, kronecker_ranks
+from replastic.probes.layer_jacobian import LayerJacobians, layer_jacobians
 from replastic.probes.loss import check_loss_fn, loss_on
 from replastic.probes.ntk import LayerKernel, Ntk, ntk
 from replastic.probes.products import last_products
@@ -18,6 +19,7 @@ __all__ = [
     "HessianProduct",
     "JacobianSpectrum",
     "KroneckerRank",
+    "LayerJacobians",
     "LayerKernel",
     "Ntk",
     "Readiness",
@@ -33,6 +35,7 @@ __all__ = [
     "jacobian_spectrum",
     "kronecker_ranks",
     "last_products",
+    "layer_jacobians",
     "linear_inputs",
     "loss_on",
     "ntk",

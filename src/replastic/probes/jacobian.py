@@ -13,7 +13,10 @@ from replastic.errors import UserError
 from replastic.probes._trees import mapped, tensors
 from replastic.probes.outputs import OutputFunction, Read
 
-_BYTES = 8
+
+def jacobian_bytes(outputs: int, inputs: int) -> int:
+    """Memory that the Jacobian of one sample takes with the work space of its singular values."""
+    return 3 * 8 * outputs * inputs
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,10 @@ class JacobianSpectrum:
         """Standard deviation of each sample's singular values over their mean: (samples,), 0 for a zero Jacobian."""
         mean = self.values.mean(1)
         return self.values.std(1, correction=0) / torch.where(mean > 0, mean, 1)
+
+    def gap(self) -> Tensor:
+        """Root mean square distance of each sample's singular values from 1: (samples,), 0 for an isometry."""
+        return (self.values - 1).square().mean(1).sqrt()
 
     def condition_number(self) -> Tensor:
         """Largest over smallest of each sample: (samples,); infinite where the smallest is 0 within rounding."""
@@ -82,18 +89,14 @@ def jacobian_spectrum(
             "the inputs of the model are whole numbers, such as tokens, so there is no Jacobian in them: pass a model "
             "that begins after the embedding"
         )
-    if not f.independent:
-        raise UserError(
-            "the outputs of a sample depend on the other samples of the batch, so a sample has no Jacobian of its own: "
-            "give the normalisation layers running statistics"
-        )
-    entries = f.outputs * place[0].numel()
-    count = int(memory_gb * 1e9 / (3 * _BYTES * entries))
+    f.require_independent()
+    needed = jacobian_bytes(f.outputs, place[0].numel())
+    count = int(memory_gb * 1e9 / needed)
     if count < 1:
         raise UserError(
             f"the Jacobian of one sample ({f.outputs} outputs, {place[0].numel()} inputs) takes "
-            f"{3 * _BYTES * entries / 1e9:.3g} GB, more than memory_gb={memory_gb:g}: pass a larger memory_gb, or "
-            "outputs= that chooses fewer outputs"
+            f"{needed / 1e9:.3g} GB, more than memory_gb={memory_gb:g}: pass a larger memory_gb, or outputs= that "
+            "chooses fewer outputs"
         )
     found = []
     with f.quietly():
@@ -112,10 +115,20 @@ def _jacobians(f: OutputFunction, place: Tensor, part: slice) -> Tensor:
         return tensor[part] if tensor.dim() and len(tensor) == f.samples else tensor
 
     values = f(args=mapped(fill, f.args), kwargs=mapped(fill, f.kwargs))
+    return rows_of(values, inputs)
+
+
+def rows_of(values: Tensor, inputs: Tensor) -> Tensor:
+    """Jacobians of values (samples, k) in inputs (samples, ...) of the same graph: (samples, k, entries of an input).
+
+    Samples must not depend on each other. One backward pass for each of the k.
+    """
     if not values.requires_grad:
-        return values.new_zeros(len(inputs), f.outputs, inputs[0].numel())
+        return values.new_zeros(len(inputs), values.shape[1], inputs[0].numel())
     rows = [
-        torch.autograd.grad(values[:, index].sum(), inputs, retain_graph=True, materialize_grads=True)[0].flatten(1)
-        for index in range(f.outputs)
+        torch.autograd.grad(
+            values[:, index].sum(), inputs, retain_graph=True, allow_unused=True, materialize_grads=True
+        )[0].flatten(1)
+        for index in range(values.shape[1])
     ]
     return torch.stack(rows, dim=1)

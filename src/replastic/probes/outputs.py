@@ -73,6 +73,18 @@ class OutputFunction:
             self.dtype, self.device = found.dtype, found.device
             self.independent = self._samples_are_independent(found)
 
+    def require_independent(self) -> None:
+        """Refuse a network in which a sample has no Jacobian of its own.
+
+        Raises:
+            UserError: The outputs of a sample depend on the other samples of the batch.
+        """
+        if not self.independent:
+            raise UserError(
+                "the outputs of a sample depend on the other samples of the batch, so a sample has no Jacobian of its "
+                "own: give the normalisation layers running statistics"
+            )
+
     @property
     def sizes(self) -> dict[str, int]:
         """Number of entries of each trainable parameter; tied ones appear once."""
