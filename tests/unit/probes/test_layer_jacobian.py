@@ -73,7 +73,7 @@ def test_what_does_not_fit_is_skipped_and_what_cannot_be_asked() -> None:
     found = layer_jacobians(model, x, memory_gb=1e-5)
     assert list(found.spectra) == ["1"]
     assert found.skipped == {"0": "40 outputs by 40 inputs take 3.84e-05 GB, more than 1e-05"}
-    with pytest.raises(UserError, match="no block .hidden9.; did you mean .hidden3."):
+    with pytest.raises(UserError, match="no block 'hidden9'; did you mean 'hidden3'"):
         layer_jacobians(networks.get("mlp")().module((4,), 2), torch.randn(2, 4), blocks=["hidden9"])
     with pytest.raises(UserError, match="depend on the other samples"):
         layer_jacobians(nn.BatchNorm1d(3, track_running_stats=False), torch.randn(4, 3))
