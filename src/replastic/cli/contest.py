@@ -13,7 +13,7 @@ from replastic.text import printable
 
 EXAMPLES = """\
 Nothing is trained: the runs must have recorded measures at the starts of their tasks, as `replastic run` does with
---boundary-metrics. Rank correlations are computed for each seed and shown as their mean with an interval: over all
+--start-metrics. Rank correlations are computed for each seed and shown as their mean with an interval: over all
 tasks and methods, over the methods within a task, and for each method over its tasks. Outcomes are the score at the end
 of the task, its failure, and measured plasticity where it was recorded. Thresholds were fixed before any result.
 
@@ -21,7 +21,7 @@ examples:
   replastic contest runs/mnist_random_labels-small            prints the tables; writes tables/ and curves/ there
   replastic contest runs/a runs/b --out contest               two folders that are one experiment, elsewhere
   replastic contest runs/mnist_random_labels-small --json     numbers for a script
-  replastic run mnist_random_labels --boundary-metrics dfi hessian_rank readiness plasticity
+  replastic run mnist_random_labels --start-metrics dfi hessian_rank readiness plasticity
 """
 
 

@@ -15,6 +15,7 @@ from replastic.linalg.density import (
     RankEstimate,
     SpectralDensity,
     dense_density,
+    num_products,
     quadrature,
     spectral_density,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "lanczos",
     "near_one",
     "normalised_sfe",
+    "num_products",
     "polar",
     "quadrature",
     "residual",

@@ -135,11 +135,16 @@ def spectral_density(
     device: torch.device | str = "cpu",
 ) -> SpectralDensity:
     """Density by whichever costs fewer products: `dense_density` (dim) or `quadrature` (num_probes * num_steps)."""
-    if dim <= num_probes * num_steps:
+    if num_products(dim, num_probes, num_steps) == dim:
         return dense_density(matvec, dim, dtype=dtype, device=device)
     return quadrature(
         matvec, dim, num_probes=num_probes, num_steps=num_steps, generator=generator, dtype=dtype, device=device
     )
+
+
+def num_products(dim: int, num_probes: int, num_steps: int) -> int:
+    """Products that `spectral_density` takes; a Hessian-vector product has the time of two training steps."""
+    return min(dim, num_probes * num_steps)
 
 
 def dense_density(

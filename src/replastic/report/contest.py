@@ -18,8 +18,8 @@ from replastic.report.experiment import HELD_OUT, Array, Experiment
 from replastic.report.sheets import Column, Sheet
 from replastic.report.statistics import INTERVAL, Difference, corrected, paired_difference, probability_of_improvement
 
-START = Event.BOUNDARY.value
-"""The moment of a diagnostic: the method was applied, and no update of the new task has been made."""
+STARTS = (Event.PHASE_START.value, Event.BOUNDARY.value)
+"""The moments of a diagnostic, both alike: the method was applied, and no update of the new task has been made."""
 KEPT = 0.8
 """A task fails where the score gains less than this share of what it gained in the run's first task (ours, fixed before
 any result was seen)."""
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def contest(experiment: Experiment) -> list[Sheet]:
-    """One table for each outcome, a row for each diagnostic: pooled, within the same task, and by method.
+    """One table for each outcome that differs, a row for each diagnostic: pooled, within the same task, by method.
 
     A correlation is computed for each seed, and the table has its mean over seeds with the t interval, as all tables
     do; the correlations of a table are corrected together (Holm). Boundaries before the methods are on do not count.
@@ -64,13 +64,13 @@ def contest(experiment: Experiment) -> list[Sheet]:
     * **a method**: over the tasks of its run.
 
     Raises:
-        UserError: No measure was recorded at the starts of tasks, or the runs have fewer than 5 tasks.
+        UserError: No measure was recorded at the starts of tasks; the runs have fewer than 5 tasks; or nothing differs.
     """
     found = diagnostics(experiment)
     if not found:
         raise UserError(
             f"these runs recorded no measure of the network at the start of a {experiment.shown.phase_label}: run them "
-            "with --boundary-metrics, such as dfi effective_rank hessian_rank readiness"
+            "with --start-metrics, such as dfi effective_rank hessian_rank readiness"
         )
     tasks = experiment.phases - max(1, experiment.first)
     if tasks < LEAST:
@@ -79,14 +79,20 @@ def contest(experiment: Experiment) -> list[Sheet]:
             f"a rank correlation needs at least {LEAST} boundaries, and these runs have {words.count(tasks, label)} "
             f"after the first: train more {label}s"
         )
-    return [_sheet(experiment, outcome, found) for outcome in outcomes(experiment)]
+    sheets = [sheet for outcome in outcomes(experiment) if (sheet := _sheet(experiment, outcome, found)).rows]
+    if not sheets:
+        raise UserError(
+            f"nothing can be ranked: no seed has {LEAST} {experiment.shown.phase_label}s with measures that differ and "
+            "outcomes that differ; wait for more of the runs, or measure at more starts (--start-every)"
+        )
+    return sheets
 
 
 def diagnostics(experiment: Experiment) -> list[Diagnostic]:
     """The measures of the network at the starts of tasks, but scores and measures of a change."""
     score = experiment.shown.score
     found = []
-    for of in experiment.keys(START):
+    for of in _keys(experiment):
         if of.count("/") != 1 or of == score or of.startswith(f"{score}_") or of.endswith(HELD_OUT):
             continue
         try:
@@ -125,14 +131,24 @@ def outcomes(experiment: Experiment) -> list[Outcome]:
             somers,
         ),
     ]
-    for of in experiment.keys(START):
+    for of in _keys(experiment):
         if of.count("/") == 1 and _is_outcome(metric_name(of)):
             name = metric_name(of)
-            measured = {method: experiment.over_phases(method, of, START) for method in experiment.methods}
+            measured = {method: at_start(experiment, method, of) for method in experiment.methods}
             title = f"What goes along with {name.replace('_', ' ')} at the start of a {label}"
             note = f"Spearman's rank correlation with {words.measure(of).label}, taken at the same moment."
             found.append(Outcome(name, title, note, measured, spearman))
     return found
+
+
+def at_start(experiment: Experiment, method: str, of: str) -> Array:
+    """A measure at the starts of tasks, (seeds, tasks), NaN where it was not recorded."""
+    first, second = (experiment.over_phases(method, of, event) for event in STARTS)
+    return np.where(np.isnan(first), second, first)
+
+
+def _keys(experiment: Experiment) -> list[str]:
+    return sorted({of for event in STARTS for of in experiment.keys(event)})
 
 
 def spearman(x: Array, y: Array, group: Array) -> float | None:
@@ -162,7 +178,7 @@ def somers(x: Array, success: Array, group: Array) -> float | None:
 
 def _success(experiment: Experiment, method: str, ends: Array) -> Array:
     """1 where a task went well, 0 where it failed: (seeds, tasks). The start of a gain is the mean score at starts."""
-    starts = experiment.over_phases(method, experiment.shown.score, START)
+    starts = at_start(experiment, method, experiment.shown.score)
     known = ~np.isnan(starts).all(axis=1)
     start = np.full(len(starts), math.nan)
     start[known] = np.nanmean(starts[known], axis=1)
@@ -220,7 +236,7 @@ def _row(experiment: Experiment, outcome: Outcome, diagnostic: Diagnostic) -> di
     row: dict[str, Difference] = {}
     alone: dict[str, Difference] = {}
     for method in experiment.methods:
-        x = experiment.over_phases(method, key(diagnostic.name), START)[:, first:]
+        x = at_start(experiment, method, key(diagnostic.name))[:, first:]
         y = outcome.values[method][:, first:]
         by_seed = dict(zip(experiment.runs[method], zip(x, y, strict=True), strict=True))
         for seed, pair in by_seed.items():

@@ -39,20 +39,19 @@ def write_contest(experiment: Experiment, folder: str | Path) -> list[Sheet]:
 
 def draw(found: Sequence[Sheet]) -> Plot:
     """Pooled correlations with their intervals, those within the same task, and those of single methods."""
-    shown = [sheet for sheet in found if sheet.rows]
-    order = list(dict.fromkeys(name for sheet in shown for name in sheet.rows))
-    heads = {name: head for sheet in shown for name, head in sheet.labels.items()}
+    order = list(dict.fromkeys(name for sheet in found for name in sheet.rows))
+    heads = {name: head for sheet in found for name, head in sheet.labels.items()}
     height = 0.9 + 0.42 * len(order)
 
     def fill(figure: Any, narrow: bool) -> None:
-        grid = subplots(figure, len(shown), 1 if narrow else len(shown), sharex=True)
-        for ax, sheet in zip(grid, shown, strict=True):
+        grid = subplots(figure, len(found), 1 if narrow else len(found), sharex=True)
+        for ax, sheet in zip(grid, found, strict=True):
             _panel(ax, sheet, order)
             labels = [axes.wrapped(heads[name], axes.LABEL_WIDTH) for name in order]
             ax.set_yticks(range(len(order)), labels)
             ax.tick_params(labelleft=narrow or ax is grid[0])
 
-    best = "; ".join(_best(sheet) for sheet in shown)
+    best = "; ".join(_best(sheet) for sheet in found)
     return plot(
         NAME,
         "Contest of diagnostics",
@@ -61,7 +60,7 @@ def draw(found: Sequence[Sheet]) -> Plot:
         "brackets is the side on which networks are said to be more plastic.",
         fill,
         (WIDE, height),
-        (PHONE, height * len(shown)),
+        (PHONE, height * len(found)),
     )
 
 

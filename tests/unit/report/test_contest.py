@@ -19,7 +19,7 @@ from replastic.errors import UserError
 from replastic.records import RunDirectory
 from replastic.report.contest import KEPT, POOLED, WITHIN, contest, somers, spearman
 
-TASKS, SEEDS = 12, 6
+TASKS, SEEDS = 12, 4
 METHODS = ("base", "fire", "redo")
 
 
@@ -139,6 +139,34 @@ def test_a_score_that_should_be_low_is_turned(planted: Path) -> None:
     assert sheet_of(planted, "score").rows["dfi"][POOLED].mean == pytest.approx(1)
 
 
+def test_measures_of_some_starts_alone(planted: Path) -> None:
+    """As a protocol records them that takes costly measures at the start of every second task."""
+    before = sheet_of(planted, "score").rows["dormant"]["base"]
+    values = {}
+    for run in [RunDirectory(path.parent) for path in planted.rglob("run.json")]:
+        records = run.records()
+        for record in records:
+            if record["event"] == "boundary":
+                dormant = record.pop("metric/dormant")
+                if record["phase"] % 2 == 0:
+                    values[run.path, record["phase"]] = dormant
+        starts = [
+            {"phase": phase, "step": 10 * phase, "seconds": 1.0, "event": "phase_start", "metric/dormant": value}
+            for (path, phase), value in values.items()
+            if path == run.path
+        ]
+        run.keep_records(0)
+        run.append(*records, *starts)
+        run.finish()
+    found = sheet_of(planted, "score").rows["dormant"]["base"]
+    assert found.mean != before.mean
+    run = report.load(planted).runs["base"][0]
+    ends = run.phases("phase_end", "metric/accuracy")
+    phases = range(2, TASKS, 2)
+    x = [values[run.path, phase] for phase in phases]
+    assert found.values[0] == pytest.approx(float(stats.spearmanr(x, [ends[phase] for phase in phases]).statistic))
+
+
 def test_correlations_that_cannot_be_computed() -> None:
     one = np.zeros(6)
     assert spearman(np.arange(3.0), np.arange(3.0), one[:3]) is None
@@ -173,8 +201,11 @@ def test_the_command_prints_and_writes(planted: Path, tmp_path: Path, capsys: py
 
 def test_runs_that_hold_nothing_for_it(tmp_path: Path, write_run: Callable[..., RunDirectory]) -> None:
     write(write_run(tmp_path / "bare", "base", 0, []), [{}] * 6, [0.5] * 6)
-    with pytest.raises(UserError, match="--boundary-metrics"):
+    with pytest.raises(UserError, match="--start-metrics"):
         contest(report.load(tmp_path / "bare"))
     write(write_run(tmp_path / "short", "base", 0, []), [{"dfi": 1.0}] * 4, [0.5] * 4)
     with pytest.raises(UserError, match="at least 4 boundaries, and these runs have 3 tasks after the first"):
         contest(report.load(tmp_path / "short"))
+    write(write_run(tmp_path / "even", "base", 0, []), [{"dfi": 1.0 + i} for i in range(8)], [0.5] * 8)
+    with pytest.raises(UserError, match="nothing can be ranked: no seed has 4 tasks"):
+        contest(report.load(tmp_path / "even"))
