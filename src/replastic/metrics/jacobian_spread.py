@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from replastic.metrics._kernel import jacobian
+from replastic.metrics._kernel import JacobianOptions, Outputs
 from replastic.metrics._metric import register
-from replastic.probes import JacobianSpectrum
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(JacobianOptions):
+    """Options of `jacobian_spread`."""
+
+    name = "jacobian_spread"
 
 
 @register(
@@ -16,10 +24,11 @@ from replastic.probes import JacobianSpectrum
     label="log10 of the Jacobian's condition number",
     better="lower",
     bounds=(0.0, None),
-    prepare=jacobian,
+    prepare=Outputs,
+    options=Options,
     reference="https://arxiv.org/abs/2606.09762",
 )
-def jacobian_spread(found: JacobianSpectrum) -> Tensor:
+def jacobian_spread(found: Outputs, options: Options = Options()) -> Tensor:
     """log10 of the largest over the smallest singular value of the input-output Jacobian; 0 if all are equal.
 
     One value for each of the first 64 samples; the record is their mean. It does not see the scale of the network, and
@@ -29,4 +38,5 @@ def jacobian_spread(found: JacobianSpectrum) -> Tensor:
 
     Reference: Rosseau et al. (2026), section 4; the logarithm is ours.
     """
-    return torch.log10(found.condition_number().clamp_max(1 / found.rounding))
+    spectrum = found.jacobian(options)
+    return torch.log10(spectrum.condition_number().clamp_max(1 / spectrum.rounding))

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
-from replastic.metrics._kernel import jacobian
+from replastic.metrics._kernel import JacobianOptions, Outputs
 from replastic.metrics._metric import register
-from replastic.probes import JacobianSpectrum
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(JacobianOptions):
+    """Options of `jacobian_top`."""
+
+    name = "jacobian_top"
 
 
 @register(
@@ -15,14 +23,15 @@ from replastic.probes import JacobianSpectrum
     label="largest singular value of the Jacobian",
     logarithmic=True,
     bounds=(0.0, None),
-    prepare=jacobian,
+    prepare=Outputs,
+    options=Options,
     reference="https://arxiv.org/abs/1711.04735",
 )
-def jacobian_top(found: JacobianSpectrum) -> Tensor:
+def jacobian_top(found: Outputs, options: Options = Options()) -> Tensor:
     """Largest singular value of the input-output Jacobian: the most that a small change of an input is amplified.
 
     One value for each of the first 64 samples; the record is their mean.
 
     Reference: Pennington et al. (2017), section 2.
     """
-    return found.top()
+    return found.jacobian(options).top()

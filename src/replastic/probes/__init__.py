@@ -9,7 +9,7 @@ from replastic.probes.jacobian import JacobianSpectrum, jacobian_spectrum
 from replastic.probes.kronecker import KroneckerRank, kronecker_ranks
 from replastic.probes.layer_jacobian import LayerJacobians, layer_jacobians
 from replastic.probes.loss import check_loss_fn, loss_on
-from replastic.probes.ntk import LayerKernel, Ntk, ntk
+from replastic.probes.ntk import LayerKernel, Ntk, NtkKind, ntk
 from replastic.probes.products import last_products
 from replastic.probes.quiet import undisturbed, without_dropout
 from replastic.probes.readiness import Readiness, optimization_readiness
@@ -22,6 +22,7 @@ __all__ = [
     "LayerJacobians",
     "LayerKernel",
     "Ntk",
+    "NtkKind",
     "Readiness",
     "TopEigenvalues",
     "activations",

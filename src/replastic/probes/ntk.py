@@ -16,7 +16,7 @@ from replastic.probes._factors import Layer, Layers
 from replastic.probes._rows import Readout, jacobian_rows
 from replastic.probes.outputs import OutputFunction, Read
 
-Kind = Literal["full", "trace", "sum"]
+NtkKind = Literal["full", "trace", "sum"]
 _BYTES = 8
 """Of a float64."""
 _COPIES = 4
@@ -46,7 +46,7 @@ class Ntk:
     """(n, n)."""
     samples: int
     outputs: int
-    kind: Kind
+    kind: NtkKind
     layers: dict[str, LayerKernel] = field(default_factory=dict)
     """By name of the weight, if they were asked for. Parameters outside of Linears and convolutions are together under
     ``rest``."""
@@ -81,7 +81,7 @@ def ntk(
     batch: Any,
     loss_fn: Callable[[nn.Module, Any], Tensor] | None = None,
     *,
-    kind: Kind = "full",
+    kind: NtkKind = "full",
     samples: int | None = None,
     entries: int | None = None,
     outputs: Read | None = None,
@@ -114,8 +114,8 @@ def ntk(
 
     Reference: Jacot et al. (2018), arXiv 1806.07572; the sum over layers: Rosseau et al. (2026), equations 7 and 8.
     """
-    if kind not in get_args(Kind):
-        raise UserError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
+    if kind not in get_args(NtkKind):
+        raise UserError(f"kind must be one of {', '.join(get_args(NtkKind))}, got {kind!r}")
     if not memory_gb > 0:
         raise UserError(f"memory_gb must be above 0, got {memory_gb!r}")
     f = OutputFunction(model, batch, loss_fn, outputs=outputs, samples=samples, entries=entries)
@@ -135,7 +135,7 @@ def ntk(
     return Ntk(matrix.div_(shares), f.samples, f.outputs, kind, scaled)
 
 
-def _readouts(f: OutputFunction, kind: Kind) -> list[Readout]:
+def _readouts(f: OutputFunction, kind: NtkKind) -> list[Readout]:
     """The functions of the outputs whose kernels are averaged."""
     if kind == "full":
         return [lambda y: y]
@@ -147,7 +147,7 @@ def _readouts(f: OutputFunction, kind: Kind) -> list[Readout]:
 class _Budget:
     """The memory that is left beside the kernel."""
 
-    def __init__(self, f: OutputFunction, kind: Kind, size: int, memory_gb: float) -> None:
+    def __init__(self, f: OutputFunction, kind: NtkKind, size: int, memory_gb: float) -> None:
         self._f, self._kind, self._limit = f, kind, memory_gb * 1e9
         self._kernel = _COPIES * _BYTES * size**2
         self.require(0, "")

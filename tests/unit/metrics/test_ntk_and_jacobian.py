@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from replastic import metrics, recipes
+from replastic.errors import UserError
 from replastic.metrics import _kernel
+from replastic.probes import jacobian_spectrum, layer_jacobians, ntk
 from replastic.weights.module_store import ModuleStore
 
 KERNEL = ("ntk_condition", "ntk_effective_rank", "ntk_top")
@@ -70,6 +72,22 @@ def test_measures_together_share_one_computation(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(_kernel, name, counted)
     found(diagonal(1, 2), torch.eye(2), *KERNEL, *JACOBIAN)
     assert calls == ["ntk", "jacobian_spectrum"]
+
+
+def test_options_choose_samples_and_kind() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(9, 3)
+    seen = found(model, x, "ntk_top:samples=5,kind=trace", "ntk_condition:entries=6", "jacobian_top:samples=2")
+    assert seen["ntk_top"] == pytest.approx(float(ntk(model, x[:5], kind="trace").eigenvalues[0]))
+    assert seen["ntk_condition"] == pytest.approx(ntk(model, x[:3]).condition_number)
+    assert seen["jacobian_top"] == pytest.approx(float(jacobian_spectrum(model, x[:2]).top().mean()))
+    layers = found(model, x, "layer_jacobian_gap:samples=3")
+    spectra = layer_jacobians(model, x[:3]).spectra
+    assert {name: layers[f"layer_jacobian_gap/{name}"] for name in "012"} == {
+        name: pytest.approx(float(spectrum.gap().mean())) for name, spectrum in spectra.items()
+    }
+    with pytest.raises(UserError, match="ntk_top: samples must be at least 1, got 0"):
+        found(model, x, "ntk_top:samples=0")
 
 
 def test_the_kernel_takes_64_samples_or_fewer() -> None:
