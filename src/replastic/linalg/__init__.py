@@ -20,6 +20,7 @@ from replastic.linalg.density import (
     spectral_density,
 )
 from replastic.linalg.dormancy import dormancy_scores, stuck
+from replastic.linalg.erfi import erfi
 from replastic.linalg.lanczos import LanczosResult, lanczos
 from replastic.linalg.magnitude import frobenius, near_one, towards_one
 from replastic.linalg.measures import dfi, dfi_scaled, normalised_sfe, residual, sfe
@@ -47,6 +48,7 @@ __all__ = [
     "dormancy_interval",
     "dormancy_scores",
     "effective_rank",
+    "erfi",
     "frobenius",
     "hessian_bound",
     "hessian_factors",
