@@ -129,6 +129,8 @@ def test_too_few_samples_and_no_features_are_refused() -> None:
         assert method.after_update()
     with pytest.raises(UserError, match="no Linear or convolution of this model reads any"):
         attached(nn.Sequential(nn.Linear(4, 3)).double(), batches(2))
+    with pytest.raises(UserError, match="frozen"):
+        attached(small().requires_grad_(False), batches(2))
     with pytest.raises(UserError, match="batches gave none"):
         attached(small(), [])
     with pytest.raises(UserError, match="er_batch"):

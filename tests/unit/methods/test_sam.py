@@ -162,6 +162,12 @@ def _zero(model: nn.Module) -> set[str]:
     return {name for name, p in model.named_parameters() if name == "0.bias"}
 
 
+def test_a_model_without_gradients_is_refused() -> None:
+    frozen = small().requires_grad_(False)
+    with pytest.raises(UserError, match="frozen"):
+        replastic.during("sam", frozen, torch.optim.SGD(frozen.parameters()))
+
+
 def test_without_the_function_it_says_what_to_do() -> None:
     model = small()
     with replastic.during("sam+ewc", model, torch.optim.SGD(model.parameters()), batches=[batch()],

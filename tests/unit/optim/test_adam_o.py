@@ -93,7 +93,8 @@ def test_the_saved_state_of_adam_can_be_loaded() -> None:
     mine = AdamO(other.parameters(), isometry_strength=0.3)
     mine.load_state_dict(copy.deepcopy(adam.state_dict()))
     (group,) = mine.param_groups
-    assert (group["isometry_strength"], group["isometry_lr"], group["decoupled_weight_decay"]) == (0.3, None, True)
+    assert (group["isometry_strength"], group["isometry_lr"]) == (0.3, None)
+    assert group.get("decoupled_weight_decay", True), "torch before 2.7 has no such key"
     group["isometry_strength"] = 0
     for net, optimizer in ((model, adam), (other, mine)):
         backward(net, 1)
