@@ -62,39 +62,41 @@ def lanczos(
     if start is None:
         start = torch.randn(dim, generator=generator, dtype=torch.float64)
     start = start.to(device=device, dtype=dtype)
-    basis = [start / torch.linalg.vector_norm(start)]
+    limit = min(num_steps, dim)
+    basis = torch.empty(limit, dim, dtype=dtype, device=device)
+    basis[0] = start / torch.linalg.vector_norm(start)
     diagonal: list[float] = []
     off_diagonal: list[float] = []
     exhausted = 100 * torch.finfo(dtype).eps
-    for _ in range(min(num_steps, dim)):
-        v = matvec(basis[-1])
-        diagonal.append(float(torch.dot(basis[-1], v)))
+    for count in range(1, limit + 1):
+        v = matvec(basis[count - 1])
+        diagonal.append(float(torch.dot(basis[count - 1], v)))
         if not math.isfinite(diagonal[-1]):
             raise UserError("a product of the matrix with a vector holds NaN or infinite numbers: check its entries")
-        v = _orthogonal(v, basis)
+        v = _orthogonal(v, basis[:count])
         beta = float(torch.linalg.vector_norm(v))
         off_diagonal.append(beta)
         if beta <= exhausted * max(map(abs, diagonal + off_diagonal)):
-            if not restart or len(basis) == dim:
+            if not restart or count == limit:
                 break
             off_diagonal[-1] = 0.0
             v = torch.randn(dim, generator=generator, dtype=torch.float64).to(device=device, dtype=dtype)
-            v = _orthogonal(v, basis)
+            v = _orthogonal(v, basis[:count])
             beta = float(torch.linalg.vector_norm(v))
-        basis.append(v / beta)
+        if count < limit:
+            basis[count] = v / beta
     tridiagonal = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
     between = torch.tensor(off_diagonal[:-1], dtype=torch.float64)
     tridiagonal += torch.diag(between, 1) + torch.diag(between, -1)
     values, vectors = torch.linalg.eigh(tridiagonal)
-    top = torch.stack(basis[: len(diagonal)]).mT @ vectors[:, -1].to(device=device, dtype=dtype)
+    top = basis[: len(diagonal)].mT @ vectors[:, -1].to(device=device, dtype=dtype)
     bounds = off_diagonal[-1] * vectors[-1].abs()
     weights = vectors[0].square()
     return LanczosResult(values.flip(0), bounds.flip(0), top / torch.linalg.vector_norm(top), weights.flip(0))
 
 
-def _orthogonal(v: Tensor, basis: list[Tensor]) -> Tensor:
-    """The part of a vector that is orthogonal to an orthonormal basis; twice, for the sake of rounding."""
-    known = torch.stack(basis)
+def _orthogonal(v: Tensor, basis: Tensor) -> Tensor:
+    """The part of a vector that is orthogonal to orthonormal rows, (k, dim); twice, for the sake of rounding."""
     for _ in range(2):
-        v = v - known.mT @ (known @ v)
+        v = v - basis.mT @ (basis @ v)
     return v

@@ -44,7 +44,8 @@ def hessian_density(
     """Spectral density of the Hessian of the mean loss; exact where the model has few parameters.
 
     Cost: num_probes * num_steps Hessian-vector products, or one per parameter if those are fewer. A product takes the
-    time of two training steps on the samples. Memory holds num_probes + num_steps copies of the parameters.
+    time of two training steps on the samples, in a small network of up to six. Memory holds num_probes + num_steps
+    copies of the parameters.
 
     Args:
         model: The model; left as it is.
