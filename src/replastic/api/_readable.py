@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from torch import Tensor
+
 from replastic.errors import UserError
 from replastic.weights.change import Skipped
-from replastic.weights.entries import WeightEntry, WeightStore
+from replastic.weights.entries import Transaction, WeightEntry, WeightStore
 from replastic.weights.patterns import matches_any
 from replastic.weights.recipe import Recipe
 from replastic.weights.targets import Selection, select
@@ -40,6 +42,30 @@ def readable(
         include=include,
     )
     return replace(selection, skipped=(*selection.skipped, *unclear))
+
+
+class Readable:
+    """A store whose frozen weights count as others do: they can be measured, if not rewritten."""
+
+    def __init__(self, store: WeightStore) -> None:
+        self._store = store
+
+    def entries(self) -> Sequence[WeightEntry]:
+        """The entries, each as if it were trained."""
+        return [replace(entry, trainable=True) for entry in self._store.entries()]
+
+    @property
+    def tells_outputs(self) -> bool:
+        """As the store says."""
+        return self._store.tells_outputs
+
+    def read(self, name: str) -> Tensor:
+        """As the store gives it."""
+        return self._store.read(name)
+
+    def transaction(self, *, staging: str = "memory") -> Transaction:
+        """Of the store."""
+        return self._store.transaction(staging=staging)
 
 
 def _unclear(entry: WeightEntry, recipe: Recipe) -> Skipped | None:

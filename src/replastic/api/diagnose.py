@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,24 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from replastic import metrics, recipes
+from replastic import recipes
 from replastic.api._calls import public
-from replastic.api._readable import readable
+from replastic.api._readable import Readable, readable
 from replastic.api._shared import LossFunction, as_recipe, check_seed, live_store
 from replastic.api._side_by_side import first_batch, run_trial
 from replastic.api._signs import GradientHealth, UnitHealth, gradient_health, unit_health
 from replastic.api.diagnosis import WeightReport, weight_report
 from replastic.api.live import probe_loss
+from replastic.api.taken import Taken, chosen, table, take
 from replastic.api.trial import Trial
-from replastic.api.verdict import State, judge
+from replastic.api.verdict import State, Verdict, judge
 from replastic.errors import UserError
 from replastic.probes import check_loss_fn
-from replastic.records import key
 from replastic.text import columns, json_ready
-from replastic.weights.recipe import Recipe
+from replastic.weights.recipe import Recipe, Target
+
+SHARPNESS = "hessian_top"
+"""The measure of the loss that is always taken."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +42,25 @@ class Diagnosis:
     """Largest eigenvalue of the Hessian of the loss on the batch, in evaluation mode."""
     gradients: tuple[GradientHealth, ...] = ()
     trial: Trial | None = None
+    measures: tuple[Taken, ...] = ()
+    """Those that were asked for, in their order."""
+    notes: tuple[str, ...] = ()
+    """What limits the evidence: too few samples, a model without gradients."""
 
     @property
     def state(self) -> State:
         """The conclusion in a word; see `State`."""
-        return judge(self.weights, self.units, self.gradients, self.loss, self.trial).state
+        return self._judged.state
 
     @property
     def verdict(self) -> str:
         """The conclusion from all evidence, in words, and what to do next."""
-        return judge(self.weights, self.units, self.gradients, self.loss, self.trial).words
+        return self._judged.words
+
+    @property
+    def _judged(self) -> Verdict:
+        values = {t.name: t.value for t in self.measures if isinstance(t.value, float)}
+        return judge(self.weights, self.units, self.gradients, self.loss, self.trial, values)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON: what is not a finite number becomes null."""
@@ -59,6 +71,8 @@ class Diagnosis:
             "loss": self.loss,
             "sharpness": self.sharpness,
             "trial": None if self.trial is None else self.trial.to_dict(),
+            "measures": {t.name: t.to_dict() for t in self.measures},
+            "notes": self.notes,
             "state": self.state,
             "verdict": self.verdict,
         }
@@ -72,8 +86,11 @@ class Diagnosis:
         if self.loss is not None:
             curvature = "" if self.sharpness is None else f", largest Hessian eigenvalue {self.sharpness:.4g}"
             lines += ["", f"  loss {self.loss:.4g}{curvature}"]
-        if self.trial is not None and self.trial.notes:
-            lines += ["", *(f"  {line}" for line in self.trial.notes)]
+        if self.measures:
+            lines += ["", *table(self.measures)]
+        notes = (*self.notes, *(self.trial.notes if self.trial is not None else ()))
+        if notes:
+            lines += ["", *(f"  {line}" for line in notes)]
         return "\n".join([*lines, "", self.verdict])
 
     def _unit_rows(self) -> list[list[str]]:
@@ -94,6 +111,7 @@ def diagnose(
     batch: Any = None,
     loss_fn: Callable[[nn.Module, Any], Tensor] | None = None,
     *,
+    measures: str | Sequence[str] = (),
     trial: int = 0,
     optimizer: Optimizer | Callable[..., Optimizer] | None = None,
     learning_rate: float | None = None,
@@ -116,6 +134,8 @@ def diagnose(
     The trial then decides the verdict. Model, gradients and random generators stay as they are. Memory holds
     one further network with its optimizer at a time.
 
+    With ``measures="all"`` every registered measure is taken, too: NTK, Jacobian, Hessian, plasticity and the others.
+
     Args:
         model: A live module.
         batch: What `loss_fn` takes, or, without one, inputs of the model (the first of a tuple). Without a batch only
@@ -123,12 +143,16 @@ def diagnose(
             no tensor, tuple, list or table) is trained on in a trial; everything else looks at its first batch.
         loss_fn: ``loss_fn(model, batch)`` -> mean loss; adds the loss, the gradients and the largest Hessian
             eigenvalue. A trial on pairs (inputs, whole-number labels) can do without: it takes the cross-entropy.
+        measures: Registered measures to take beside these (``replastic list metrics``): a name, a spec such as
+            ``plasticity:steps=50``, or several; ``"all"`` for every one that the arguments allow. Their cost is
+            estimated and printed before. One that cannot be taken says why, and the others are still taken. Those of
+            weights look at what the recipe chooses.
         trial: Optimizer steps of each network in a trial; 0 for none.
         optimizer: For the trial: an optimizer whose kind and settings are taken over, a class, or a function of the
             parameters. Adam by default.
         learning_rate: For the trial; by default that of the optimizer given, or 0.001.
         fresh: For the trial: draws a new initial state dict from a seed; by default each module's `reset_parameters`.
-        seed: Seed of everything that is drawn in the trial.
+        seed: Seed of everything that is drawn, in the trial and by measures.
         recipe: Which weights; as in `apply_`, like the next three.
         target_modules: Patterns that replace the recipe's choice, or ``"all-linear"``.
         exclude_modules: Patterns that are left out.
@@ -137,36 +161,66 @@ def diagnose(
         layout: How weights are cut whose class is unknown, or is to be overruled, such as ``qkv:split=q+k+v``.
 
     Raises:
-        UserError: A pattern or name matches nothing, a loss function or a trial comes without a batch, or the model
-            cannot be copied for a trial.
+        UserError: A pattern or name matches nothing; a loss function, a trial or a measure comes without a batch; the
+            loss is not one number; or the model cannot be copied for a trial.
     """
     _check(batch, loss_fn, trial, optimizer=optimizer, learning_rate=learning_rate, fresh=fresh)
+    asked = chosen(measures, batch, loss_fn)
     traced = None if _is_loader(batch) else loss_fn  # a loader would draw its batch from the caller's generator
-    store, chosen = live_store(model, batch, traced), as_recipe(recipe, layout)
+    store, rules = live_store(model, batch, traced), as_recipe(recipe, layout)
     choice: dict[str, Any] = {
         "target_modules": target_modules,
         "exclude_modules": exclude_modules,
         "include": include,
     }
-    report = weight_report(store, chosen, **choice)
-    if batch is None or not all(layer.finite for layer in report.layers):
+    report = weight_report(store, rules, **choice)
+    if not all(layer.finite for layer in report.layers):
         return Diagnosis(report)  # units and loss of weights that are NaN say nothing
-    data = batch if _is_loader(batch) else [batch]
-    sample = first_batch(data, model)
+    data = batch if batch is None or _is_loader(batch) else [batch]
+    sample = None if data is None else first_batch(data, model)
     tried = None
     if trial:
         settings: dict[str, Any] = {"optimizer": optimizer, "learning_rate": learning_rate, "fresh": fresh}
         tried = run_trial(model, data, loss_fn, steps=trial, seed=check_seed(seed), **settings)
+    found = Diagnosis(report, trial=tried)
+    if sample is not None:
+        found = _on_batch(found, model, sample, loss_fn, readable(store, rules, **choice).targets)
+    given: dict[str, Any] = {"recipe": rules, "model": model, "batch": sample, "loss_fn": loss_fn}
+    given["store"] = Readable(store)
+    taken = take(asked, **given, seed=check_seed(seed))
+    if found.loss is not None and not _frozen(model):
+        (sharp,) = [t for t in taken if t.name == SHARPNESS] or take({SHARPNESS: SHARPNESS}, **given, tell=False)
+        assert not isinstance(sharp.value, list)
+        told = (f"the largest Hessian eigenvalue was not measured: {sharp.problem}",) if sharp.problem else ()
+        found = replace(found, sharpness=sharp.value, notes=found.notes + told)
+    return replace(found, measures=taken)
+
+
+def _on_batch(
+    found: Diagnosis, model: nn.Module, sample: Any, loss_fn: LossFunction | None, targets: Sequence[Target]
+) -> Diagnosis:
+    """What units, loss and gradients say on a batch, beside the weights."""
     units = unit_health(model, sample, loss_fn)
+    notes = []
+    short = [u for u in units if u.samples < u.units]
+    if short:
+        widest = max(short, key=lambda u: u.units)
+        notes.append(
+            f"the batch is too small for the effective rank of {len(short)} of {len(units)} layers of units: "
+            f"{widest.layer} has {widest.units} units, seen on {widest.samples} samples; give {widest.units} or more"
+        )
+    found = replace(found, units=units, notes=tuple(notes))
     if loss_fn is None:
-        return Diagnosis(report, units, trial=tried)
-    loss = probe_loss(model, sample, loss_fn)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        return Diagnosis(report, units, loss, trial=tried)
-    targets = readable(store, chosen, **choice).targets
-    curved = metrics.measure(["hessian_top"], store=store, recipe=chosen, model=model, batch=sample, loss_fn=loss_fn)
-    reached = gradient_health(model, sample, loss_fn, targets)
-    return Diagnosis(report, units, loss, curved.get(key("hessian_top")), reached, tried)
+        return found
+    found = replace(found, loss=probe_loss(model, sample, loss_fn))
+    if _frozen(model):
+        words = "gradients and curvature were not measured: no parameter of the model has requires_grad=True"
+        return replace(found, notes=(*notes, words))
+    return replace(found, gradients=gradient_health(model, sample, loss_fn, targets))
+
+
+def _frozen(model: nn.Module) -> bool:
+    return not any(parameter.requires_grad for parameter in model.parameters())
 
 
 def _check(batch: Any, loss_fn: LossFunction | None, trial: object, **of_trial: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,10 @@ MANY, MOST = 0.25, 0.9
 is the only one (ours). Networks with half of a layer dormant were seen to learn as fresh ones do."""
 NARROW = 0.1
 """Features that span less than this share of their directions are a sign (ours)."""
+LITTLE = 0.05
+"""A `plasticity` below this share is a sign (ours). A trial tells whether a fresh network removes more."""
+FEW = 1.5
+"""An effective rank of the NTK below this is a sign: all outputs move together, on all samples (ours)."""
 WORTH_JUDGING = 20
 """Directions that features must have to be called narrow."""
 ISOMETRIC = 1e-3
@@ -50,13 +54,17 @@ def judge(
     gradients: Sequence[GradientHealth] = (),
     loss: float | None = None,
     trial: Trial | None = None,
+    measures: Mapping[str, float] | None = None,
 ) -> Verdict:
-    """Put all evidence into one verdict. A trial is the question itself, so it decides where there is one."""
+    """Put all evidence into one verdict. A trial is the question itself, so it decides where there is one.
+
+    Of the measures, `plasticity` and the effective rank of the NTK count, as signs that alone prove nothing.
+    """
     if any(not layer.finite for layer in weights.layers):
         return Verdict("broken", weights.verdict)
-    if not units and trial is None:
+    if not units and trial is None:  # without a batch there are no measures of the loss either
         return Verdict("lost" if weights.collapsed else "unknown", weights.verdict)
-    signs = _signs(weights, units, gradients, loss)
+    signs = [*_signs(weights, units, gradients, loss), *_of_measures(measures or {})]
     if trial is not None and trial.state != "unknown":
         return _of_trial(trial, signs, weights)
     unclear = f" The trial {trial.words}: take more steps or a higher learning rate." if trial is not None else ""
@@ -137,6 +145,16 @@ def _of_gradients(gradients: Sequence[GradientHealth]) -> list[Sign]:
         return []
     worst = max(silent, key=lambda g: g.silent)
     return [Sign(f"no gradient reaches {worst.silent:.0%} of the units of {worst.weight}", False, idle_units=True)]
+
+
+def _of_measures(values: Mapping[str, float]) -> list[Sign]:
+    found = []
+    share, rank = values.get("plasticity"), values.get("ntk_effective_rank")
+    if share is not None and share < LITTLE:
+        found.append(Sign(f"a copy removes {share:.1%} of the excess loss of random tasks (plasticity)", strong=False))
+    if rank is not None and rank < FEW:
+        found.append(Sign(f"the NTK has effective rank {rank:.2g}", strong=False))
+    return found
 
 
 def _best(weights: WeightReport, units: Sequence[UnitHealth]) -> str:

@@ -29,6 +29,16 @@ class Budget(Settings):
     batch_size: int = option(64, help="samples of a step; 0 for all that are given", low=0)
 
     @property
+    def gradients(self) -> float:
+        """Steps of all copies."""
+        return float(self.steps)
+
+    @property
+    def vectors(self) -> float:
+        """A copy with its gradient and two moments."""
+        return 4.0
+
+    @property
     def make(self) -> MakeOptimizer:
         """Makes the optimizer from parameters."""
         return partial(_made, self.optimizer, self.learning_rate)

@@ -54,6 +54,16 @@ class Quadrature(Settings):
     probes: int = option(PROBES, help="random start vectors", low=1)
     steps: int = option(STEPS, help="Lanczos steps for each", low=1)
 
+    @property
+    def gradients(self) -> float:
+        """As a Hessian-vector product takes about three; on more samples than are used."""
+        return 3.0 * self.probes * self.steps
+
+    @property
+    def vectors(self) -> float:
+        """Those of the Lanczos iteration."""
+        return float(self.steps)
+
 
 class Densities:
     """Spectral densities of the Hessian of a loss, each computed once for all measures that want it."""

@@ -57,6 +57,11 @@ class Metric:
     vector: bool = False
     """Whether the measure of a layer is a list of numbers, such as a spectrum. Layers differ in its length, so there is
     no value for the network."""
+    gradients: float = 1.0
+    """Of a measure of the loss: gradients on the batch that take about as long, to tell its cost beforehand. Options
+    may have a property of this name, and one named `vectors`, which count instead."""
+    vectors: float = 1.0
+    """Of a measure of the loss: copies of all parameters that it holds at a time, roughly."""
     options: type[Settings] | None = None
     """Settings that a spec such as ``plasticity:steps=50`` may give. `compute` then takes them as ``options=``."""
 
@@ -81,7 +86,9 @@ def from_spec(spec: str) -> Metric:
     if ":" not in spec and metric.options is None:
         return metric
     kind, given = read(spec, lambda name: metric.options or Settings)
-    return replace(metric, compute=partial(metric.compute, options=kind(**given)))
+    options = kind(**given)
+    cost = {name: getattr(options, name, getattr(metric, name)) for name in ("gradients", "vectors")}
+    return replace(metric, compute=partial(metric.compute, options=options), **cost)
 
 
 def by_name(specs: Iterable[str]) -> dict[str, Metric]:

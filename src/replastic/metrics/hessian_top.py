@@ -13,6 +13,8 @@ from replastic.probes import HessianProduct
 @register(
     "hessian_top",
     on="loss",
+    gradients=90,
+    vectors=30,
     label="largest Hessian eigenvalue (running statistics)",
     reference="https://arxiv.org/abs/2602.08040",
 )

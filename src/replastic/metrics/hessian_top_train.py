@@ -13,6 +13,8 @@ from replastic.probes import HessianProduct
 @register(
     "hessian_top_train",
     on="loss",
+    gradients=90,
+    vectors=30,
     label="largest Hessian eigenvalue (batch statistics)",
     reference="https://arxiv.org/abs/2602.08040",
 )

@@ -20,6 +20,7 @@ class Options(JacobianOptions):
 @register(
     "jacobian_mean_square",
     on="loss",
+    gradients=10,
     label="mean squared singular value of the Jacobian",
     logarithmic=True,
     bounds=(0.0, None),

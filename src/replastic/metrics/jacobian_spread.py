@@ -21,6 +21,7 @@ class Options(JacobianOptions):
 @register(
     "jacobian_spread",
     on="loss",
+    gradients=10,
     label="log10 of the Jacobian's condition number",
     better="lower",
     bounds=(0.0, None),

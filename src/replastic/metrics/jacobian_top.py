@@ -20,6 +20,7 @@ class Options(JacobianOptions):
 @register(
     "jacobian_top",
     on="loss",
+    gradients=10,
     label="largest singular value of the Jacobian",
     logarithmic=True,
     bounds=(0.0, None),

@@ -15,6 +15,7 @@ from replastic.probes import kronecker_ranks
 @register(
     "kfac_effective_rank",
     on="loss",
+    gradients=3,
     label="effective rank of Kronecker factors, mean over layers",
     better="higher",
     bounds=(0.0, None),

@@ -21,6 +21,7 @@ class Options(KernelOptions):
 @register(
     "ntk_condition",
     on="loss",
+    gradients=20,
     label="condition number of the NTK",
     better="lower",
     bounds=(1.0, None),

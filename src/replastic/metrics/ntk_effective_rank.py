@@ -18,6 +18,7 @@ class Options(KernelOptions):
 @register(
     "ntk_effective_rank",
     on="loss",
+    gradients=20,
     label="effective rank of the NTK",
     better="higher",
     bounds=(0.0, None),

@@ -20,6 +20,7 @@ class Options(KernelOptions):
 @register(
     "ntk_top",
     on="loss",
+    gradients=20,
     label="largest eigenvalue of the NTK",
     logarithmic=True,
     bounds=(0.0, None),

@@ -25,6 +25,11 @@ class Options(Budget):
     tasks: int = option(2, help="random tasks over which the mean is taken", low=1)
     least: float = option(0.0, help="loss to which a random task could be brought")
 
+    @property
+    def gradients(self) -> float:
+        """Steps of all copies."""
+        return float(self.steps * self.tasks)
+
 
 @register(
     "plasticity",

@@ -15,6 +15,7 @@ from replastic.probes import optimization_readiness
 @register(
     "readiness",
     on="loss",
+    gradients=40,
     label="optimization readiness",
     better="higher",
     bounds=(0.0, None),
