@@ -199,7 +199,7 @@ def diagnose(
 def _on_batch(
     found: Diagnosis, model: nn.Module, sample: Any, loss_fn: LossFunction | None, targets: Sequence[Target]
 ) -> Diagnosis:
-    """What units, loss and gradients say on a batch, beside the weights."""
+    """The diagnosis with units, loss and gradients on a batch, beside the weights."""
     units = unit_health(model, sample, loss_fn)
     notes = []
     short = [u for u in units if u.samples < u.units]
