@@ -15,6 +15,8 @@ from replastic.weights.outcome import grouped
 
 DELTA: Final = 0.01
 """Share of the singular values that srank may leave out, as in the measure `feature_srank`."""
+_ROUNDING: Final = 1e-6
+"""By so much the covariance of whitened inputs may exceed 1."""
 _LEGEND = (
     f"srank: so many singular values make up {1 - DELTA:.0%} of those of z W^T, for whitened inputs z (theorem 3).",
     "scores: E|h_i| / mean_k E|h_k| of every unit, for inputs N(0, I), no bias, and an activation function with",
@@ -118,15 +120,40 @@ class HessianPromise:
     energy: float | None = None
     """The m of the batch: the mean of ||z||^2, or where there is no ReLU lambda_max(Z^T Z / samples)."""
     bound: float | None = None
-    """The bound for the beta and gamma that were given."""
+    """The bound for `beta` and `gamma`."""
+    beta: float | None = None
+    """Largest norm of the Hessian of a sample's loss in the outputs: as given, or as found on the batch."""
+    gamma: float | None = None
+    """Largest norm of the gradient of a sample's loss in the outputs; corollary 1 is for 0."""
+    whitening: float | None = None
+    """lambda_max(Z^T Z / samples) of the inputs, which the paper wants to be 1."""
+    gates: float | None = None
+    """Smallest distance of an input of a ReLU on the batch from 0, where its gate would change."""
+    measured: float | None = None
+    """The norm itself, by Lanczos, which approaches it from below; None without a loss."""
+
+    @property
+    def corollary(self) -> float | None:
+        """Corollary 1: the bound for gamma = 0, m * beta * `single`."""
+        if self.single is None or self.energy is None or self.beta is None:
+            return None
+        return self.energy * self.beta * self.single
+
+    @property
+    def as_printed(self) -> float | None:
+        """Theorem 2 as the paper prints it, with m = 1: for whitened inputs, and false with ReLUs."""
+        if self.single is None or self.pairs is None or self.beta is None or self.gamma is None:
+            return None
+        return self.beta * self.single + 2 * self.gamma * self.pairs
 
     def lines(self) -> list[str]:
-        """One sentence or two."""
+        """One sentence or more."""
         what = "theorem 2, norm of the loss's Hessian in all weights:"
+        measured = [] if self.measured is None else [f"  measured on this batch: {self.measured:.4g}"]
         if self.obstacles:
-            return [f"{what} no bound, as", *(f"  {reason}" for reason in self.obstacles)]
+            return [f"{what} no bound, as", *(f"  {reason}" for reason in self.obstacles), *measured]
         if self.bound is not None:
-            return [f"{what} at most {self.bound:.4g} on this batch"]
+            return [f"{what} at most {self.bound:.4g} on this batch", *measured, *self._around()]
         m = "m" if self.energy is None else f"{self.energy:.4g}"
         formula = f"at most {m} * beta * {self.single:.4g} + 2 * sqrt({m}) * gamma * {self.pairs:.4g}"
         condition = "" if self.seen else ",\n  if the layers form a chain with ReLU or nothing between them"
@@ -135,6 +162,70 @@ class HessianPromise:
             f"{what} {formula}{condition}",
             f"  {inputs}beta and gamma bound Hessian and gradient of a sample's loss in the outputs",
         ]
+
+    def _around(self) -> list[str]:
+        """Corollary 1, and how far the paper's own assumptions hold."""
+        found = [f"  beta {self.beta:.4g}, gamma {self.gamma:.4g}, m {self.energy:.4g}"]
+        found.append(f"  corollary 1, for gamma = 0: at most {self.corollary:.4g}")
+        if self.whitening is not None:
+            whitened = "whitened" if self.whitening <= 1 + _ROUNDING else "not whitened"
+            found.append(
+                f"  as the paper prints it: {self.as_printed:.4g}, for whitened inputs; these are {whitened} "
+                f"(lambda_max {self.whitening:.4g})"
+            )
+        if self.gates is not None:
+            fixed = "is fixed around these weights" if self.gates > 0 else "changes at these weights: an input is 0"
+            found.append(f"  the pattern of the ReLUs {fixed}")
+        return found
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Theorem 1 at one layer: how far its normalised feature covariance is from that of the old network."""
+
+    layer: str
+    bound: float | None
+    """On ||C - C~||_F; the paper prints the square. None where an assumption fails, or all features are 0."""
+    corollary: float | None
+    """The bound for 1-Lipschitz activation functions; None where it promises nothing."""
+    measured: float | None
+    """||C - C~||_F itself, from 0 to sqrt(2); None where the features of a network are all 0."""
+
+
+@dataclass(frozen=True)
+class CovariancePromise:
+    """Theorem 1: the change of the weights bounds the change of the features."""
+
+    obstacles: tuple[str, ...] = ()
+    """Assumptions that fail; there are no bounds then."""
+    sfe: float | None = None
+    """Sum over the layers of ||W - W~||_F^2."""
+    gaps: tuple[Gap, ...] = ()
+    """By layer, on the batch."""
+    factor: float | None = None
+    """Without a batch: the bound at the outputs is this times ||Z||_F / m, for 1-Lipschitz activation functions."""
+
+    def lines(self) -> list[str]:
+        """A table, or a sentence."""
+        what = "theorem 1, change of the normalised feature covariances against the old weights"
+        sfe = "" if self.sfe is None else f" (SFE {self.sfe:.4g})"
+        found = [f"{what}{sfe}:"]
+        if self.obstacles:
+            found[0] += " no bound, as"
+            found += [f"  {reason}" for reason in self.obstacles]
+        elif not self.gaps:
+            factor = "" if self.factor is None else f"{self.factor:.4g} * "
+            return [
+                *found,
+                f"  at the outputs at most {factor}||Z||_F / m, with m the smaller norm of the two networks' outputs,",
+                "  if the layers form a chain whose activation functions are 1-Lipschitz and map 0 to 0",
+            ]
+        if self.gaps:
+            head = ["layer", "bound", "1-Lipschitz bound", "measured"]
+            rows = [[g.layer, *map(_number, (g.bound, g.corollary, g.measured))] for g in self.gaps]
+            found += [f"  {line}" for line in columns([head, *rows])]
+            found.append("  no gap is above sqrt(2): a bound above that says nothing")
+        return found
 
 
 @dataclass(frozen=True)
@@ -146,6 +237,8 @@ class TheoryReport:
     skipped: tuple[Skipped, ...]
     recipe: str
     notes: tuple[str, ...] = ()
+    covariance: CovariancePromise | None = None
+    """Theorem 1; None without old weights."""
 
     @property
     def verdict(self) -> str:
@@ -180,7 +273,9 @@ class TheoryReport:
         content = {
             "recipe": self.recipe,
             "layers": [asdict(x) | {name: getattr(x, name) for name in facts} for x in self.layers],
-            "hessian": asdict(self.hessian),
+            "hessian": asdict(self.hessian)
+            | {name: getattr(self.hessian, name) for name in ("corollary", "as_printed")},
+            "covariance": None if self.covariance is None else asdict(self.covariance),
             "skipped": [asdict(s) for s in self.skipped],
             "notes": self.notes,
             "verdict": self.verdict,
@@ -198,6 +293,7 @@ class TheoryReport:
         lines += ["", *legend, ""] if legend else [""]
         lines += grouped("no promise", [Skipped(x.label, _in_short(x)) for x in self.layers if x.reason])
         lines += self.hessian.lines()
+        lines += self.covariance.lines() if self.covariance else []
         return "\n".join([*lines, *grouped("not looked at", self.skipped), *self.notes, "", self.verdict])
 
 
@@ -230,6 +326,10 @@ def _row(layer: LayerPromise, measured: bool) -> list[str]:
 def _measured(found: OnBatch) -> list[str]:
     promised = "" if found.srank_at_least is None else f" (>= {found.srank_at_least})"
     return ["-" if found.srank is None else f"{found.srank}{promised}", _interval(found.scores)]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _interval(ends: Sequence[float] | None) -> str:

@@ -12,12 +12,16 @@ from torch import Tensor, nn
 
 from replastic import linalg, recipes
 from replastic.api._calls import public
+from replastic.api._chain import PLAIN, against, as_rows, gate_margin, links
+from replastic.api._curvature import hessian_norm, output_side
 from replastic.api._passed import Passed, pass_through
 from replastic.api._readable import readable
-from replastic.api._shared import as_model, as_recipe
+from replastic.api._shared import LossFunction, as_model, as_recipe
+from replastic.api._similarity import Old, is_old, of_models, of_weights
 from replastic.api.promises import DELTA, HessianPromise, LayerPromise, OnBatch, TheoryReport
 from replastic.errors import UserError
 from replastic.interventions.attached import Progress
+from replastic.probes import check_loss_fn
 from replastic.weights.checkpoint import CheckpointStore
 from replastic.weights.entries import MatrixInfo, WeightStore
 from replastic.weights.module_store import ModuleStore
@@ -32,6 +36,8 @@ def theory(
     *,
     beta: float | None = None,
     gamma: float | None = None,
+    old: Old | None = None,
+    loss_fn: LossFunction | None = None,
     recipe: str | Path | Recipe = recipes.DEFAULT,
     target_modules: str | Sequence[str] | None = None,
     exclude_modules: Sequence[str] = (),
@@ -45,14 +51,19 @@ def theory(
     units (theorem 4) and whether that leaves no unit dormant (corollary 2). All three need sqrt(DfI) < 1 of the raw
     weight on the d_out x d_out Gram matrix, which a layer with d_out > d_in can never meet. With a batch the measured
     ranks and scores stand beside them. A convolution of several taps is no single matrix: nothing is promised of it.
-    Of the network: a bound on the norm of the loss's Hessian (theorem 2, corrected; see `linalg.hessian_bound`).
+    Of the network: a bound on the norm of the loss's Hessian (theorem 2, corrected; see `linalg.hessian_bound`), and
+    corollary 1. With `loss_fn` the norm as measured stands beside them. With `old` there is a bound on how far the
+    normalised feature covariances moved with the weights (theorem 1), beside how far they did.
 
     Args:
         source: A live module, or the path of a checkpoint.
-        batch: Inputs of the module, a tensor (or the first of a tuple). Give more samples than the widest layer has
-            units.
-        beta: Bound on the norm of the Hessian of a sample's loss in the outputs, for theorem 2.
-        gamma: Bound on the norm of the gradient of a sample's loss in the outputs.
+        batch: Inputs of the module, a tensor (or the first of a tuple), or what `loss_fn` takes. Give more samples
+            than the widest layer has units.
+        beta: Bound on the norm of the Hessian of a sample's loss in the outputs, for theorem 2; with `loss_fn` the
+            largest on the batch unless given.
+        gamma: Bound on the norm of the gradient of a sample's loss in the outputs; as `beta`.
+        old: The network before, for theorem 1: a module, a state dict, or the path of a checkpoint.
+        loss_fn: ``loss_fn(model, batch)``, the mean over the samples of a loss of their outputs.
         recipe: Which weights; as in `apply_`, like the next three.
         target_modules: Patterns that replace the recipe's choice, or ``"all-linear"``.
         exclude_modules: Patterns that are left out.
@@ -67,6 +78,7 @@ def theory(
     Reference: FIRE (Han et al., ICLR 2026), section 3.2 and appendix A.1.
     """
     _check(source, batch, beta, gamma)
+    _check_further(batch, old, loss_fn)
     store = CheckpointStore(source) if isinstance(source, str | Path) else ModuleStore(as_model(source))
     chosen = readable(
         store,
@@ -88,8 +100,40 @@ def theory(
         )
         layers = _beside(layers, store, chosen, passed)
         notes = passed.notes
-    hessian = _hessian(layers, store, chosen, passed, beta, gamma)
-    return TheoryReport(tuple(layers), hessian, chosen.skipped, as_recipe(recipe, layout).name, notes)
+    finite = all(layer.finite for layer in layers)
+    if isinstance(store, ModuleStore) and loss_fn is not None and finite and beta is None:
+        beta, gamma, notes = _on_outputs(store.model, batch, loss_fn, notes)
+    hessian = _hessian(layers, store, chosen, passed, batch, beta, gamma)
+    if isinstance(store, ModuleStore) and loss_fn is not None and finite:
+        hessian = replace(hessian, measured=hessian_norm(store.model, batch, loss_fn))
+    covariance = None
+    if old is not None and finite:
+        live = isinstance(store, ModuleStore) and batch is not None
+        covariance = (
+            of_models(store.model, old, batch)
+            if live and isinstance(store, ModuleStore)
+            else of_weights(store, chosen, old, _against(layers, store, chosen))
+        )
+    return TheoryReport(tuple(layers), hessian, chosen.skipped, as_recipe(recipe, layout).name, notes, covariance)
+
+
+def _check_further(batch: Any, old: object, loss_fn: object) -> None:
+    if loss_fn is not None:
+        check_loss_fn(loss_fn)
+        if batch is None:
+            raise UserError("loss_fn is taken on a batch: pass batch=, what loss_fn takes")
+    if old is not None and not is_old(old):
+        raise UserError(f"old must be a module, a state dict or the path of a checkpoint, got {type(old).__name__}")
+
+
+def _on_outputs(
+    model: nn.Module, batch: Any, loss_fn: LossFunction, notes: tuple[str, ...]
+) -> tuple[float | None, float | None, tuple[str, ...]]:
+    """The beta and gamma of the batch; a note if they cannot be found."""
+    try:
+        return *output_side(model, batch, loss_fn), notes
+    except UserError as error:
+        return None, None, (*notes, f"theorem 2: {error}")
 
 
 def _check(source: object, batch: Any, beta: object, gamma: object) -> None:
@@ -155,6 +199,7 @@ def _hessian(
     store: WeightStore,
     chosen: Selection,
     passed: Passed | None,
+    batch: Any,
     beta: float | None,
     gamma: float | None,
 ) -> HessianPromise:
@@ -176,10 +221,12 @@ def _hessian(
     if first is None:
         return found
     energy = first.mean_square if relu else first.largest
+    gates = gate_margin(links(model), as_rows(model, batch)) if relu and model is not None else None
+    found = replace(found, energy=energy, whitening=first.largest, gates=gates)
     if beta is None or gamma is None:
-        return replace(found, energy=energy)
+        return found
     bound = linalg.hessian_bound(deviations, beta=beta, gamma=gamma, energy=energy)
-    return replace(found, energy=energy, bound=bound)
+    return replace(found, bound=bound, beta=beta, gamma=gamma)
 
 
 def _against(layers: Sequence[LayerPromise], store: WeightStore, chosen: Selection) -> list[str]:
@@ -198,12 +245,5 @@ def _against(layers: Sequence[LayerPromise], store: WeightStore, chosen: Selecti
 
 def _chain(model: nn.Module) -> tuple[str, bool]:
     """Why a model is not seen to be a chain of Linears with ReLU or nothing between them; and whether it has a ReLU."""
-    kinds = (nn.Sequential, nn.Linear, nn.ReLU, nn.Identity, nn.Flatten)
-    odd = next((m for m in model.modules() if type(m) not in kinds), None)
-    if odd is not None:
-        return f"it contains {type(odd).__name__}, so that no chain of Linears and ReLUs can be seen", False
-    modules = [m for _, m in model.named_modules(remove_duplicate=False)]
-    weights = [id(m.weight) for m in modules if isinstance(m, nn.Linear)]
-    if len(set(weights)) < len(weights):
-        return "a weight is used more than once", False
-    return "", any(isinstance(m, nn.ReLU) for m in modules)
+    odd = against(model, PLAIN)
+    return odd, not odd and any(isinstance(m, nn.ReLU) for m in model.modules())

@@ -2,6 +2,8 @@
 
 from replastic.linalg.band import Clamped, clamp_singular_values
 from replastic.linalg.bounds import (
+    covariance_gap,
+    covariance_gap_bound,
     dfi_for_no_dormant,
     dormancy_interval,
     hessian_bound,
@@ -41,6 +43,8 @@ __all__ = [
     "SpectralDensity",
     "Spectrum",
     "clamp_singular_values",
+    "covariance_gap",
+    "covariance_gap_bound",
     "dense_density",
     "dfi",
     "dfi_for_no_dormant",

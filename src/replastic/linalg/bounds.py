@@ -8,7 +8,7 @@ promise nothing, and these functions say so. Theorem 2 is corrected, see `hessia
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +19,57 @@ from replastic.linalg.polar import polar
 
 _POSITIVE = 1e-10
 """Share of the largest eigenvalue below which one counts as zero."""
+
+
+def covariance_gap(new: Tensor, old: Tensor) -> float:
+    """||C - C~||_F of the normalised feature covariances C = H H^T / ||H||_F^2 of two networks, from 0 to sqrt(2).
+
+    Shapes: the features H and H~ of the same samples, (samples, units) each; the numbers of units may differ.
+
+    Raises:
+        UserError: All features of one network are 0.
+    """
+    one, other = (h.double() / torch.linalg.matrix_norm(h.double()) for h in (new, old))
+    if not bool(one.isfinite().all() and other.isfinite().all()):
+        raise UserError("the features of one of the networks are all 0, so that they have no normalised covariance")
+    # ||A A^T - B B^T|| is that of the small matrix R J R^T, where [A B] = Q R and J = diag(1, -1).
+    r = torch.linalg.qr(torch.cat([one, other], dim=1), mode="r").R
+    signs = torch.cat([torch.ones(one.shape[1]), -torch.ones(other.shape[1])]).to(r)
+    return float(torch.linalg.matrix_norm((r * signs) @ r.mT))
+
+
+def covariance_gap_bound(
+    norms: Sequence[tuple[float, float]], steepness: Sequence[float], *, sfe: float, inputs: float, least: float
+) -> tuple[float, float]:
+    """Theorem 1: bounds on `covariance_gap` of the features of layer l, from the change of the weights.
+
+    4 ||Z||_F / m_l prod_k L_k B_Pi sqrt(sum_j 1 / B_j^2) sqrt(SFE), with B_k the larger spectral norm of the two
+    weights of layer k, and B_Pi their product over layers 1 to l. The paper prints the square of it.
+
+    The paper asks the activation functions to have Lipschitz constants L_k. Its equation 11 also needs them to map 0
+    to 0, as ReLU and tanh do. A sigmoid does not, and there the bound fails: 0.5 in every unit of a hidden layer is
+    no small feature, however small the inputs are. `tests/unit/linalg/test_covariance_bound.py` has the example.
+
+    Args:
+        norms: Spectral norms of the two weights of each layer, 1 to l.
+        steepness: Lipschitz constant of the activation function of each.
+        sfe: Sum of ||W - W~||_F^2 over the layers of the network.
+        inputs: ||Z||_F of the inputs.
+        least: The m_l, the smaller Frobenius norm of the two networks' features.
+
+    Returns:
+        The bound, and that of the corollary for 1-Lipschitz activation functions, 4 ||Z||_F / m_l sqrt(l) S^(l-1)
+        sqrt(SFE) with S the largest of the B_k; infinite where one is not 1-Lipschitz, or `least` is 0.
+    """
+    if least <= 0:
+        return math.inf, math.inf
+    largest = [max(pair) for pair in norms]
+    without_one = [math.prod(largest[:j] + largest[j + 1 :]) for j in range(len(largest))]
+    change = 4 * inputs / least * math.sqrt(sfe)
+    bound = change * math.prod(steepness) * math.hypot(*without_one)
+    one_lipschitz = all(constant <= 1 for constant in steepness)
+    corollary = change * math.sqrt(len(largest)) * max(largest) ** (len(largest) - 1)
+    return bound, corollary if one_lipschitz else math.inf
 
 
 def srank_bound(w: Tensor, inputs: Tensor | None = None, *, delta: float = 0.01) -> int:
@@ -42,7 +93,9 @@ def srank_bound(w: Tensor, inputs: Tensor | None = None, *, delta: float = 0.01)
         q = polar(w.double(), "svd").factor
         z = inputs.double()
         eta = torch.linalg.eigvalsh(q @ (z.mT @ z / len(z)) @ q.mT)
-        eta = eta[eta > _POSITIVE * eta[-1]]
+        eta = eta[eta > _POSITIVE * eta[-1].clamp(min=0)]
+        if not len(eta):
+            return 0  # the features are all 0
         directions, spread = len(eta), math.sqrt(float(eta[-1] / eta[0]))
     stretch = math.sqrt((1 + e) / (1 - e)) * spread
     return math.ceil((1 - delta) * directions / (delta * stretch + 1 - delta) - 1e-12)

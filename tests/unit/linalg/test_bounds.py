@@ -53,6 +53,10 @@ def test_theorem_3_by_hand() -> None:
     assert srank_bound(scaled, delta=0.5) == math.ceil(0.5 * 6 / (0.5 * 2 + 0.5))
 
 
+def test_theorem_3_of_features_that_are_all_zero() -> None:
+    assert srank_bound(torch.eye(3, dtype=torch.float64), torch.zeros(5, 3, dtype=torch.float64)) == 0
+
+
 def test_theorem_4_on_relu_units() -> None:
     w = near_isometry(5, 8, 0.06)
     z = torch.randn(200_000, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
