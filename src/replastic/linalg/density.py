@@ -98,7 +98,8 @@ class SpectralDensity:
         above = self.nodes.abs() > threshold
         at_least = int(above.sum(-1).max())
         if self.exact:
-            return RankEstimate(float(at_least), at_least, at_least, 0.0, at_least, threshold, exact=True)
+            whole = float(at_least)
+            return RankEstimate(whole, whole, whole, 0.0, at_least, threshold, exact=True)
         counts = (self.weights * above).sum(-1) * self.dim
         ends = torch.stack([_bounds(x, w, threshold) for x, w in zip(self.nodes, self.weights, strict=True)])
         low, high = (ends.mean(0) * self.dim).tolist()

@@ -81,7 +81,7 @@ def _panel(ax: Any, sheet: Sheet, order: Sequence[str]) -> None:
     ax.set_xticks([-1, -0.5, 0, 0.5, 1])
     ax.set_ylim(len(order) - 0.5, -0.5)
     axes.name(ax, "rank correlation", "", grid="x")
-    ax.set_title(axes.wrapped(sheet.title, 36), fontsize=10, loc="left", color=axes.SOFT)
+    ax.set_title(axes.wrapped(sheet.title, 30), fontsize=10, loc="left", color=axes.SOFT)
 
 
 def _best(sheet: Sheet) -> str:
