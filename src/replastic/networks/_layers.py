@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from torch import nn
+from torch import Tensor, nn
 
 from replastic.errors import UserError
 
@@ -15,6 +16,35 @@ def convolution(c_in: int, c_out: int, stride: int = 1) -> nn.Sequential:
     """3x3 convolution without bias that keeps the size (divided by `stride`), then ``norm`` and ``relu``."""
     conv = nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1, bias=False)
     return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(c_out), relu=nn.ReLU()))
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "none": lambda channels: nn.Identity(),
+    "batch": nn.BatchNorm2d,
+    "layer": lambda channels: nn.GroupNorm(1, channels),
+    "group": lambda channels: nn.GroupNorm(math.gcd(8, channels), channels),
+}
+"""Norms of images (B, C, H, W) by name, each made for a number of channels."""
+
+
+class ChannelsAt(nn.Module):
+    """Moves the channels of images: from axis 1 to the last (``axis=-1``), or from the last to axis 1.
+
+    Args:
+        axis: Where they go, -1 or 1; they come from the other.
+    """
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, H, W, C), or back."""
+        return x.movedim(-self.axis, self.axis)
+
+    def extra_repr(self) -> str:
+        """The axis."""
+        return f"axis={self.axis}"
 
 
 def head(d_in: int, hidden: Sequence[int], classes: int) -> OrderedDict[str, nn.Module]:
