@@ -31,9 +31,7 @@ class HiddenChanges(Stream):
     def validate(self) -> None:
         """The range must not be empty, and the other stream must be another."""
         if self.shortest > self.longest:
-            raise UserError(
-                f"hidden_changes: shortest must be at most longest, got {self.shortest} and {self.longest}"
-            )
+            raise UserError(f"hidden_changes: shortest must be at most longest, got {self.shortest} and {self.longest}")
         if isinstance(self._tasks(), HiddenChanges):
             raise UserError(f"hidden_changes cannot take its tasks from itself, got changes={self.changes!r}")
 
