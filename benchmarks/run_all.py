@@ -8,7 +8,15 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SCRIPTS = ("import_time", "polar_memory", "polar_speed", "boundary_cost", "vision_throughput", "optimizer_overhead")
+SCRIPTS = (
+    "import_time",
+    "polar_memory",
+    "polar_speed",
+    "boundary_cost",
+    "vision_throughput",
+    "optimizer_overhead",
+    "stacked_runs",
+)
 
 
 def main() -> int:

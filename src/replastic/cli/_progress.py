@@ -14,7 +14,7 @@ class Watch(Listener):
     """Prints the plan and follows the runs, on standard error. When they are stopped, it prints how to go on."""
 
     def __init__(self, planned: Plan, *, workers: int, unit: str) -> None:
-        super().__init__(progress=self._progress, ended=self._ended)
+        super().__init__(progress=self._progress, ended=self._ended, noted=self._say)
         self.terminal = sys.stderr.isatty()
         self.reached: dict[str, float] = {}
         self.runs_ended = 0

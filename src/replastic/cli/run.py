@@ -15,7 +15,7 @@ from replastic import report
 from replastic.cli._experiment import Command, ExperimentOptions
 from replastic.cli._progress import in_words
 from replastic.errors import ReplasticError, UserError
-from replastic.experiments import Plan, speed
+from replastic.experiments import Plan, speed, stacked
 from replastic.parallel import distributed
 
 EXAMPLES = """\
@@ -41,6 +41,9 @@ class Options(ExperimentOptions):
 
     speed: Literal["given", "auto"] = "given"
     """auto: a probe chooses precision, channels-last and compiled for a new folder; else they are as given."""
+    stack: str = "never"
+    """Train several runs of small networks as one, with results equal but for rounding: auto lets a probe decide
+    whether it is faster here and how many at a time, a number says how many at most. Prints why a method stays out."""
     estimate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Only print what is to be done and how long it will take."""
     report: bool = True
@@ -74,10 +77,17 @@ class Run(Command):
 
     def _carry_out(self, planned: Plan) -> int:
         if not self.options.estimate:
-            return super()._carry_out(planned)
+            return super()._carry_out(self._stacked(planned))
         if distributed.rank() == 0:
             print(self._estimate(planned) if self.options.json else in_words(planned, self.jobs))
         return 0
+
+    def _stacked(self, planned: Plan) -> Plan:
+        """The plan with the number of runs that are trained as one."""
+        stacking = stacked.settle(planned.todo, self.options.stack, self.jobs)
+        if stacking.asked and distributed.rank() == 0:
+            print(stacking.in_words(), file=sys.stderr)
+        return replace(planned, stacking=stacking)
 
     def _conclude(self, planned: Plan, failures: Mapping[str, str]) -> bool:
         done = [job for job in planned.jobs if job.directory.done]

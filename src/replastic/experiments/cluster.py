@@ -19,7 +19,8 @@ import torch
 
 from replastic.disk import user_path
 from replastic.errors import ReplasticError, UserError
-from replastic.experiments.experiment import Crew, Listener, alone
+from replastic.experiments.experiment import Crew, alone
+from replastic.experiments.listener import Listener
 from replastic.experiments.runs import Job, execute
 from replastic.extras import require
 from replastic.parallel.workers import attempt

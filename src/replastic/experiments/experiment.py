@@ -15,10 +15,12 @@ from filelock import FileLock, Timeout
 from replastic import metrics
 from replastic.disk import clear_below, clear_scratch, write_text
 from replastic.errors import UserError
-from replastic.experiments import checks, code, when
+from replastic.experiments import checks, code, stacked, when
 from replastic.experiments.cost import Expected, expected
+from replastic.experiments.listener import Listener
 from replastic.experiments.runs import Job, execute
 from replastic.experiments.spec import BenchmarkSpec
+from replastic.experiments.stacked import Stacking
 from replastic.parallel import distributed
 from replastic.parallel.workers import gpu_names, work
 from replastic.training import Protocol, resume
@@ -34,6 +36,8 @@ class Plan:
     """Phases that all methods share, to be trained first."""
     probe: Mapping[str, Any] | None = None
     """Measurement by which the settings of speed were chosen, kept in the folder as speed.json."""
+    stacking: Stacking = field(default_factory=Stacking)
+    """How many runs are trained as one; see `stacked.settle`."""
     accepted: tuple[Path, ...] = ()
     """Files of runs that were begun with other code, where it was asked for to go on nevertheless; see `code.accept`.
     """
@@ -51,16 +55,6 @@ class Plan:
         if not self.todo or distributed.world_size() > 1:
             return None
         return expected(self.jobs, self.shared, self.todo, workers)
-
-
-@dataclass
-class Listener:
-    """Functions that are called while the jobs go on. Each may be left out."""
-
-    progress: Callable[[str, float], None] = field(default=lambda name, phases: None)
-    """Called with the name of a job and the number of phases it has completed."""
-    ended: Callable[[str, str], None] = field(default=lambda name, problem: None)
-    """Called with the name of a job that ended, and with its problem or ""."""
 
 
 def plan(
@@ -150,14 +144,18 @@ def run(
         if distributed.world_size() > 1:
             return _together(named, listener)
         gpus = gpu_names() if planned.jobs[0].device == "cuda" else ()
-        progress, ended = listener.progress, listener.ended
-        return work(named, execute, workers=workers, plugins=plugins, gpus=gpus, progress=progress, ended=ended)
+        work_on = partial(work, workers=workers, plugins=plugins, gpus=gpus)
+        done = stacked.carry_out(planned.stacking, named, listener, work_on)
+        left = {name: job for name, job in named.items() if name not in done}
+        return work_on(left, execute, progress=listener.progress, ended=listener.ended)
 
     with alone(folder) if distributed.rank() == 0 else nullcontext():
         if distributed.rank() == 0:
             _tidy(planned)
         if planned.probe is not None:
             write_text(folder / "speed.json", json.dumps(planned.probe, indent=2) + "\n")
+        if planned.stacking.asked:
+            write_text(folder / "stacked.json", json.dumps(planned.stacking.record(), indent=2) + "\n")
         try:
             failures = carry_out(planned.shared)
             lost = {job.seed for job in planned.shared if job.name in failures}

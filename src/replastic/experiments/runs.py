@@ -139,31 +139,42 @@ def execute(job: Job, report: Callable[[float], None]) -> None:
 
 def _execute(job: Job, report: Callable[[float], None]) -> None:
     """Write run.json if the job is new, then train."""
-    directory, shared = job.directory, job.shared()
-    task = job.protocol.task
-    source = task.open(job.device)
-    if job.known() is None and distributed.rank() == 0:
-        if job.until is None:
-            around = {
-                **environment(),
-                "device": job.device,
-                "processes": distributed.world_size(),
-                "samples": task.facts(source),
-                "shortfall": task.shortfall(source),
-            }
-            directory.create(replace(job.info(), environment=around))
-        else:
-            make_folder(directory.path)
-            content = {**job.settings(), "environment": environment()}
-            write_text(directory.path / SHARED, json.dumps(content, indent=2) + "\n")
+    shared, source = job.shared(), job.protocol.task.open(job.device)
+    prepare(job, source)
     train(
         when.protocol_of(job.protocol, job.method),
         source,
         when.method_of(job.method),
         job.seed,
-        directory,
+        job.directory,
         device=job.device,
         until=job.until,
         start=shared.directory if shared else None,
         progress=report,
     )
+
+
+def prepare(job: Job, source: Any, **around: Any) -> None:
+    """Make the folder of a job that is new, with its settings.
+
+    Args:
+        job: The job.
+        source: Data, as the task opened them.
+        around: What else to note of how the run was begun.
+    """
+    if job.known() is not None or distributed.rank() != 0:
+        return
+    task, directory = job.protocol.task, job.directory
+    if job.until is None:
+        known = {
+            **environment(),
+            "device": job.device,
+            "processes": distributed.world_size(),
+            "samples": task.facts(source),
+            "shortfall": task.shortfall(source),
+        }
+        directory.create(replace(job.info(), environment={**known, **around}))
+    else:
+        make_folder(directory.path)
+        content = {**job.settings(), "environment": environment()}
+        write_text(directory.path / SHARED, json.dumps(content, indent=2) + "\n")

@@ -57,6 +57,21 @@ class Descend(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Pieces:
+    """An update taken to pieces: one network, one optimizer over all its parameters, one batch, a mean over samples.
+
+    A loop that has them can make the updates of several learners at once.
+    """
+
+    take: Callable[[], tuple[Tensor, Tensor]]
+    """Gives the next batch, inputs and targets."""
+    losses: Callable[[Tensor, Tensor], Tensor]
+    """The loss of each sample from outputs and targets, (B,); what is descended is their mean."""
+    note: Callable[[Tensor], None]
+    """Told the loss of every update, a scalar."""
+
+
 class Learner(ABC):
     """One network, or several, in training. The loop, boundaries, resuming and records know nothing else of it.
 
@@ -103,6 +118,10 @@ class Learner(ABC):
         Returns:
             The loss to record, a scalar; detached, so that nobody waits for it.
         """
+
+    def pieces(self) -> Pieces | None:
+        """The same update taken to pieces; None if it is not made of these."""
+        return None
 
     @abstractmethod
     def evaluate(self, phase: int, *, last: bool = False) -> dict[str, float]:

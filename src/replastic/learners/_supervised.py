@@ -13,7 +13,7 @@ from replastic import networks
 from replastic.errors import UserError
 from replastic.learners._batches import Batch
 from replastic.learners._forward import Forward
-from replastic.learners._learner import Descend, Learner
+from replastic.learners._learner import Descend, Learner, Pieces
 from replastic.learners._trainer import Trainer
 from replastic.networks import Inputs, Network
 from replastic.parallel import distributed
@@ -59,7 +59,20 @@ class SupervisedLearner(Learner):
     def update(self, descend: Descend) -> Tensor:
         """Train on the next batch: of several processes each trains on its portion."""
         batch = next(self._coming)
-        return descend(lambda: self._parts(batch))
+        loss = descend(lambda: self._parts(batch))
+        self.note(loss)
+        return loss
+
+    def pieces(self) -> Pieces | None:
+        """The next batch, the loss of each sample, and `note`, unless a subclass makes updates of its own."""
+        kind = type(self)
+        both = [next(c for c in kind.__mro__ if name in vars(c)) for name in ("criterion", "losses")]
+        if kind.update is not SupervisedLearner.update or both[0] is not both[1] or both[1] is SupervisedLearner:
+            return None
+        return Pieces(take=lambda: next(self._coming), losses=self.losses, note=self.note)
+
+    def note(self, loss: Tensor) -> None:
+        """Called with the loss of every update, for scores that are taken while it trains."""
 
     @abstractmethod
     def stream(self, phase: int, first: int) -> Iterator[Batch]:
@@ -68,6 +81,10 @@ class SupervisedLearner(Learner):
     @abstractmethod
     def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean loss of a batch's outputs, a scalar."""
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each sample, (B,), if `criterion` is their mean; else a learner leaves this as it is."""
+        raise NotImplementedError
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Mean loss of a model on a batch of inputs and targets."""

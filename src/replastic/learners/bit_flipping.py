@@ -13,7 +13,7 @@ from torch.nn import functional
 from replastic import networks
 from replastic.errors import UserError
 from replastic.learners._batches import Batch
-from replastic.learners._learner import Descend, Extent
+from replastic.learners._learner import Extent
 from replastic.learners._supervised import SupervisedLearner
 from replastic.learners._task import Score, Task, register
 from replastic.learners._trainer import Trainer
@@ -123,11 +123,9 @@ class BitFollower(SupervisedLearner):
         if not done:
             self._online.zero_()
 
-    def update(self, descend: Descend) -> Tensor:
-        """Train on the next batch; its error before the update is that of an example never seen."""
-        loss = super().update(descend)
+    def note(self, loss: Tensor) -> None:
+        """Count the error on a batch before its update: it is that of examples never seen."""
         self._online += torch.stack([loss.double().cpu(), torch.ones((), dtype=torch.float64)])
-        return loss
 
     def stream(self, phase: int, first: int) -> Iterator[Batch]:
         """Examples of a phase, drawn by their number."""
@@ -141,6 +139,10 @@ class BitFollower(SupervisedLearner):
     def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean squared error."""
         return functional.mse_loss(outputs.squeeze(-1), targets)
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Squared error of each example."""
+        return (outputs.squeeze(-1) - targets).square()
 
     @torch.no_grad()
     def evaluate(self, phase: int, *, last: bool = False) -> dict[str, float]:

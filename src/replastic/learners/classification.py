@@ -139,6 +139,10 @@ class Classifier(SupervisedLearner):
         """Mean cross-entropy, in nats."""
         return functional.cross_entropy(outputs, targets)
 
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy of each sample."""
+        return functional.cross_entropy(outputs, targets, reduction="none")
+
     def evaluate(self, phase: int, *, last: bool = False) -> dict[str, float]:
         """Accuracy on each evaluation set; at the end of a phase on its training data, too."""
         found = self.phase(phase)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,11 +21,10 @@ from replastic.training import boundary, diagnostics, resume
 from replastic.training.failures import DivergedError, memory_in_words
 from replastic.training.protocol import Protocol
 from replastic.training.session import Session
+from replastic.triggers import Trigger
 
 Progress = Callable[[float], None]
 """Called with the phases completed so far, a part of one counting as that part."""
-
-
 LOOK_EVERY = 500
 """Updates between two looks at whether the loss is still finite: each look waits for the device."""
 
@@ -60,13 +62,49 @@ def train(
         LostProcessError: Another process of a data parallel run has gone.
         UserError: The settings do not fit the data or the method, the saved state is damaged, or memory ran out.
     """
+    run = course(protocol, source, method, seed, directory, device=device, until=until, start=start, progress=progress)
+    with memory_in_words(protocol.trainer, device), closing(run):
+        for segment in run:
+            segment.train()
+
+
+def course(
+    protocol: Protocol,
+    source: Any,
+    method: Method,
+    seed: int,
+    directory: RunDirectory,
+    *,
+    device: str = "cpu",
+    until: int | None = None,
+    start: RunDirectory | None = None,
+    progress: Progress = lambda phases: None,
+    share: float = 1.0,
+) -> Generator[Segment]:
+    """A run as `train` makes it, but for the updates: it hands out its segments one by one, to be trained by others.
+
+    Args:
+        protocol: As for `train`, and so are the others.
+        source: Data.
+        method: The method.
+        seed: Seed.
+        directory: Folder.
+        device: Where to train.
+        until: Stop before this phase.
+        start: A run to begin from.
+        progress: Told how far the run is.
+        share: The part of this process's time that is the run's own.
+
+    Yields:
+        The updates up to the next moment at which it evaluates, records or saves; to be made before it goes on.
+    """
     phases = protocol.task.phases if until is None else until
-    with memory_in_words(protocol.trainer, device), Session(protocol, source, method, seed, device) as session:
+    with Session(protocol, source, method, seed, device) as session:
         diagnostics.watch(session)
-        log = resume.restore(session, directory, start)
+        log = resume.restore(session, directory, start, share)
         for index in range(session.position.phase, phases):
             progress(index)
-            _phase(session, index, log, progress)
+            yield from _phase(session, index, log, progress)
         progress(phases)
         if distributed.rank() == 0:
             directory.finish()
@@ -75,7 +113,59 @@ def train(
         distributed.barrier()
 
 
-def _phase(session: Session, phase: int, log: resume.Log, progress: Progress) -> None:
+@dataclass
+class Segment:
+    """Updates of one run without a pause: numbers `first` to `last`, from 0 and without `last`, of a phase."""
+
+    session: Session
+    phase: int
+    first: int
+    last: int
+    extent: Extent
+    """Of the phase."""
+    losses: list[Tensor] = field(default_factory=list)
+    """The loss before each update that was made; scalars, detached."""
+    refused: UserError | None = None
+    """The reason why what a method proposed could not be written; the updates ended there."""
+    after: Callable[[Tensor], None] | None = None
+    """Called with the loss after every update, where a trigger decides when the method acts."""
+
+    @property
+    def schedule(self) -> int:
+        """Updates over which the step size is scheduled."""
+        return self.extent.schedule or self.extent.updates
+
+    def train(self) -> None:
+        """Make the updates one after the other."""
+        session = self.session
+        # Processes that share a batch draw for different samples, so each has a seed of its own.
+        seed = derive(session.seed, "training", self.phase, self.first, distributed.rank())
+        with drawing_from(seed, session.model):
+            session.model.train()
+            for step in range(self.first, self.last):
+                try:
+                    self.losses.append(session.update(step, self.schedule))
+                    if self.after is not None:
+                        self.after(self.losses[-1])
+                except UserError as error:
+                    if not self.has_diverged():
+                        raise
+                    self.refused = error
+                    break
+                if len(self.losses) % LOOK_EVERY == 0 and not self.losses[-1].isfinite():
+                    break
+
+    @torch.no_grad()
+    def has_diverged(self) -> bool:
+        """Whether what a method proposed could not be written because training broke, rather than the method."""
+        session = self.session
+        if not _weights_are_finite(session):
+            return True
+        batch = session.learner.probe(self.phase, session.protocol.trainer.batch_size)
+        return not bool(session.learner.loss(session.model, batch).isfinite())
+
+
+def _phase(session: Session, phase: int, log: resume.Log, progress: Progress) -> Iterator[Segment]:
     """Cross the boundary, train to the end of the phase, evaluate on the way, record and save."""
     position, learner = session.position, session.learner
     begins = not position.crossed and not position.step_in_phase
@@ -95,10 +185,16 @@ def _phase(session: Session, phase: int, log: resume.Log, progress: Progress) ->
         _measure_start(session, phase, log)
     extent = learner.extent(phase)
     learner.begin(phase, position.step_in_phase)
+    after: Callable[[Tensor], None] | None = None
+    if session.trigger is not None and _watched(session, phase):
+        after = partial(_decide, session, phase, log, session.trigger)
     for mark in extent.marks:
         if mark <= position.step_in_phase:
             continue
-        measures = {key("train_loss"): _segment(session, phase, mark, extent, log)}
+        began = position.step
+        segment = Segment(session, phase, position.step_in_phase, mark, extent, after=after)
+        yield segment
+        measures = {key("train_loss"): _mean_loss(segment, began, log)}
         measures |= learner.evaluate(phase, last=mark == extent.updates)
         if mark < extent.updates:
             log.add(Event.EVALUATION, session, measures)
@@ -119,51 +215,35 @@ def _measure_start(session: Session, phase: int, log: resume.Log) -> None:
         log.add(Event.PHASE_START, session, found)
 
 
-def _segment(session: Session, phase: int, last: int, extent: Extent, log: resume.Log) -> float:
-    """Train up to update `last` of the phase.
-
-    Returns:
-        The mean loss over these updates.
+def _mean_loss(segment: Segment, began: int, log: resume.Log) -> float:
+    """The mean loss over the updates of a segment, which began after so many of the run.
 
     Raises:
         DivergedError: The loss was not finite at one of them, or the weights are not after them.
     """
-    position = session.position
-    first, began = position.step_in_phase, position.step
-    found: list[Tensor] = []
-    refused: UserError | None = None
-    # Processes that share a batch draw for different samples, so each has a seed of its own.
-    seed = derive(session.seed, "training", phase, first, distributed.rank())
-    with drawing_from(seed, session.model):
-        session.model.train()
-        for step in range(first, last):
-            try:
-                found.append(session.update(step, extent.schedule or extent.updates))
-                if session.trigger is not None and _watched(session, phase):
-                    _act(session, phase, session.trigger.update(found[-1]), log)
-            except UserError as error:
-                if not _has_diverged(session, phase):
-                    raise
-                refused = error
-                break
-            if len(found) % LOOK_EVERY == 0 and not found[-1].isfinite():
-                break
-    losses = torch.stack(found) if found else torch.empty(0)
+    session = segment.session
+    losses = torch.stack(segment.losses) if segment.losses else torch.empty(0)
     finite = losses.isfinite()
-    if refused is None and finite.all() and _weights_are_finite(session):
+    if segment.refused is None and finite.all() and _weights_are_finite(session):
         return float(losses.mean())
     bad = torch.nonzero(~finite).flatten().tolist()
-    where = bad[0] if bad else position.step - began - 1
+    where = bad[0] if bad else session.position.step - began - 1
     what = f"the loss became {float(losses[where])}" if bad else "the weights became NaN or infinite"
     raise DivergedError(
-        f"{what} at update {began + where} (phase {phase}, update {first + where} of {extent.updates}); a smaller "
-        f"--learning-rate may help. Earlier records are kept{resume.where_saved(log.directory)}"
-    ) from refused
+        f"{what} at update {began + where} (phase {segment.phase}, update {segment.first + where} of "
+        f"{segment.extent.updates}); a smaller --learning-rate may help. Earlier records are kept"
+        f"{resume.where_saved(log.directory)}"
+    ) from segment.refused
 
 
 def _watched(session: Session, phase: int) -> bool:
     """Whether methods are on, and so the trigger."""
     return phase >= session.protocol.methods_from
+
+
+def _decide(session: Session, phase: int, log: resume.Log, trigger: Trigger, loss: Tensor) -> None:
+    """Ask the trigger after an update whether it is time to act."""
+    _act(session, phase, trigger.update(loss), log)
 
 
 def _act(session: Session, phase: int, reason: str, log: resume.Log) -> None:
@@ -173,15 +253,6 @@ def _act(session: Session, phase: int, reason: str, log: resume.Log) -> None:
         before, after = boundary.act(session, phase)
         log.add(Event.BEFORE_ACTING, session, why | before)
         log.add(Event.ACTED, session, why | after)
-
-
-@torch.no_grad()
-def _has_diverged(session: Session, phase: int) -> bool:
-    """Whether what a method proposed could not be written because training broke, rather than the method."""
-    if not _weights_are_finite(session):
-        return True
-    batch = session.learner.probe(phase, session.protocol.trainer.batch_size)
-    return not bool(session.learner.loss(session.model, batch).isfinite())
 
 
 def _weights_are_finite(session: Session) -> bool:

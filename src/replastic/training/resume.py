@@ -36,10 +36,11 @@ _WORTH = 20
 class Log:
     """Writes the records of a run and remembers how many and how long."""
 
-    def __init__(self, directory: RunDirectory, count: int = 0, seconds: float = 0.0) -> None:
+    def __init__(self, directory: RunDirectory, count: int = 0, seconds: float = 0.0, share: float = 1.0) -> None:
         self.directory = directory
         self.count = count
-        self._began = time.process_time() - seconds
+        self._share = share
+        self._began = share * time.process_time() - seconds
         self._saved, self._cost = time.perf_counter(), 0.0
 
     @property
@@ -47,9 +48,9 @@ class Log:
         """Processor time of this process since the run began, over all its resumptions, in seconds.
 
         Unlike the time on the clock it does not grow when others use the machine; training on a GPU keeps one thread
-        busy and so counts as well.
+        busy and so counts as well. Where runs share a process, each has its share of it.
         """
-        return time.process_time() - self._began
+        return self._share * time.process_time() - self._began
 
     def add(self, event: str, session: Session, measures: Mapping[str, Any]) -> None:
         """Append one record."""
@@ -102,8 +103,10 @@ def is_saved(directory: RunDirectory) -> bool:
     return _file(directory).is_file()
 
 
-def restore(session: Session, directory: RunDirectory, start: RunDirectory | None) -> Log:
+def restore(session: Session, directory: RunDirectory, start: RunDirectory | None, share: float = 1.0) -> Log:
     """Bring a new session to where `directory` was saved last, else to where `start` stopped, else leave it new.
+
+    The run has that share of this process's time from now on.
 
     Raises:
         UserError: The state is damaged or belongs to another network.
@@ -112,7 +115,7 @@ def restore(session: Session, directory: RunDirectory, start: RunDirectory | Non
     source = directory if is_saved(directory) else start
     if source is None:
         _records(directory)
-        return Log(directory)
+        return Log(directory, share=share)
     file = _file(source)
     try:
         tensors, facts = state_file.read(file)
@@ -134,7 +137,7 @@ def restore(session: Session, directory: RunDirectory, start: RunDirectory | Non
         _records(directory, seal.records)
     else:
         _records(directory, 0, known[: seal.records])
-    return Log(directory, seal.records, seconds)
+    return Log(directory, seal.records, seconds, share)
 
 
 def _is_reached(session: Session, records: Sequence[Record]) -> bool:

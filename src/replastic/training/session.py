@@ -101,7 +101,11 @@ class Session:
         """
         self.descent.rate = self.protocol.trainer.rate(step, steps)
         loss = self.learner.update(self.descent)
+        self.note_update()
+        return loss
+
+    def note_update(self) -> None:
+        """Count an update that was made, and let the method act after it."""
         self.position.step += 1
         self.position.step_in_phase += 1
         self.attached.after_update()
-        return loss
