@@ -185,14 +185,14 @@ def _phase(session: Session, phase: int, log: resume.Log, progress: Progress) ->
         _measure_start(session, phase, log)
     extent = learner.extent(phase)
     learner.begin(phase, position.step_in_phase)
-    after: Callable[[Tensor], None] | None = None
+    decide: Callable[[Tensor], None] | None = None
     if session.trigger is not None and _watched(session, phase):
-        after = partial(_decide, session, phase, log, session.trigger)
+        decide = partial(_decide, session, phase, log, session.trigger)
     for mark in extent.marks:
         if mark <= position.step_in_phase:
             continue
         began = position.step
-        segment = Segment(session, phase, position.step_in_phase, mark, extent, after=after)
+        segment = Segment(session, phase, position.step_in_phase, mark, extent, after=decide)
         yield segment
         measures = {key("train_loss"): _mean_loss(segment, began, log)}
         measures |= learner.evaluate(phase, last=mark == extent.updates)
