@@ -1,4 +1,4 @@
-"""The Linears and convolutions of one pass: inputs and outputs, as factors of the gradients of their weights."""
+"""The Linears, convolutions and norms of one pass: inputs and outputs, as factors of the gradients of their weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from replastic.probes._trees import tensors
 
 @dataclass(frozen=True)
 class Layer:
-    """One call of a Linear or a convolution, in groups.
+    """One call of a Linear or a convolution, in groups; or of a norm, each of whose channels is a group of one by one.
 
     The gradient of an output of the network in a group's weight is sum_t b_t h_t^T over positions t, where h are the
     inputs that its rows see (`forward`) and b is the gradient in the layer's output (`backward`).
@@ -51,7 +51,7 @@ class Layer:
         return self.output.shape[self.channels] // self.groups
 
     def forward(self) -> Tensor:
-        """Inputs of a Linear, patches of a convolution: (samples, groups, fan_in, positions)."""
+        """Inputs of a Linear, patches of a convolution, normalised inputs: (samples, groups, fan_in, positions)."""
         return self.seen().reshape(len(self.output), self.groups, self.fan_in, self.positions)
 
     def backward(self, gradient: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class Layer:
 
 
 class Layers(TorchFunctionMode):
-    """Notes each Linear and convolution with a trainable parameter that runs inside the `with` block.
+    """Notes each Linear, convolution and norm with a trainable parameter that runs inside the `with` block.
 
     `layers()` has those whose parameters are used once and in no other way. What they return is copied, so that an
     operation in place leaves the noted output as it was.
@@ -125,6 +125,39 @@ class Layers(TorchFunctionMode):
         names = self._name(weight), self._name(bias)
         return Layer(*names, out, 1, groups, weight[0].numel(), seen)
 
+    def batch_norm(
+        self,
+        out: Tensor,
+        input: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Layer | None:
+        """A call of `batch_norm` with running statistics."""
+        if training or running_mean is None or running_var is None or input.shape[0] != self._samples:
+            return None
+        seen = partial(functional.batch_norm, input.detach(), running_mean, running_var, eps=eps)
+        return Layer(self._name(weight), self._name(bias), out, 1, input.shape[1], 1, seen)
+
+    def layer_norm(
+        self,
+        out: Tensor,
+        input: Tensor,
+        normalized_shape: Sequence[int],
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+    ) -> Layer | None:
+        """A call of `layer_norm` over the last axis."""
+        if len(normalized_shape) != 1 or input.dim() < 2 or input.shape[0] != self._samples:
+            return None
+        seen = partial(_scaled_by_layer_norm, input.detach(), eps)
+        return Layer(self._name(weight), self._name(bias), out, out.dim() - 1, input.shape[-1], 1, seen)
+
     def _name(self, tensor: Tensor | None) -> str | None:
         return self._names.get(id(tensor))
 
@@ -134,12 +167,19 @@ _SEEN: dict[str, Callable[..., Layer | None]] = {
     "conv1d": Layers.conv,
     "conv2d": Layers.conv,
     "conv3d": Layers.conv,
+    "batch_norm": Layers.batch_norm,
+    "layer_norm": Layers.layer_norm,
 }
 
 
 def _tokens(x: Tensor) -> Tensor:
     """(samples, ..., fan_in) -> (samples, fan_in, positions)."""
     return x.flatten(1, -2).mT if x.dim() > 2 else x.unsqueeze(-1)
+
+
+def _scaled_by_layer_norm(x: Tensor, eps: float) -> Tensor:
+    """(samples, ..., channels) -> (samples, channels, positions), each position normalised."""
+    return functional.layer_norm(x, x.shape[-1:], eps=eps).movedim(-1, 1).flatten(1 if x.dim() == 2 else 2)
 
 
 def unfolded(x: Tensor, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> Tensor:

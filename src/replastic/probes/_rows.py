@@ -33,7 +33,6 @@ def jacobian_rows(f: OutputFunction, names: Sequence[str], part: slice, readout:
 
 
 def _vectorised(f: OutputFunction, names: Sequence[str], part: slice, readout: Readout) -> Tensor:
-    args, kwargs = f.rows(part)
     count = len(range(*part.indices(f.samples)))
     moving = [t for t in tensors((f.args, f.kwargs)) if t.dim() and len(t) == f.samples]
     pieces = [t[part] for t in moving]
@@ -50,7 +49,6 @@ def _vectorised(f: OutputFunction, names: Sequence[str], part: slice, readout: R
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*performance drop because we have not yet implemented.*")
         found = vmap(jacrev(one), in_dims=(None, *[0] * len(pieces)))({n: f.parameters[n] for n in names}, *pieces)
-    del args, kwargs
     return torch.cat([found[name].detach().reshape(count, found[name].shape[1], -1) for name in names], dim=2)
 
 

@@ -48,8 +48,8 @@ class Ntk:
     outputs: int
     kind: NtkKind
     layers: dict[str, LayerKernel] = field(default_factory=dict)
-    """By name of the weight, if they were asked for. Parameters outside of Linears and convolutions are together under
-    ``rest``."""
+    """By name of the weight, if they were asked for. Parameters outside of Linears, convolutions and norms are together
+    under ``rest``."""
 
     @cached_property
     def eigenvalues(self) -> Tensor:
@@ -92,8 +92,9 @@ def ntk(
     """The empirical NTK J J^T of the outputs in the trainable parameters, in evaluation mode. Leaves no trace.
 
     Of Linears and convolutions it takes the product, entry by entry, of a forward and a backward Gram matrix, summed
-    over layers: one backward pass for each output. A convolution counts as a Linear on its patches. Other parameters,
-    such as those of norms, tied weights and parametrized weights, are differentiated sample by sample.
+    over layers: one backward pass for each output. A convolution counts as a Linear on its patches. Batch and layer
+    norms are taken in the same pass. Other parameters, such as tied weights and parametrized weights, are
+    differentiated sample by sample.
 
     Args:
         model: The module. Frozen parameters have no part in the kernel.
@@ -233,7 +234,20 @@ def _products(values: Tensor, group: Sequence[Layer], k: int, budget: _Budget) -
     for layer, kept in zip(group, signals, strict=True):
         b = torch.stack(kept, dim=1)
         kept.clear()
-        yield layer.name, _on_vectors(layer, b) if layer.positions == 1 else _on_positions(layer, b, budget)
+        if layer.fan_in == layer.fan_out == 1:
+            yield layer.name, _on_channels(layer, b)
+        else:
+            yield layer.name, _on_vectors(layer, b) if layer.positions == 1 else _on_positions(layer, b, budget)
+
+
+def _on_channels(layer: Layer, b: Tensor) -> LayerKernel:
+    """The Gram matrix of the gradients of a norm: sum_t b_ct h_ct in each channel's factor, sum_t b_ct in its bias."""
+    b = b[:, :, :, 0].flatten(0, 1)
+    h = layer.forward()[:, :, 0].repeat_interleave(len(b) // len(layer.output), 0)
+    parts = [(b * h).sum(-1)] if layer.weight is not None else []
+    parts += [b.sum(-1)] if layer.bias is not None else []
+    gradients = torch.cat(parts, dim=1)
+    return LayerKernel(gradients @ gradients.mT)
 
 
 def _on_vectors(layer: Layer, b: Tensor) -> LayerKernel:
