@@ -40,7 +40,7 @@ class Stacking:
     runs: int = 1
     """Most runs that are trained as one; 1 for none."""
     asked: str = ""
-    """What was asked for: auto, or a number; empty if nothing was."""
+    """The choice that was asked for: auto, or a number; empty if nothing was."""
     alone: Mapping[str, str] = field(default_factory=dict)
     """Methods whose runs are trained one by one, by spec, each with the reason."""
     milliseconds: Mapping[int, float] = field(default_factory=dict)

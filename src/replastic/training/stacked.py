@@ -25,7 +25,7 @@ from replastic.training.session import Session
 from replastic.training.stacked_layers import stacked, unstackable
 
 State = dict[str, Any]
-"""What torch's optimizer remembers of one parameter."""
+"""The values that torch's optimizer remembers of one parameter."""
 COUNT = "step"
 """Torch's name, in that state, of the number of updates."""
 
@@ -229,7 +229,7 @@ def _clip(gradients: Sequence[Tensor], most: float) -> None:
 
 
 def _age(state: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
-    """What must be equal for states to be stacked: which values there are, and the count of updates."""
+    """All that must be equal for states to be stacked: which values there are, and the count of updates."""
     return tuple((key, float(value) if key == COUNT else 0.0) for key, value in state.items() if value is not None)
 
 
