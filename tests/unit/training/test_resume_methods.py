@@ -17,10 +17,14 @@ TOGETHER = (
     ("Mlp", "muon+spectral:strength=0.1+hare_tortoise:momentum=0.9,every=5"),
     ("Dropper", "ewc:samples=4+fire+bn_reestimate"),
     ("Dropper", "adamo:strength=0.1,isometry_lr=0.1+redo:every=3"),
+    ("Dropper", "sam+upgd+l2_er:er_batch=2"),
 )
 ALONE = (
     "muon",
     "adamo:strength=0.1",
+    "upgd",
+    "sam",
+    "l2_er:er_batch=3",
     "spectral:strength=0.1",
     "nap:every=3",
     "hare_tortoise:momentum=0.9,every=5",
