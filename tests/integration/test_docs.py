@@ -20,7 +20,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 MADE = {
     kind: ROOT / "docs" / f"{page}.md"
-    for kind, page in (("methods", "methods"), ("metrics", "measures"), ("layouts", "layouts"))
+    for kind, page in (
+        ("methods", "methods"),
+        ("metrics", "measures"),
+        ("triggers", "triggers"),
+        ("layouts", "layouts"),
+    )
 }
 """Pages with the tables of a registry, between two comments."""
 LENGTH = 120

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from replastic import methods, metrics
+from replastic import methods, metrics, triggers
 from replastic.report.controls import is_control
 from replastic.weights.known import table
 
@@ -115,4 +115,5 @@ def _source(kind: str, row: Row) -> str:
 def _docstring(kind: str, name: str) -> str:
     if kind == "metrics":
         return metrics.get(name).compute.__doc__ or ""
-    return methods.get(name).__doc__ or "" if kind == "methods" else ""
+    room = {"methods": methods, "triggers": triggers}.get(kind)
+    return room.get(name).__doc__ or "" if room is not None else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -20,7 +20,7 @@ from replastic.interventions.passes import Batches, as_passes
 from replastic.interventions.plan import Plan, plan
 from replastic.interventions.run import Run
 from replastic.interventions.solve import propose
-from replastic.interventions.watch import Watch
+from replastic.interventions.watch import Acted, Watch
 from replastic.weights.averages import unfollowed
 from replastic.weights.change import Change, Proposal
 from replastic.weights.entries import WeightEntry
@@ -35,15 +35,6 @@ Progress = Callable[[Any], Iterable[Any]]
 _METHOD = "method/"
 _WATCH = "watch/"
 
-
-@dataclass(frozen=True)
-class Acted:
-    """An action between two phases that a trigger brought about."""
-
-    step: int
-    """Updates since training began."""
-    reason: str
-    """In words and numbers, as the trigger gave it."""
 
 
 class Attached:

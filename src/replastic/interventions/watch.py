@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Acted:
+    """An action between two phases that a trigger brought about."""
+
+    step: int
+    """Updates since training began."""
+    reason: str
+    """In words and numbers, as the trigger gave it."""
 
 
 class Watch(Protocol):
