@@ -36,7 +36,6 @@ _METHOD = "method/"
 _WATCH = "watch/"
 
 
-
 class Attached:
     """A method at work on the weights of a run. Use it in a `with` block, so that the method's hooks are removed.
 
