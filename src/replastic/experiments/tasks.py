@@ -32,8 +32,9 @@ METHODS = (
 )
 """The methods that AdamO's paper compares, the FIRE paper's, and controls; each at its defaults."""
 
-STRENGTHS = (1e-4, 1e-2, 1e-1)
-"""Of the isometry step and of the isometry penalty, beside their default, 1e-3."""
+STRENGTHS = {"adamo": (0.1, 1.0, 10.0), "isometry": (1e-4, 1e-2, 1e-1)}
+"""Of the isometry step and of the isometry penalty, beside their default, 1e-3. The step is multiplied by the learning
+rate, so that it needs more: at 1e-3 it moves nothing in runs of this length."""
 
 TRAINER = Trainer(learning_rate=1e-3, batch_size=64, warmup=0.0, clip_norm=0.0, optimizer_policy="reset_touched")
 """Nothing tells the optimizer of a boundary: it keeps its state but for weights that a method rewrites, so that a
@@ -129,10 +130,9 @@ def presets(
             protocol=small,
             methods=(
                 "base",
-                *("adamo", *(f"adamo:strength={strength:g}" for strength in STRENGTHS)),
-                *("isometry", *(f"isometry:strength={strength:g}" for strength in STRENGTHS)),
+                *(spec for name in STRENGTHS for spec in (name, *(f"{name}:strength={s:g}" for s in STRENGTHS[name]))),
                 "fire:scale=auto",
-                "adamo+fire:scale=auto",
+                "adamo:strength=1+fire:scale=auto",
             ),
             seeds=seeds,
             help="as small: how much the strength of the isometry step matters; fire, AdamO and both",

@@ -36,7 +36,7 @@ class AdamOMethod(Method):
 
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
 
-    strength: float = option(1e-3, help="weight of the step (lambda): 0 is Adam", low=0, search=(1e-2, 1e-3, 1e-4))
+    strength: float = option(1e-3, help="weight of the step (lambda): 0 is Adam", low=0, search=(1e-3, 1e-1, 1.0, 10.0))
     isometry_lr: float = option(0.0, help="learning rate of the isometry step; 0 takes that of the run", low=0)
     targets: str = option("", help=TARGETS_HELP)
 
