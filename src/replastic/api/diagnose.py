@@ -45,7 +45,7 @@ class Diagnosis:
     measures: tuple[Taken, ...] = ()
     """Those that were asked for, in their order."""
     notes: tuple[str, ...] = ()
-    """What limits the evidence: too few samples, a model without gradients."""
+    """Limits of the evidence: too few samples, a model without gradients."""
 
     @property
     def state(self) -> State:
