@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -17,14 +16,15 @@ from replastic.interventions.method import Method, WeightMethod
 from replastic.interventions.needs import Plans, check_needs, used
 from replastic.interventions.optimizers import adopt, own_optimizer
 from replastic.interventions.passes import Batches, as_passes
+from replastic.interventions.penalties import in_full_precision
 from replastic.interventions.plan import Plan, plan
 from replastic.interventions.run import Run
 from replastic.interventions.solve import propose
+from replastic.interventions.warned import warned
 from replastic.interventions.watch import Acted, Watch
-from replastic.weights.averages import unfollowed
 from replastic.weights.change import Change, Proposal
 from replastic.weights.entries import WeightEntry
-from replastic.weights.followers import Followers, FollowerSet
+from replastic.weights.followers import Followers
 from replastic.weights.optimizer_state import Policy, check_policy
 from replastic.weights.outcome import Outcome
 from replastic.weights.targets import protected
@@ -140,9 +140,7 @@ class Attached:
         self.method.setup(self.run)
         self.is_on = True
         if self.method.makes_optimizer:
-            self.optimizers = {
-                name: own_optimizer(self.method, optimizer) for name, optimizer in self.optimizers.items()
-            }
+            self.optimizers = {name: own_optimizer(self.method, one) for name, one in self.optimizers.items()}
             self._note_optimizer()
 
     def penalty(self) -> Tensor | None:
@@ -152,10 +150,7 @@ class Attached:
         """
         if self.run.model is None or not any(type(part).penalty is not Method.penalty for part in self._parts()):
             return None
-        device = next((p.device.type for p in self.run.model.parameters()), "cpu")
-        if not torch.is_autocast_enabled(device):
-            return self.method.penalty(self.run)
-        with torch.autocast(device, enabled=False):
+        with in_full_precision(self.run.model):
             return self.method.penalty(self.run)
 
     def backward(self, closure: Callable[[], Tensor], optimizer: str | None = None) -> Tensor:
@@ -165,14 +160,11 @@ class Attached:
 
             def closure():
                 method.optimizer.zero_grad()
-                penalty = method.penalty()
-                loss = loss_fn(model, batch) if penalty is None else loss_fn(model, batch) + penalty
+                loss = loss_fn(model, batch)  # and method.penalty(), if there is one
                 loss.backward()
                 return loss
 
-            loss = method.backward(closure)
-            method.optimizer.step()
-            method.after_update()
+            loss = method.backward(closure)  # then the optimizer's step, and method.after_update()
 
         Every other method calls the closure once, so a loop may be written like this for all of them. Micro-batches,
         autocast and a gradient scaler go into the closure.
@@ -385,29 +377,13 @@ class Attached:
             agree=self._agree == "always" or (self._agree == "between phases" and between_phases),
         )
         if between_phases:
-            outcome = self._warned(outcome)
+            outcome = warned(outcome, self.run.model, tuple(self.optimizers.values()), self._followers)
         if not dry_run:
             if replaces:
                 self.method.after_write(self.run, names, units)
             if change.modules:
                 outcome = outcome.then_undo(adopt(change.modules, tuple(self.optimizers.values())))
         return outcome
-
-    def _warned(self, outcome: Outcome) -> Outcome:
-        """The outcome with a note on copies of the model that go on with the old weights; a warning says it, too."""
-        model = self.run.model
-        if model is None or not outcome.written:
-            return outcome
-        copies = unfollowed(model, self.optimizers.values(), FollowerSet(self._followers).identities)
-        if not copies:
-            return outcome
-        note = (
-            f"what looks like a copy of the weights was not passed, and {'would go' if outcome.dry_run else 'goes'} on "
-            f"with the old ones: {', '.join(copies)}; if it is an average or a target, pass followers={{'ema': it}}"
-        )
-        if not outcome.dry_run:
-            warnings.warn(note, stacklevel=2)
-        return replace(outcome, notes=(*outcome.notes, note))
 
     def _allowed(self, name: str) -> str:
         """The name itself, unless the tensor is to be left alone."""
