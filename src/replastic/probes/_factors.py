@@ -34,6 +34,8 @@ class Layer:
     fan_in: int
     """Of a group, taps included."""
     seen: Callable[[], Tensor]
+    is_matrix: bool = True
+    """Whether the weight is a matrix or a kernel; False for the gains of a norm."""
 
     @property
     def name(self) -> str:
@@ -141,7 +143,7 @@ class Layers(TorchFunctionMode):
         if training or running_mean is None or running_var is None or input.shape[0] != self._samples:
             return None
         seen = partial(functional.batch_norm, input.detach(), running_mean, running_var, eps=eps)
-        return Layer(self._name(weight), self._name(bias), out, 1, input.shape[1], 1, seen)
+        return Layer(self._name(weight), self._name(bias), out, 1, input.shape[1], 1, seen, is_matrix=False)
 
     def layer_norm(
         self,
@@ -156,7 +158,8 @@ class Layers(TorchFunctionMode):
         if len(normalized_shape) != 1 or input.dim() < 2 or input.shape[0] != self._samples:
             return None
         seen = partial(_scaled_by_layer_norm, input.detach(), eps)
-        return Layer(self._name(weight), self._name(bias), out, out.dim() - 1, input.shape[-1], 1, seen)
+        names = self._name(weight), self._name(bias)
+        return Layer(*names, out, out.dim() - 1, input.shape[-1], 1, seen, is_matrix=False)
 
     def _name(self, tensor: Tensor | None) -> str | None:
         return self._names.get(id(tensor))

@@ -73,7 +73,7 @@ def kronecker_ranks(
     with without_dropout(model, batch_statistics=False), torch.enable_grad():
         with watch:
             loss = loss_on(model, batch, loss_fn, differentiable=True)
-        layers = [layer for layer in watch.layers() if layer.weight is not None]
+        layers = [layer for layer in watch.layers() if layer.weight is not None and layer.is_matrix]
         if not layers:
             raise UserError(
                 "no Linear or convolution with a trainable weight runs on the samples of the batch: the first axis of "
