@@ -119,7 +119,10 @@ def test_the_initial_weights_may_be_the_reference_point() -> None:
 
 
 def test_weights_that_another_method_writes_are_where_the_next_update_begins() -> None:
-    model = nn.Sequential(line(), nn.Linear(1, 1).double())
+    last = nn.Linear(1, 1).double()
+    nn.init.ones_(last.weight)  # else a draw near zero keeps the tuner at the initial weights
+    nn.init.zeros_(last.bias)
+    model = nn.Sequential(line(), last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     init = {name: value.clone() for name, value in model.state_dict().items()}
     with replastic.during("trac+full_reset", model, optimizer, init=init) as method:
