@@ -19,6 +19,8 @@ METHODS = (
     "optimizer_reset",
     "fire",
     "fire:scale=auto",
+    "rescale",
+    "random_isometry",
     "isometry",
     "redo",
     "adamo",
