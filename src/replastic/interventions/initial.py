@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 from replastic.errors import UserError
 from replastic.weights.entries import WeightEntry
 from replastic.weights.naming import strip_prefixes
+from replastic.weights.shards import local
 from replastic.weights.tables import all_finite, check_tensor
 
 
@@ -26,10 +27,9 @@ class Initial:
         Raises:
             UserError: Its shape is another, or it has no numbers that could be used.
         """
-        name = next((self._names[n] for n in (entry.name, *entry.aliases) if n in self._names), None)
-        if name is None:
+        w0 = self.unchecked(entry)
+        if w0 is None:
             return None
-        w0 = check_tensor(self._values[name], f"the initial value of {name}")
         if is_lazy(w0):
             raise UserError(
                 f"the initial value of {entry.name} was not drawn yet when the state dict was taken: take it, as a "
@@ -38,9 +38,18 @@ class Initial:
         w0 = w0.detach()
         if tuple(w0.shape) != tuple(entry.shape):
             raise UserError(f"{entry.name} has shape {entry.shape}, but {tuple(w0.shape)} among the initial weights")
-        if not all_finite(w0):
+        if not all_finite(local(w0)):
             raise UserError(f"the initial value of {entry.name} holds NaN or infinite numbers; nothing was written")
         return w0
+
+    def unchecked(self, entry: WeightEntry) -> Tensor | None:
+        """The value for a stored tensor as it was given, without a look into it; None if there is none.
+
+        Raises:
+            UserError: It is no tensor.
+        """
+        name = next((self._names[n] for n in (entry.name, *entry.aliases) if n in self._names), None)
+        return None if name is None else check_tensor(self._values[name], f"the initial value of {name}")
 
     def need(self, entry: WeightEntry, method: str) -> Tensor:
         """As `of`, for a method that cannot do without.

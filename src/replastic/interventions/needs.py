@@ -45,6 +45,7 @@ def check_needs(method: Method, run: Run) -> Plans:
     for part in method.parts:
         check_fields(part)
         require(part, run)
+        _refuse_shards(part, run)
         if isinstance(part, WeightMethod):
             plans[part.name] = plan(part, run)
             for other in plans[part.name].methods:
@@ -53,6 +54,16 @@ def check_needs(method: Method, run: Run) -> Plans:
             refuse_idle(part.name, [part], part.explicit)
             part.check(run)
     return plans
+
+
+def _refuse_shards(method: Method, run: Run) -> None:
+    """Refuse what looks at single units where the weights of these lie in several processes."""
+    sharded = next((e.name for e in run.store.entries() if e.sharded), "")
+    if sharded and ("units" in method.required() or method.changes_structure):
+        raise UserError(
+            f"{method.name} works on single units, and {sharded} is sharded over processes (DTensor): take a method "
+            "that rewrites whole weights, such as fire, or rewrite the full checkpoint"
+        )
 
 
 def used(method: Method, plans: Plans) -> frozenset[Need]:

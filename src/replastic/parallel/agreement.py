@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, distributed
@@ -38,10 +38,16 @@ Sums = Mapping[str, Sequence[float]]
 """Checksums of tensors by name: the norm first."""
 
 
+class MissingProcessError(UserError):
+    """Only some processes of a group made a call."""
+
+
 class _Calls:
     """How often this process has asked. All processes count alike, as a call that fails is not counted."""
 
     made = 0
+    met: ClassVar[dict[tuple[int, ...], tuple[int, str]]] = {}
+    """By group: how often its processes have met, and what this one said last."""
 
 
 def checksum(tensor: Tensor) -> list[float]:
@@ -74,7 +80,7 @@ class Agreement:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if self._pending and isinstance(error, Exception):
+        if self._pending and isinstance(error, Exception) and not isinstance(error, MissingProcessError):
             self._pending = False
             with _reaching() as store:
                 _say(store, "here", json.dumps(None))
@@ -135,6 +141,39 @@ def mean(numbers: Tensor) -> Tensor:
         counts = ", ".join(str(len(one)) for one in said)
         raise UserError(f"the processes of the group measured different networks: {counts} numbers; {_OWN}")
     return torch.tensor(said, dtype=torch.float64).mean(0)
+
+
+def meet(ranks: Sequence[int], plan: str) -> None:
+    """Go on when all processes of a group are at the same place, about to do the same.
+
+    It comes before collectives, which wait without a word for a process that does not come.
+
+    Args:
+        ranks: The processes of the group, this one among them.
+        plan: The thing they are about to do, equal in all of them.
+
+    Raises:
+        MissingProcessError: A process has not come.
+        UserError: Another process is about to do something else.
+        LostProcessError: The group's store cannot be reached.
+    """
+    others = [r for r in ranks if r != rank()]
+    if not others:
+        return
+    count, before = _Calls.met.get(tuple(ranks), (0, ""))
+    kind = f"met {'-'.join(map(str, ranks))} {count}"
+    with _reaching() as store:
+        _say(store, kind, plan)
+        _wait(store, kind, others)
+        different = [r for r in others if _get(store, kind, r) != plan]
+        if before:
+            store.delete_key(before)
+    _Calls.met[tuple(ranks)] = count + 1, _key(kind, rank())
+    if different:
+        raise UserError(
+            f"processes {rank()} and {different[0]} would rewrite different weights of a sharded model: give the call "
+            "the same model and options in every process; nothing was written in any process"
+        )
 
 
 def _say(store: Any, kind: str, content: str) -> None:
@@ -220,8 +259,9 @@ def _wait(store: Any, kind: str, others: Sequence[int]) -> None:
     while missing:
         left = until - time.monotonic()
         if left <= 0:
-            store.delete_key(_key("here", rank()))
-            raise UserError(
+            for said in ("here", kind):
+                store.delete_key(_key(said, rank()))
+            raise MissingProcessError(
                 f"only some processes of the group made this call: {_listed(missing)} did not within "
                 f"{os.environ.get(PATIENCE_VARIABLE, f'{PATIENCE:g}')} seconds, and one copy of the model alone must "
                 "not be rewritten. Call it in every process, not in one (`if rank == 0:`); nothing was written here; "

@@ -57,7 +57,7 @@ def processes(device: str) -> Iterator[str]:
         options = {"device_id": torch.device(device)}
     elif kind != "cpu":
         raise UserError(f"several processes can train on cpu or cuda, not on {device!r}")
-    with _plainly():
+    with plainly():
         distributed.init_process_group("nccl" if kind == "cuda" else "gloo", **options)
     try:
         yield device
@@ -84,7 +84,7 @@ def world_size() -> int:
 def barrier() -> None:
     """Wait until every process has reached this call."""
     if is_distributed():
-        with _plainly():
+        with plainly():
             distributed.barrier()
 
 
@@ -165,13 +165,14 @@ def _summed(value: Tensor) -> Tensor:
     home = value.device
     on_gpu = distributed.get_backend() == "nccl" and home.type == "cpu"
     copy = value.cuda() if on_gpu else value.clone(memory_format=torch.contiguous_format)
-    with _plainly():
+    with plainly():
         distributed.all_reduce(copy)
     return copy.to(home)
 
 
 @contextmanager
-def _plainly() -> Iterator[None]:
+def plainly() -> Iterator[None]:
+    """Tell an error of a collective as `LostProcessError`."""
     try:
         yield
     except RuntimeError as error:

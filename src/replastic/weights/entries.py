@@ -100,6 +100,8 @@ class WeightEntry:
     """Why it is taken as an output layer; empty if it is none. An embedding that is tied to one is both."""
     derived: bool = False
     """Whether it is computed from other tensors of the store (a parametrization). Only those can be written."""
+    sharded: bool = False
+    """Whether each of several processes holds a part of it alone (a DTensor); `weights.shards` knows which."""
     known_by: str = ""
     """Source of its view: the caller's layout, a recipe's rule, a known class, its module's type, names and shapes."""
 

@@ -13,6 +13,7 @@ from replastic.errors import UserError, did_you_mean
 from replastic.weights.change import UnitReset
 from replastic.weights.entries import UndoStep, WeightEntry
 from replastic.weights.naming import strip_prefixes
+from replastic.weights.shards import local
 from replastic.weights.staging import open_stage
 from replastic.weights.tables import check_table
 
@@ -128,8 +129,9 @@ class Copy:
 
     @torch.no_grad()
     def bring_up(self, copy: Tensor) -> None:
-        """Write the change of the weight into the copy, a tensor."""
-        live = self.live.to(copy)
+        """Write the change of the weight into the copy, a tensor. Of sharded ones each process writes its part."""
+        copy = local(copy)
+        live = local(self.live).to(copy)
         if self.before is None and not self.units:
             copy.copy_(live)
         if self.before is not None:
@@ -156,7 +158,7 @@ def follow(copies: Sequence[Copy], staging: str) -> UndoStep:
         for key, tensor, place in reversed(kept):
             now = [other for other in place.tensors() if other.shape == tensor.shape]
             for other in now:
-                other.copy_(stage.get(key))
+                local(other).copy_(stage.get(key))
             if not now:
                 lost.append(f"{place.label}, which is gone")
         stage.close()
@@ -165,7 +167,7 @@ def follow(copies: Sequence[Copy], staging: str) -> UndoStep:
     try:
         for copy in copies:
             (tensor,) = copy.place.tensors()
-            kept.append((stage.put(tensor.detach().clone()), tensor, copy.place))
+            kept.append((stage.put(local(tensor).clone()), tensor, copy.place))
             copy.bring_up(tensor)
     except BaseException:
         undo()

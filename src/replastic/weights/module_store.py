@@ -20,6 +20,7 @@ from replastic.weights.module_views import Seen, Surroundings, view_of
 from replastic.weights.naming import MATRIX_ROLES, plain_name, role_of, strip_prefixes
 from replastic.weights.output_layers import TIED
 from replastic.weights.roles import refined
+from replastic.weights.shards import is_sharded, local, own_part, problem, reshard
 from replastic.weights.staging import Stage, open_stage
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
@@ -72,7 +73,11 @@ class ModuleStore:
         self.entries()
 
     def entries(self) -> Sequence[WeightEntry]:
-        """Every tensor of the model in its order. The list is up to date after freezing, casting or replacing."""
+        """Every tensor of the model in its order. The list is up to date after freezing, casting or replacing.
+
+        Parameters that FSDP2 has gathered for a pass are sharded again; see `shards.reshard`.
+        """
+        reshard(self.model)
         places = dict(_walk(self.model))
         seen = [(name, place.facts()) for name, place in places.items()]
         if seen != self._seen:
@@ -201,13 +206,13 @@ class ModuleTransaction:
             self._stage.close()
 
     def stage(self, name: str, value: Tensor) -> None:
-        """Cast the new value to the dtype and device of the live tensor, and keep it.
+        """Cast the new value to the dtype and device of the live tensor, and keep it; of a sharded one the own part.
 
         Raises:
             UserError: The weight is unknown or must not be written.
         """
         live = self._store.tensor(name)
-        cast = value.detach().to(device=live.device, dtype=live.dtype)
+        cast = own_part(value, live).to(device=live.device, dtype=live.dtype)
         if cast.untyped_storage().data_ptr() in self._live_storages:
             cast = cast.clone()
         self._staged[name] = (self._stage.put(cast), live)
@@ -216,7 +221,7 @@ class ModuleTransaction:
     def _live_storages(self) -> frozenset[int]:
         tensors = (p.tensor() for p in self._store._places.values() if not p.derived)
         return frozenset(
-            t.untyped_storage().data_ptr() for t in tensors if not is_lazy(t) and t.layout == torch.strided
+            local(t).untyped_storage().data_ptr() for t in tensors if not is_lazy(t) and t.layout == torch.strided
         )
 
     def commit(self) -> UndoStep:
@@ -229,7 +234,7 @@ class ModuleTransaction:
             now = self._store.current({name: (live, names.get(name, (name,))) for name, (_, live) in written.items()})
             for name, (key, _) in written.items():
                 for tensor in now[name]:
-                    tensor.copy_(self._stage.get(key))
+                    local(tensor).copy_(self._stage.get(key))
             self._stage.close()
             return [f"{name}, which is no longer in the model" for name, tensors in now.items() if not tensors]
 
@@ -238,9 +243,9 @@ class ModuleTransaction:
             with torch.no_grad():
                 for name, (key, live) in self._staged.items():
                     new = self._stage.get(key)
-                    self._stage.replace(key, live)
+                    self._stage.replace(key, local(live))
                     written[name] = key, live
-                    live.copy_(new)
+                    local(live).copy_(new)
                     del new  # else it would stay in memory while the next one is read
         except BaseException:
             undo()
@@ -283,6 +288,7 @@ def _entry(name: str, place: _Place, surroundings: Surroundings) -> WeightEntry:
         trainable=trainable,
         refusal=refusal,
         derived=place.derived,
+        sharded=is_sharded(tensor),
         known_by=seen.known_by,
     )
 
@@ -323,8 +329,8 @@ def _refusal(tensor: Tensor, place: _Place, name: str) -> str:
     if place.attribute in place.module._buffers and not tensor.is_floating_point() and tensor.ndim == 2:
         packed = role_of(name, tensor.shape) == "matrix"
         return f"it is stored as {str(tensor.dtype).removeprefix('torch.')}; dequantise it first" if packed else ""
-    if hasattr(tensor, "to_local"):
-        return "it is sharded over processes (DTensor); rewrite the full checkpoint, or gather it first"
+    if cut := problem(tensor):
+        return cut
     if tensor.is_meta:
         return "it is on the meta device and has no values; load the weights first"
     if tensor.layout != torch.strided:
@@ -333,7 +339,7 @@ def _refusal(tensor: Tensor, place: _Place, name: str) -> str:
         return "it is complex, which is not supported; exclude it"
     if isinstance(tensor, nn.Parameter) and not (tensor.is_floating_point() and tensor.dtype.itemsize > 1):
         return f"it is stored as {str(tensor.dtype).removeprefix('torch.')}; dequantise it first"
-    if type(tensor.detach()) is not Tensor:
+    if type(local(tensor)) is not Tensor:
         return f"it is a {type(tensor).__name__}, which does not store plain numbers; dequantise it first"
     if any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
         return "its rows or columns share memory (expand); replace it by a .clone() first"
@@ -346,7 +352,7 @@ def _identity(tensor: Tensor) -> object:
     """A key that is equal for tensors that share all their memory, also if they are different objects."""
     if is_lazy(tensor) or tensor.is_meta or tensor.layout != torch.strided or not tensor.numel():
         return id(tensor)
-    if hasattr(tensor, "to_local"):
+    if is_sharded(tensor):
         return id(tensor)
     return tensor.device, tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.numel()
 

@@ -48,3 +48,17 @@ def all_finite(value: Tensor) -> bool:
     if not value.is_floating_point() or not value.numel():
         return True
     return bool(torch.isfinite(torch.stack(torch.aminmax(value))).all())
+
+
+def check_finite(name: str, value: Tensor) -> None:
+    """Refuse a new value with NaN or infinity, also those that only the stored dtype makes.
+
+    Raises:
+        UserError: There is one; the message names the weight.
+    """
+    if not all_finite(value):
+        bad = int(value.numel() - torch.isfinite(value).sum())
+        raise UserError(
+            f"the new value of {name} has {bad} of {value.numel()} numbers that are NaN or infinite "
+            f"in {value.dtype}; nothing was written"
+        )

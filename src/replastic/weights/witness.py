@@ -10,6 +10,7 @@ from torch import Tensor
 
 from replastic.weights.entries import LiveStore
 from replastic.weights.optimizer_state import OptimizerState
+from replastic.weights.shards import local
 
 NAMED = 3
 """Names that are listed of each kind."""
@@ -72,8 +73,9 @@ def _of_all(values: Iterable[Tensor]) -> Tensor:
 def _checksum(tensor: Tensor) -> Tensor:
     """The sum and the norm of a tensor, of which a small part at a time is copied. A shape (2,) on its device.
 
-    A reduction in another dtype copies all that it is given, in that dtype.
+    A reduction in another dtype copies all that it is given, in that dtype. Of a sharded tensor the own part is taken.
     """
+    tensor = local(tensor)
     dtype = torch.float32 if tensor.device.type == "mps" else torch.float64
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)

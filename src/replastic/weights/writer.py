@@ -6,17 +6,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from replastic.errors import UserError, did_you_mean
 from replastic.parallel.agreement import Agreement
-from replastic.weights.change import Change, LayerOutcome, Skipped, UnitReset
+from replastic.weights.change import Change, LayerOutcome, Proposal, Skipped, UnitReset
 from replastic.weights.entries import LiveStore, Transaction, UndoStep, WeightEntry, WeightStore
 from replastic.weights.followers import Copy, CopyPlace, Followers, FollowerSet, follow
 from replastic.weights.optimizer_state import Optimizers, OptimizerState, Policy, check_policy
 from replastic.weights.outcome import Outcome, Undo
-from replastic.weights.tables import all_finite
+from replastic.weights.shards import alike, is_sharded, local
+from replastic.weights.tables import check_finite
 from replastic.weights.witness import Witness
 
 _ALL_ZERO = "is all zero, and on_zero='skip' leaves it so"
@@ -38,7 +38,7 @@ def write(
 
     Live tensors are written in place and keep identity, dtype, device, strides and `requires_grad`. One extra copy of
     the touched weights is held while and after writing, so that the write can be undone; with ``staging="disk"`` it is
-    in a temporary file, and memory grows by about one layer.
+    in a temporary file, and memory grows by about one layer. Of a sharded weight (DTensor) each process keeps its part.
 
     Args:
         store: Where the weights live.
@@ -106,25 +106,41 @@ class _Write:
         self._check_fit()
 
     def stage(self, transaction: Transaction | None) -> None:
-        """Read the proposals once, check each new value and hand it over; without a transaction only check."""
+        """Read the proposals once, check each new value and hand it over; without a transaction only check.
+
+        Where a sharded weight cannot be staged, the proposals are read to their end first: the other processes need
+        this one for making them.
+        """
         for unit in self._change.units:
             self._units[self._entry(unit.name).name].append(unit)
+        failed: UserError | None = None
         for proposal in self._change.proposals:
-            entry = self._entry(proposal.name)
-            if entry.name in self._touched:
-                raise UserError(f"{entry.name} was given two new values")
-            layers = tuple(layer for layer in proposal.layers if not layer.passed_over)
-            self._passed_over += [Skipped(layer.label, _ALL_ZERO) for layer in proposal.layers if layer.passed_over]
-            if layers or not proposal.layers:
-                self._rewritten.add(entry.name)
-                if proposal.shift:
-                    self._shifted.add(entry.name)
-                self._layers[entry.name] = layers
-                self._put(transaction, entry, proposal.value)
+            try:
+                if failed is None:
+                    self._take(transaction, proposal)
+            except UserError as error:
+                if not is_sharded(proposal.value):
+                    raise
+                failed = error
             del proposal  # else it would stay in memory while the next one is made
+        if failed is not None:
+            raise failed
         for name in self._units:
             if name not in self._touched:
                 self._put(transaction, self._entries[name], self._store.read(name))
+
+    def _take(self, transaction: Transaction | None, proposal: Proposal) -> None:
+        entry = self._entry(proposal.name)
+        if entry.name in self._touched:
+            raise UserError(f"{entry.name} was given two new values")
+        layers = tuple(layer for layer in proposal.layers if not layer.passed_over)
+        self._passed_over += [Skipped(layer.label, _ALL_ZERO) for layer in proposal.layers if layer.passed_over]
+        if layers or not proposal.layers:
+            self._rewritten.add(entry.name)
+            if proposal.shift:
+                self._shifted.add(entry.name)
+            self._layers[entry.name] = layers
+            self._put(transaction, entry, proposal.value)
 
     @property
     def exactly(self) -> list[object]:
@@ -133,9 +149,10 @@ class _Write:
         return [sorted(self._rewritten), sorted(self._change.modules), units]
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter, but no buffers: statistics of batch norm may differ from process to process."""
+        """Every parameter that each process has whole, but no buffers: those may be statistics of its own share."""
         for name, entry in self._entries.items():
-            if name == entry.name and entry.role != "buffer" and not entry.refusal and not entry.derived:
+            copied = entry.role != "buffer" and not entry.sharded
+            if name == entry.name and copied and not entry.refusal and not entry.derived:
                 yield name, self._store.read(name)
 
     def watch(self) -> list[UndoStep]:
@@ -154,6 +171,7 @@ class _Write:
             held[name] = self._optimizer.held(name, [tensor, *tensors])
             known.update(map(id, tensors))
             slow = [place for t in held[name] for place in self._optimizer.copies(name, t)]
+            _check_cuts(name, tensor, (*mine, *slow))
             copies.extend(self._copy(name, place, tensor) for place in (*mine, *slow))
         self._optimizer.check([t for tensors in held.values() for t in tensors], known)
         steps: list[Callable[[], UndoStep]] = [partial(follow, copies, staging)] if copies else []
@@ -180,7 +198,7 @@ class _Write:
         """The way in which a copy follows a tensor that will be written."""
         if name in self._rewritten - self._shifted:
             return Copy(copy, live)
-        before = live.detach().clone() if name in self._shifted else None
+        before = local(live).clone() if name in self._shifted else None
         return Copy(copy, live, self._units.get(name, ()), before)
 
     def _check_fit(self) -> None:
@@ -208,11 +226,17 @@ class _Write:
         if tuple(value.shape) != entry.shape:
             raise UserError(f"{entry.name} has shape {entry.shape}, but its new value has {tuple(value.shape)}")
         units = self._units.get(entry.name, ())
+        if units and entry.sharded:
+            raise UserError(
+                f"units of {entry.name} cannot be replaced, since it is sharded over processes: rewrite the full "
+                "checkpoint, or take a method that rewrites whole weights, such as fire"
+            )
         value = value.detach().to(entry.dtype, copy=bool(units))
         for unit in units:
             _put_rows(value, unit)
-        _check_finite(entry, value)
-        self._agreement.note(entry.name, value)
+        check_finite(entry.name, local(value))
+        if not is_sharded(value):
+            self._agreement.note(entry.name, value)
         self._touched[entry.name] = entry
         if transaction is not None:
             transaction.stage(entry.name, value)
@@ -241,6 +265,16 @@ class _Write:
         return ", ".join(words)
 
 
+def _check_cuts(name: str, tensor: Tensor, copies: Sequence[CopyPlace]) -> None:
+    """Refuse copies that are whole where the weight is sharded, or the other way round."""
+    for copy in copies:
+        if not all(alike(found, tensor) for found in copy.tensors()):
+            raise UserError(
+                f"{copy.label} is not sharded over the processes as {name} of the model is, so it cannot follow: shard "
+                "it in the same way, or leave it out and update it yourself"
+            )
+
+
 def _put_rows(value: Tensor, unit: UnitReset) -> None:
     """Write the new values of the units into `value`, in place."""
     try:
@@ -251,13 +285,3 @@ def _put_rows(value: Tensor, unit: UnitReset) -> None:
             f"{unit.name}: cannot reset {unit.index.numel()} units along axis {unit.dim} of shape "
             f"{tuple(value.shape)} with values of shape {tuple(unit.values.shape)}: {error}"
         ) from error
-
-
-def _check_finite(entry: WeightEntry, value: Tensor) -> None:
-    """Refuse NaN and infinity, also those that only the stored dtype makes."""
-    if not all_finite(value):
-        bad = int(value.numel() - torch.isfinite(value).sum())
-        raise UserError(
-            f"the new value of {entry.name} has {bad} of {value.numel()} numbers that are NaN or infinite "
-            f"in {entry.dtype}; nothing was written"
-        )

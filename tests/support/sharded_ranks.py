@@ -1,0 +1,319 @@
+"""Processes that hold a GPT in shards (FSDP2): `python sharded_ranks.py RANK PROCESSES RENDEZVOUS CASE...`.
+
+Each case compares the sharded model with a whole one in the same process. Prints one JSON object: by case the error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn import functional
+
+import replastic
+from replastic.errors import UserError
+from replastic.networks.gpt import Gpt
+from replastic.weights import staging
+
+CLOSE = 1e-5
+WORDS, BLOCK = 13, 4
+PAGE = Path(__file__).parents[2] / "docs" / "continuing.md"
+
+
+def gpt(*, bias: bool = False, sharded: bool = False, seed: int = 0) -> Any:
+    """Width 6: with two processes 18 rows of q, k, v are cut at 9, inside k; with three 4 positions leave no row."""
+    torch.manual_seed(seed)
+    model = Gpt(depth=2, heads=2, dim=6, bias=bias).module((BLOCK,), WORDS)
+    with torch.no_grad():
+        for parameter in model.parameters():  # far from orthonormal, biases and norms too
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+    if sharded:
+        shard(model)
+    return model
+
+
+def shard(model: Any) -> None:
+    for block in model.transformer["h"]:
+        fully_shard(block)
+    fully_shard(model)
+
+
+def tokens(seed: int) -> Tensor:
+    return torch.randint(WORDS, (2, BLOCK + 1), generator=torch.Generator().manual_seed(seed))
+
+
+def loss_fn(model: nn.Module, batch: Tensor) -> Tensor:
+    return functional.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    """One step on the same batch in every process, so that means over processes change nothing."""
+    optimizer.zero_grad()
+    loss_fn(model, tokens(seed)).backward()
+    optimizer.step()
+
+
+def full(tensor: Tensor) -> Tensor:
+    whole: Tensor = tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+    return whole.clone()
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    for module in model.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()
+    return {name: full(parameter) for name, parameter in model.named_parameters()}
+
+
+def same(mine: dict[str, Tensor], other: dict[str, Tensor], close: float = CLOSE) -> None:
+    assert mine.keys() == other.keys()
+    for name, value in mine.items():
+        assert float((value - other[name]).abs().max()) <= close, name
+
+
+def same_outcomes(sharded: Any, whole: Any) -> None:
+    """Numbers of every layer: those of the whole model, and to the bit the same in all processes."""
+    assert [layer.label for layer in sharded.layers] == [layer.label for layer in whole.layers]
+    assert sharded.written == whole.written
+    assert sharded.skipped == whole.skipped
+    for one, other in zip(sharded.layers, whole.layers, strict=True):
+        for field in ("sfe", "normalised_sfe", "norm_before", "norm_after"):
+            a, b = getattr(one, field), getattr(other, field)
+            assert abs(a - b) <= CLOSE * max(1.0, abs(b)), (one.label, field, a, b)
+        assert one.facts.keys() == other.facts.keys()
+        for name, fact in one.facts.items():
+            if isinstance(fact, float):
+                assert abs(fact - other.facts[name]) <= CLOSE, (one.label, name)
+            else:
+                assert fact == other.facts[name]
+    everywhere: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(everywhere, repr(sharded.layers))
+    assert len(set(everywhere)) == 1
+
+
+def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{name} {key}": full(value)
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def pair(*, bias: bool = False) -> list[tuple[Any, torch.optim.Optimizer]]:
+    """A whole model and a sharded one after two equal steps each."""
+    made = []
+    for sharded in (False, True):
+        model = gpt(bias=bias, sharded=sharded)
+        # The gradient of the biases of k is rounding alone, and a small eps would make steps of it.
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=1e-3)
+        for seed in range(2):
+            step(model, optimizer, seed)
+        made.append((model, optimizer))
+    return made
+
+
+def continued(bias: bool, recipe: str, solver: str, policy: Any) -> None:
+    """The rewrite, and the training after it, are those of the whole model; undo brings all back."""
+    options = {"recipe": recipe, "solver": solver, "policy": policy}
+    (whole, optimizer), (model, own) = pair(bias=bias)
+    before, memory = weights(model), moments(model, own)
+    parameters = list(model.parameters())
+    outcome = replastic.fire_(model, own, **options)
+    same_outcomes(outcome, replastic.fire_(whole, optimizer, **options))
+    assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
+    same(weights(model), weights(whole))
+    same(moments(model, own), moments(whole, optimizer))
+    outcome.undo_()
+    same(weights(model), before, 0.0)
+    same(moments(model, own), memory, 0.0)
+    replastic.fire_(model, own, **options)
+    for seed in (7, 8):
+        step(model, own, seed)
+        step(whole, optimizer, seed)
+    same(weights(model), weights(whole))
+
+
+def every_method(method: str) -> None:
+    """Every method that is a function of the weights."""
+    whole, model = gpt(bias=True), gpt(bias=True, sharded=True)
+    first = {name: value.clone() for name, value in gpt(bias=True, seed=3).state_dict().items()}
+    given = {"init": first, "fresh": lambda seed: gpt(bias=True, seed=seed).state_dict(), "seed": 5}
+    outcome = replastic.apply_(method, model, **given)
+    same_outcomes(outcome, replastic.apply_(method, whole, **given))
+    same(weights(model), weights(whole))
+
+
+def sharded_reference() -> None:
+    """Initial values may be sharded like the weights."""
+    whole, model = gpt(), gpt(sharded=True)
+    first = gpt(seed=3, sharded=True)
+    replastic.fire_(model, init=first.state_dict(), scale="init")
+    replastic.fire_(whole, init=gpt(seed=3).state_dict(), scale="init")
+    same(weights(model), weights(whole))
+
+
+def after_evaluation() -> None:
+    """A pass without gradients leaves the root's weights gathered: the rewrite must reach the shards."""
+    whole, model = gpt(), gpt(sharded=True)
+    with torch.no_grad():
+        loss_fn(model, tokens(0))
+    replastic.fire_(model, recipe="paper-gpt", probe=(tokens(0), loss_fn))
+    replastic.fire_(whole, recipe="paper-gpt")
+    same(weights(model), weights(whole))
+
+
+def followed() -> None:
+    """A sharded average follows, a whole one is refused."""
+    model, average = gpt(sharded=True), gpt(sharded=True, seed=3)
+    old = weights(model)
+    outcome = replastic.fire_(model, followers={"ema": average})
+    mine = weights(average)
+    for name in outcome.written:
+        assert torch.equal(mine[name], weights(model)[name])
+    outcome.undo_()
+    same(weights(model), old, 0.0)
+    assert_refused(lambda: replastic.fire_(model, followers={"ema": gpt()}), "is not sharded over the processes")
+
+
+def staged_on_disk() -> None:
+    """The old shards wait in each process's own file."""
+    model = gpt(sharded=True)
+    old = weights(model)
+    outcome = replastic.fire_(model, recipe="paper-gpt", staging="disk")
+    assert any(not torch.equal(value, old[name]) for name, value in weights(model).items())
+    outcome.undo_()
+    same(weights(model), old, 0.0)
+
+
+def dry() -> None:
+    """A dry run tells the same numbers and writes nothing."""
+    model = gpt(sharded=True)
+    old = weights(model)
+    same_outcomes(replastic.fire_(model, dry_run=True), replastic.fire_(gpt(), dry_run=True))
+    same(weights(model), old, 0.0)
+
+
+def damaged(place: str) -> None:
+    """A NaN in the shard of one process: all refuse, nothing is written anywhere."""
+    model = gpt(sharded=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    step(model, optimizer, 0)
+    if distributed.get_rank() == 0:
+        dict(model.named_parameters())[place].to_local().data[0, 0] = float("nan")
+    old, memory = weights(model), moments(model, optimizer)
+    assert_refused(lambda: replastic.fire_(model, optimizer, recipe="paper-gpt"), f"{place} holds 1 of")
+    for name, value in weights(model).items():
+        assert torch.equal(value.nan_to_num(9.0), old[name].nan_to_num(9.0)), name
+    same(moments(model, optimizer), memory, 0.0)
+
+
+def full_disk() -> None:
+    """One process cannot stage its shards: none writes, and none waits for ever."""
+    model = gpt(sharded=True)
+    old = weights(model)
+
+    def fails(*_: object) -> None:
+        raise UserError("no space left")
+
+    kept = staging._write
+    if distributed.get_rank() == 1:
+        staging._write = fails
+    try:
+        assert_refused(lambda: replastic.fire_(model, staging="disk"), "no space left")
+    finally:
+        staging._write = kept
+    same(weights(model), old, 0.0)
+
+
+def different_options() -> None:
+    """The processes ask for different things: refused before anything is exchanged."""
+    model = gpt(sharded=True)
+    old = weights(model)
+    solver = ("exact", "newton_schulz", "exact")[distributed.get_rank()]
+    assert_refused(lambda: replastic.fire_(model, solver=solver), "would rewrite different weights")
+    same(weights(model), old, 0.0)
+
+
+def units() -> None:
+    """Methods that watch units say why they cannot."""
+    model = gpt(sharded=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+    def attach() -> None:
+        with replastic.during("redo", model, optimizer, batches=[tokens(0)], loss_fn=loss_fn):
+            pass
+
+    assert_refused(attach, "sharded over processes")
+
+
+def documented() -> None:
+    """The block of docs/continuing.md."""
+    text = PAGE.read_text(encoding="utf-8").split("\n## Sharded models (FSDP2)\n")[1].split("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    model, whole = gpt(), gpt()
+    exec(code, {"torch": torch, "replastic": replastic, "fully_shard": fully_shard, "model": model})
+    replastic.fire_(whole)
+    same(weights(model), weights(whole))
+
+
+def assert_refused(call: Callable[[], object], words: str) -> None:
+    with pytest.raises(UserError, match=re.escape(words)):
+        call()
+
+
+METHODS = ("shrink_perturb", "full_reset", "interpolation", "rescale", "fire:scale=preserve", "singular_clip")
+CASES: dict[str, Callable[[], None]] = {
+    "exact, default": partial(continued, False, "default", "exact", "reset_touched"),
+    "exact, paper-gpt": partial(continued, True, "paper-gpt", "exact", "reset_all"),
+    "newton_schulz, default": partial(continued, True, "default", "newton_schulz", "keep"),
+    "newton_schulz, paper-gpt": partial(continued, False, "paper-gpt", "newton_schulz", "reset_touched"),
+    **{method: partial(every_method, method) for method in METHODS},
+    "sharded reference": sharded_reference,
+    "after evaluation": after_evaluation,
+    "followed": followed,
+    "staged on disk": staged_on_disk,
+    "dry": dry,
+    "damaged square": partial(damaged, "transformer.h.0.attn.c_proj.weight"),
+    "damaged tall": partial(damaged, "transformer.h.0.mlp.c_fc.weight"),
+    "full disk": full_disk,
+    "different options": different_options,
+    "units": units,
+    "documented": documented,
+}
+
+
+@contextmanager
+def group(rank: int, size: int, meet: str) -> Iterator[None]:
+    distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=size)
+    yield
+    distributed.barrier()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    told = {}
+    with group(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in sys.argv[4:] or CASES:
+            try:
+                CASES[name]()
+                told[name] = ""
+            except Exception:
+                told[name] = traceback.format_exc()
+    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.flush()
+    os._exit(0)
