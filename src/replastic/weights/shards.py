@@ -109,7 +109,7 @@ def own_part(value: Tensor, like: Tensor) -> Tensor:
 
 def whole_of(part: Tensor, like: Any) -> Tensor:
     """The sharded tensor, cut as `like` is, of which this process holds `part`; nothing is sent."""
-    kind: Any = type(like.detach())
+    kind: Any = type(like)
     made: Tensor = kind.from_local(
         part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     )
@@ -122,5 +122,6 @@ def reshard(model: nn.Module) -> None:
     It keeps those of the root module after a pass without gradients.
     """
     for module in model.modules():
-        if hasattr(module, "set_reshard_after_forward") and hasattr(module, "reshard"):
-            module.reshard()
+        again: Any = getattr(type(module), "reshard", None)
+        if again is not None and hasattr(type(module), "set_reshard_after_forward"):
+            again(module)
