@@ -225,6 +225,6 @@ def _settings(method: WeightMethod) -> str:
 
 
 def _plan(jobs: Sequence[Job], run: Run) -> str:
-    """What is about to be done, in a form that is equal in all processes that do the same."""
+    """A text of all that is about to be done, equal in all processes that do the same."""
     facts = [(job.entry.name, job.entry.shape, job.touched, job.method.name, _settings(job.method)) for job in jobs]
     return hashlib.sha256(repr((facts, run.seed, run.phase)).encode()).hexdigest()

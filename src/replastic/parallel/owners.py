@@ -40,7 +40,7 @@ def exchange(
 
 
 def tell(said: T, group: Any) -> list[T]:
-    """What each process of a group says, a small object, in the order of the group."""
+    """The small objects that the processes of a group say, in the order of the group."""
     heard: list[Any] = [None] * distributed.get_world_size(group)
     with plainly():
         distributed.all_gather_object(heard, said, group=group)
