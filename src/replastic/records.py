@@ -5,6 +5,7 @@ A run is one method with one seed on one benchmark:
     run.json         the resolved configuration, seed, versions, git revision, hardware (see `RunInfo`)
     metrics.jsonl    one record a line, append-only (see `Record`)
     state/           everything that resuming needs; removed when the run has finished
+    checkpoints/     the network at evaluations, where the run was asked to keep them; none is ever changed
     DONE             exists when the run has finished; says how many records there are, and their hash (see `Seal`)
 
 An experiment is a folder of runs, ``<experiment>/<method>/seed-<n>/``; its runs are found by their `run.json`.
@@ -30,6 +31,7 @@ FORMAT = 1
 RUN = "run.json"
 RECORDS = "metrics.jsonl"
 STATE = "state"
+CHECKPOINTS = "checkpoints"
 DONE = "DONE"
 
 

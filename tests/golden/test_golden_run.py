@@ -11,7 +11,9 @@ import torch
 from replastic import methods
 from replastic.learners import Trainer
 from replastic.learners.classification import Classification
+from replastic.learners.language import Language
 from replastic.networks.convnet import ConvNet
+from replastic.networks.gpt import Gpt
 from replastic.networks.mlp import Mlp
 from replastic.records import RunDirectory
 from replastic.streams.random_labels import RandomLabels
@@ -31,10 +33,28 @@ WARM = replace(
     task=Classification(
         data="digits", stream=WarmStart(ratio=0.1, first_epochs=3, epochs=1), network=ConvNet(channels=(4, 8))
     ),
-    trainer=Trainer(batch_size=32, evaluate_every=1),
+    trainer=Trainer(batch_size=32, evaluate_every=1, checkpoints=True),
     methods_from=1,
 )
-PROTOCOLS = {"random_labels": LABELS, "warm_start": WARM}
+LANGUAGE = Protocol(
+    task=Language(
+        first="grammar:count=12,sentences=10",
+        second="grammar:count=12,sentences=10,dialect=1",
+        tokenizer="bpe:size=280",
+        block=16,
+        first_updates=20,
+        updates=20,
+        evaluations=2,
+        validation=3,
+        network=Gpt(depth=1, heads=2, dim=8),
+    ),
+    trainer=Trainer(batch_size=4, learning_rate=1e-2),
+    recipe="paper-gpt",
+    metrics=("dfi", "weight_norm"),
+    boundary_metrics=("sfe",),
+    probe_samples=8,
+)
+PROTOCOLS = {"random_labels": LABELS, "warm_start": WARM, "language": LANGUAGE}
 TWICE = ("base", "fire", "fire:solver=exact", "interpolation:strength=0.8", "shrink_perturb", "full_reset")
 """Run on both streams."""
 ACTING = {
@@ -44,15 +64,27 @@ ACTING = {
     "hare_tortoise": "hare_tortoise:every=7,momentum=0.9",
     "nap": "nap:every=10",
     "ewc": "ewc:samples=20",
+    "average": "average:last=2",
+    "from_checkpoint": "from_checkpoint:at=4",
 }
 """Options with which methods act in so few updates, by name."""
-NORMALISED = ("bn_reestimate", "dash", "lr_matched", "plasticity_injection", "muon")
-"""Run on the network that has kernels and batch normalisation; all others on random labels."""
+NORMALISED = ("bn_reestimate", "dash", "lr_matched", "plasticity_injection", "muon", "average", "from_checkpoint")
+"""Run on the network that has kernels and batch normalisation, whose checkpoints are kept."""
+TEXT = ("replay",)
+"""Run on text; all others on random labels."""
 JOINED = ("ewc:samples=20+fire", "fire+hare_tortoise:every=7", "fire:solver=newton_schulz,num_iters=5")
 ONCE = [name for name in methods.names() if name not in {spec.split(":")[0] for spec in TWICE}]
+
+
+def stream_of(name: str) -> str:
+    """The protocol that a method runs on."""
+    return "warm_start" if name in NORMALISED else "language" if name in TEXT else "random_labels"
+
+
 RUNS = {
-    **{f"{stream} {spec}": (stream, spec) for stream in PROTOCOLS for spec in TWICE},
-    **{name: ("warm_start" if name in NORMALISED else "random_labels", ACTING.get(name, name)) for name in ONCE},
+    **{f"{stream} {spec}": (stream, spec) for stream in ("random_labels", "warm_start") for spec in TWICE},
+    "language base": ("language", "base"),
+    **{name: (stream_of(name), ACTING.get(name, name)) for name in ONCE},
     **{f"random_labels {spec}": ("random_labels", spec) for spec in JOINED},
 }
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from replastic import methods, recipes
 from replastic.interventions.attached import Attached
-from replastic.methods import Method, Run
+from replastic.methods import Checkpoint, Method, Run
 from replastic.options import pieces
 from replastic.weights.module_store import ModuleStore
 from replastic.weights.outcome import Outcome
@@ -31,6 +33,9 @@ EVENTS: tuple[tuple[str, int, int], ...] = tuple(
     for event in (*([("cross", phase, 0)] if phase else ()), *(("update", phase, i) for i in range(UPDATES)))
 )
 """What happens in a run, in order: crossings of the boundary before a phase, and updates in it."""
+
+IN_LOOPS = [name for name in methods.names() if "replay" not in methods.from_spec(name).required()]
+"""Methods that leave it to whoever trains which batches there are."""
 
 LIVELY: Mapping[str, int | float] = {
     "every": 2,
@@ -92,6 +97,18 @@ def data(phase: int, dtype: torch.dtype = torch.float32) -> list[Batch]:
     ]
 
 
+def checkpoints(dtype: torch.dtype = torch.float32) -> list[Checkpoint]:
+    """Six of them, the third the best."""
+    init = build(dtype)[1]
+
+    def load(number: int) -> dict[str, Tensor]:
+        g = torch.Generator().manual_seed(number)
+        noise = {n: 0.1 * torch.rand(v.shape, generator=g) for n, v in init.items()}
+        return {n: v + (noise[n].to(v) if v.is_floating_point() else number) for n, v in init.items()}
+
+    return [Checkpoint(10 * number, partial(load, number), best=number == 3) for number in range(1, 7)]
+
+
 def lively(spec: str) -> str:
     """The spec with options that make every part act within a few updates."""
     found = []
@@ -115,6 +132,8 @@ def run_of(model: nn.Module, init: Mapping[str, Tensor], **given: Any) -> Run:
             "fresh": lambda seed: redraw(build(dtype)[0], seed),
             "batches": lambda: data(0, dtype),
             "loss_fn": loss_fn,
+            "checkpoints": checkpoints(dtype),
+            "replay": lambda share: None,
             "pass_steps": UPDATES,
             **given,
         }
@@ -141,7 +160,8 @@ class Bench:
             self.model.get_parameter(name).requires_grad_(False)
         self.dtype = dtype
         self.average = AveragedModel(self.model) if averaged else None
-        run = run_of(self.model, init, batches=lambda: data(phase, dtype), **given)
+        self.share = 0.0
+        run = run_of(self.model, init, batches=lambda: data(phase, dtype), **{"replay": self.replay, **given})
         assert run.optimizer is not None
         followers = None if self.average is None else {"average": self.average}
         method = Nothing() if make is None else make()
@@ -158,8 +178,15 @@ class Bench:
     def run(self) -> Run:
         return self.attached.run
 
+    def replay(self, share: float) -> None:
+        """Mix a share of the first phase's data into the batches of the others."""
+        self.share = share
+
     def learn(self, batch: Batch) -> None:
         """One step of the optimizer, penalty included."""
+        if self.share and self.run.phase > 0:
+            old, count = data(0, self.dtype)[0], math.ceil(self.share * len(batch[0]))
+            batch = torch.cat([old[0][:count], batch[0][count:]]), torch.cat([old[1][:count], batch[1][count:]])
         self.model.train()
         optimizer = self.attached.optimizer
 

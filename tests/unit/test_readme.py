@@ -96,7 +96,17 @@ def test_the_one_exception_is_named_and_says_what_to_do() -> None:
         trained(loops()[1].replace(SHOWN, '"sam"'))
 
 
-@pytest.mark.parametrize("name", [name for name in methods.names() if name not in TWICE])
+SPECIAL = [name for name in methods.names() if methods.get(name).needs & {"checkpoints", "replay"}]
+"""Methods that need more than such a loop has."""
+
+
+def test_methods_that_need_more_are_named() -> None:
+    section = README.read_text(encoding="utf-8").split("## In your training loop\n")[1].split("\n## ")[0]
+    assert SPECIAL == ["average", "from_checkpoint", "replay"]
+    assert all(f"`{name}`" in section for name in SPECIAL)
+
+
+@pytest.mark.parametrize("name", [name for name in methods.names() if name not in (*TWICE, *SPECIAL)])
 def test_every_method_runs_in_the_loop(name: str) -> None:
     names = trained(loops()[1].replace(SHOWN, repr(name)))
     assert names["method"].run.phase == 2

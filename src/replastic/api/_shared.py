@@ -29,6 +29,8 @@ from replastic.weights.tables import check_table
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 """loss_fn(model, batch) -> mean loss, a scalar tensor."""
+Checkpoints = Sequence[Mapping[str, Tensor] | methods.Checkpoint]
+"""Earlier states of the model, the oldest first."""
 
 
 def as_model(model: object) -> nn.Module:
@@ -194,6 +196,7 @@ def live_run(
     batches: Callable[[], Iterable[Any]] | Iterable[Any] | None,
     loss_fn: LossFunction | None,
     seed: int,
+    checkpoints: Checkpoints | None = None,
     phase: int = -1,
     probe: tuple[Any, LossFunction] | None = None,
 ) -> methods.Run:
@@ -220,10 +223,23 @@ def live_run(
         fresh=fresh or partial(redraw, model),
         batches=given,
         loss_fn=loss_fn,
+        checkpoints=None if checkpoints is None else _earlier(checkpoints),
         seed=check_seed(seed),
         phase=phase,
         pass_steps=count,
     )
+
+
+def _earlier(given: Checkpoints) -> list[methods.Checkpoint]:
+    """Checkpoints of any form: state dicts are numbered from 1 on."""
+    if not isinstance(given, Sequence) or isinstance(given, str) or not given:
+        raise UserError("checkpoints must be a list of state dicts, the oldest first, with one at least")
+    return [
+        one
+        if isinstance(one, methods.Checkpoint)
+        else methods.Checkpoint(number, partial(check_table, one, f"checkpoint {number} of checkpoints"))
+        for number, one in enumerate(given, 1)
+    ]
 
 
 def _initial(given: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from replastic import methods, recipes
 from replastic.api._calls import OptionValue, public
 from replastic.api._shared import (
+    Checkpoints,
     LossFunction,
     agreement,
     as_method,
@@ -104,7 +105,7 @@ def fire_(
     an exact factor instead of 5 or 10 iterations; heads and embeddings are left alone. ``recipe="paper-cnn"`` (or
     ``paper-vit``, ``paper-gpt``, ...) does as they do.
     """
-    options: dict[str, OptionValue] = {
+    options: dict[str, Any] = {
         "solver": solver,
         "scale": scale,
         "on_zero": on_zero,
@@ -157,6 +158,7 @@ def apply_(
     fresh: Callable[[int], Mapping[str, Tensor]] | None = None,
     batches: Callable[[], Iterable[Any]] | Iterable[Any] | None = None,
     loss_fn: LossFunction | None = None,
+    checkpoints: Checkpoints | None = None,
     probe: tuple[Any, LossFunction] | None = None,
     seed: int = 0,
     dry_run: bool = False,
@@ -185,6 +187,8 @@ def apply_(
         fresh: Draws a new initial state dict from a seed; by default each module's `reset_parameters` does.
         batches: Data of the coming phase (an iterable, or a function that returns one), for methods that need it.
         loss_fn: ``loss_fn(model, batch)``, for methods that need it.
+        checkpoints: State dicts of the model from on the way, the oldest first, for methods that go back to one; a
+            `methods.Checkpoint` also says of which update it is, whether it is the best, and is read when needed.
         probe: ``(batch, loss_fn)``: print the loss on that batch before and after.
         seed: Seed of everything the method draws.
         dry_run: Compute and report all, write nothing.
@@ -209,6 +213,7 @@ def apply_(
         fresh=fresh,
         batches=batches,
         loss_fn=loss_fn,
+        checkpoints=checkpoints,
         seed=seed,
         probe=told,
     )
@@ -219,7 +224,8 @@ def apply_(
         chosen, run, optimizers, policy=policy, followers=followers, staging=staging, agree=agree
     ) as attached:
         attached.begin()
-        idle = without_effect(attached, init=init, fresh=fresh, batches=batches, loss_fn=loss_fn)
+        given = {"batches": batches, "loss_fn": loss_fn, "checkpoints": checkpoints}
+        idle = without_effect(attached, init=init, fresh=fresh, **given)
         (outcome,) = attached.cross(dry_run=dry_run) or (Outcome(dry_run=dry_run, _undo=Undo(())),)
     outcome = replace(outcome, notes=(*outcome.notes, *idle))
     if probe is None or before is None:

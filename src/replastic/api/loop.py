@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from replastic import methods, recipes
 from replastic.api._calls import OptionValue, public
-from replastic.api._shared import LossFunction, agreement, as_method, as_recipe, live_run
+from replastic.api._shared import Checkpoints, LossFunction, agreement, as_method, as_recipe, live_run
 from replastic.api._watching import watching
 from replastic.errors import UserError
 from replastic.interventions.attached import Attached
@@ -30,6 +30,7 @@ def during(
     fresh: Callable[[int], Mapping[str, Tensor]] | None = None,
     batches: Callable[[], Iterable[Any]] | Iterable[Any] | None = None,
     loss_fn: LossFunction | None = None,
+    checkpoints: Checkpoints | None = None,
     recipe: str | Path | Recipe = recipes.DEFAULT,
     target_modules: str | Sequence[str] | None = None,
     exclude_modules: Sequence[str] = (),
@@ -73,6 +74,8 @@ def during(
         fresh: Draws a new initial state dict from a seed; by default each module's `reset_parameters` does.
         batches: Data of the phase under way (an iterable, or a function that returns one), for methods that need it.
         loss_fn: ``loss_fn(model, batch)``, for methods that need it.
+        checkpoints: State dicts of the model from on the way, the oldest first, for methods that go back to one; a
+            `methods.Checkpoint` also says of which update it is, whether it is the best, and is read when needed.
         recipe: Which weights; a name (``replastic list recipes``), a TOML file, or a `Recipe`.
         target_modules: Patterns that replace the recipe's choice, or ``"all-linear"``.
         exclude_modules: Patterns that are left alone whatever else says.
@@ -106,6 +109,7 @@ def during(
         fresh=fresh,
         batches=batches,
         loss_fn=loss_fn,
+        checkpoints=checkpoints,
         seed=seed,
         phase=0,
     )

@@ -48,6 +48,7 @@ def language_warm_start() -> BenchmarkSpec:
             final_rate=0.1,
             clip_norm=1.0,
             precision="bfloat16",
+            checkpoints=True,
         ),
         recipe="paper-gpt",
         metrics=("dfi",),
@@ -94,7 +95,10 @@ def language_warm_start() -> BenchmarkSpec:
             ),
             "full": Preset(
                 protocol=small,
-                methods=every_method(interpolation="interpolation:strength=0.5"),
+                methods=every_method(
+                    interpolation="interpolation:strength=0.5",
+                    **{name: name for name in ("average", "from_checkpoint", "replay")},
+                ),
                 seeds=3,
                 help="every method and control",
                 folder="small",

@@ -16,9 +16,17 @@ INTERPOLATION = "interpolation:strength=0.8"
 """As tuned in the FIRE paper for every vision setting."""
 
 
+SPECIAL: frozenset[methods.Need] = frozenset({"checkpoints", "replay"})
+"""Needs that few experiments can meet."""
+
+
 def every_method(*also: str, **instead: str) -> tuple[str, ...]:
-    """Specs of all registered methods, with `instead` of the name alone where given, and then `also`."""
-    return (*(instead.get(name, name) for name in methods.names()), *also)
+    """Specs of all registered methods, with `instead` of the name alone where given, and then `also`.
+
+    Methods with `SPECIAL` needs are among them where `instead` names them.
+    """
+    common = (name for name in methods.names() if name in instead or not methods.get(name).needs & SPECIAL)
+    return (*(instead.get(name, name) for name in common), *also)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Literal
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from replastic.errors import UserError
 from replastic.interventions.method import Method, WeightMethod
@@ -89,6 +91,7 @@ class Attached:
         self._plans: dict[str, Plan] = {}
         self._planned_for: Sequence[WeightEntry] = ()
         self._barred: tuple[Sequence[WeightEntry], Mapping[str, str]] = ((), {})
+        self._scaling: list[RemovableHandle] = []
         self._note_optimizer()
 
     def __enter__(self) -> Attached:
@@ -142,6 +145,15 @@ class Attached:
         if self.method.makes_optimizer:
             self.optimizers = {name: own_optimizer(self.method, one) for name, one in self.optimizers.items()}
             self._note_optimizer()
+        if self.method.changes_rate:
+            self._scaling = [hook for optimizer in self.optimizers.values() for hook in self._scaled(optimizer)]
+
+    def rate(self) -> float:
+        """Factor on the learning rate of the next update. Steps of `optimizers` heed it; no schedule need know of it.
+
+        It matters to those alone who use the learning rate outside of the optimizer, such as for weight decay.
+        """
+        return self.method.rate(self.run) if self.is_on else 1.0
 
     def penalty(self) -> Tensor | None:
         """The term to add to the loss of the next update, a scalar; None if the method has none.
@@ -319,6 +331,9 @@ class Attached:
     def close(self) -> None:
         """Remove the method's hooks and let go of the model."""
         self.method.close()
+        for hook in self._scaling:
+            hook.remove()
+        self._scaling = []
         self.is_on = False
 
     @property
@@ -394,6 +409,25 @@ class Attached:
         if reason:
             raise UserError(f"{self._name} would write {name}, which is to be left alone ({reason})")
         return name
+
+    def _scaled(self, optimizer: Optimizer) -> Iterator[RemovableHandle]:
+        """Have each step made at the method's rate; between steps the learning rates are those of the user."""
+        own: list[Any] = []
+        rate = WeakMethod(self.rate)  # weak, as what hangs on an optimizer is searched for copies of the weights
+
+        def scale(*_: object) -> None:
+            known = rate()
+            factor = 1.0 if known is None else known()
+            own[:] = [group["lr"] for group in optimizer.param_groups]
+            for group in optimizer.param_groups:
+                group["lr"] = factor * group["lr"]
+
+        def put_back(*_: object) -> None:
+            for group, lr in zip(optimizer.param_groups, own, strict=True):
+                group["lr"] = lr
+
+        yield optimizer.register_step_pre_hook(scale)
+        yield optimizer.register_step_post_hook(put_back)
 
     def _note_optimizer(self) -> None:
         with suppress(StopIteration):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -51,7 +52,14 @@ class Combined(Method):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise UserError(f"{twice} is given twice in {'+'.join(names)}")
-        late = next((part.name for part in self.parts[1:] if part.scales_updates), None)
+        back = [part.name for part in self.parts if part.goes_back]
+        if len(back) > 1:
+            raise UserError(f"{' and '.join(back)} cannot be combined: each puts earlier weights in place of all")
+        if back and not self.parts[0].goes_back:
+            raise UserError(
+                f"{back[0]} must come first in {'+'.join(names)}: it puts earlier weights in place of what others wrote"
+            )
+        late = next((part.name for part in self.parts[len(back) + 1 :] if part.scales_updates), None)
         if late is not None:
             raise UserError(
                 f"{late} must come first in {'+'.join(names)}: it scales the optimizer's steps, not what others write"
@@ -87,6 +95,10 @@ class Combined(Method):
         """The optimizer of the part that makes one, else the run's own."""
         maker = next((part for part in self.parts if part.makes_optimizer), None)
         return build(groups) if maker is None else maker.make_optimizer(groups, build)
+
+    def rate(self, run: Run) -> float:
+        """The product of the factors."""
+        return math.prod(part.rate(run) for part in self.parts)
 
     def penalty(self, run: Run) -> Tensor | None:
         """The sum of the penalties."""

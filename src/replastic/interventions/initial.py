@@ -17,7 +17,8 @@ from replastic.weights.tables import all_finite, check_tensor
 class Initial:
     """Values to return to or to compare with, read when asked for, so that the mapping may be a file."""
 
-    def __init__(self, values: Mapping[str, Tensor] | None) -> None:
+    def __init__(self, values: Mapping[str, Tensor] | None, noun: str = "initial weights") -> None:
+        self._noun = noun
         self._values = values or {}
         self._names = {strip_prefixes(name): name for name in self._values}
 
@@ -37,7 +38,7 @@ class Initial:
             )
         w0 = w0.detach()
         if tuple(w0.shape) != tuple(entry.shape):
-            raise UserError(f"{entry.name} has shape {entry.shape}, but {tuple(w0.shape)} among the initial weights")
+            raise UserError(f"{entry.name} has shape {entry.shape}, but {tuple(w0.shape)} among the {self._noun}")
         if not all_finite(local(w0)):
             raise UserError(f"the initial value of {entry.name} holds NaN or infinite numbers; nothing was written")
         return w0
@@ -59,5 +60,5 @@ class Initial:
         """
         w0 = self.of(entry)
         if w0 is None:
-            raise UserError(f"{method} needs the initial value of {entry.name}, which is not among those given")
+            raise UserError(f"{method} needs the value of {entry.name}, which is not among the {self._noun}")
         return w0

@@ -48,6 +48,9 @@ class Method:
     """Whether it adds or replaces modules; see `rebuild`."""
     scales_updates: ClassVar[bool] = False
     """Whether it scales what the optimizer's step has done: in a combination it comes first, before others write."""
+    goes_back: ClassVar[bool] = False
+    """Whether it puts earlier weights in place of all there are: in a combination it comes first, as it would undo what
+    others did. One method of this kind is enough."""
     changes_forward: ClassVar[bool] = False
     """Whether `setup` changes what the network computes, by hooks: other parts of a combination are set up after it."""
 
@@ -70,6 +73,11 @@ class Method:
     def makes_optimizer(self) -> bool:
         """Whether it has an optimizer of its own, in place of the run's."""
         return any(type(part).make_optimizer is not Method.make_optimizer for part in self.parts)
+
+    @property
+    def changes_rate(self) -> bool:
+        """Whether it may change the learning rate: see `rate`."""
+        return any(type(part).rate is not Method.rate for part in self.parts)
 
     @property
     def repeats_backward(self) -> bool:
@@ -124,6 +132,10 @@ class Method:
             build: Makes the run's own optimizer from groups.
         """
         return build(groups)
+
+    def rate(self, run: Run) -> float:
+        """Factor on the learning rate of the coming update, decoupled weight decay included."""
+        return 1.0
 
     def penalty(self, run: Run) -> Tensor | None:
         """A scalar to add to the loss of every step, differentiable in the parameters, or None."""
@@ -200,6 +212,8 @@ class WeightMethod(Method):
     * ``state``: buffers as well;
     * ``layers``: every trainable parameter, as (batch, d_out, d_in) where it is a matrix, in its own shape where not.
     """
+    compared_with: ClassVar[str] = "initial weights"
+    """The words for what `reference` gives, for messages."""
     batched: ClassVar[bool] = False
     """Whether matrices of several weights with equal shape and taps may come in one call; `info` is then the first's.
     For methods that treat every matrix alike and draw nothing: `generator` is then the first's, too."""

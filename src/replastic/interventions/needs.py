@@ -24,6 +24,14 @@ REMEDIES: Final[dict[Need, tuple[str, str]]] = {
     "loss": ("a loss", "pass loss_fn=<function (model, batch) -> mean loss>"),
     "units": ("the live model", "it watches its units during training"),
     "optimizer": ("the optimizer that trains the model", "pass optimizer=<the optimizer>"),
+    "checkpoints": (
+        "checkpoints of the phase that has ended",
+        "pass checkpoints=<state dicts from on the way, the oldest first> (in an experiment --checkpoints keeps them)",
+    ),
+    "replay": (
+        "training data that it can choose",
+        "in a loop of your own mix old data into your batches; of the learners `language` mixes them itself",
+    ),
 }
 """The thing that is missing, in words, and how to give it. For weights in files that works with `init` alone."""
 
@@ -85,6 +93,8 @@ def require(method: Method, run: Run) -> None:
         "loss": run.loss_fn,
         "units": run.model,
         "optimizer": run.optimizer,
+        "checkpoints": run.checkpoints,
+        "replay": run.replay,
     }
     for need in sorted(method.required()):
         if there[need] is None:

@@ -12,9 +12,21 @@ from torch import Tensor, nn
 from replastic.weights.entries import WeightStore
 from replastic.weights.recipe import Recipe
 
-Need = Literal["model", "init", "fresh", "batches", "loss", "units", "optimizer"]
+Need = Literal["model", "init", "fresh", "batches", "loss", "units", "optimizer", "checkpoints", "replay"]
 """Names a method may ask of a run: the fields of `Run` (``loss`` is `loss_fn`), and ``units``, a live model whose units
 it watches while it trains."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The network as it was after some update."""
+
+    step: int
+    """Updates since training began."""
+    load: Callable[[], Mapping[str, Tensor]]
+    """Reads its state dict: parameters and buffers by name, tied ones at least once."""
+    best: bool = False
+    """Whether no other one of its phase has a better score."""
 
 
 def _as_it_is(value: Tensor) -> Tensor:
@@ -53,6 +65,11 @@ class Run:
     """One pass over the data of the upcoming phase (at a boundary) or of the current one."""
     past_batches: Callable[[], Iterable[Any]] | None = None
     """One pass over the data of the phase that has just ended; None before the first boundary."""
+    checkpoints: Sequence[Checkpoint] | None = None
+    """Those of the phase that has just ended (at a boundary), in their order; None if none are kept."""
+    replay: Callable[[float], None] | None = None
+    """Has a share of old data mixed into the batches of all phases after the first, from the next phase on; 0 ends it.
+    None where batches are not the run's to choose."""
     loss_fn: Callable[[nn.Module, Any], Tensor] | None = None
     """Mean loss of the model on a batch."""
     seed: int = 0

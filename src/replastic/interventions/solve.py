@@ -46,7 +46,7 @@ def propose(planned: Plan, run: Run) -> Change:
 
 def _source(method: WeightMethod, run: Run) -> Initial:
     reference = method.reference(run)
-    return Initial(run.init if reference is None else reference)
+    return Initial(run.init if reference is None else reference, method.compared_with)
 
 
 def _proposals(jobs: Sequence[Job], run: Run, sources: Mapping[int, Initial]) -> Iterator[Proposal]:
@@ -211,7 +211,7 @@ def _check_finite(stored: Mapping[str, Tensor]) -> None:
 
 
 def _initial_of(job: Job, initial: Initial) -> Tensor | None:
-    needed = job.method.required() & {"init", "fresh"}
+    needed = job.method.required() & {"init", "fresh", "checkpoints"}
     return initial.need(job.entry, job.method.name) if needed else initial.of(job.entry)
 
 

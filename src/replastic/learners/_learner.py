@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from replastic.errors import UserError
 from replastic.weights.followers import Followers
 
 
@@ -146,6 +147,24 @@ class Learner(ABC):
     @abstractmethod
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Mean loss of a model like this learner's on a batch, a scalar; differentiable."""
+
+    def replay(self, share: float) -> None:
+        """Mix a share of old data into the batches of all phases after the first, from the next `begin` on.
+
+        Args:
+            share: Of the samples, from 0, which mixes in none, to below 1.
+
+        Raises:
+            UserError: There is no old data that it could mix in.
+        """
+        raise UserError(f"{type(self).__name__} has no old data to mix in: replay is for learners that keep theirs")
+
+    def examine(self, phase: int) -> dict[str, float]:
+        """Scores too costly for every evaluation, by record key: taken right after a boundary and at the phase's end.
+
+        Nothing of them leaves a trace.
+        """
+        return {}
 
     def rehearse(self) -> int:
         """Score a little, to be timed; returns how many samples (or steps) that took, as `Extent.scored` counts."""

@@ -39,6 +39,10 @@ class Task(Settings, ABC):
     axis: ClassVar[tuple[str, str]] = ("step", "optimizer updates")
     """Record key of how far training has come, and how to call it: updates, tokens or frames."""
 
+    def judged_by(self, phase: int) -> Score:
+        """The score by which the best checkpoint of a phase is chosen; `score` unless a phase aims at another."""
+        return self.score
+
     @property
     @abstractmethod
     def phases(self) -> int:

@@ -70,6 +70,10 @@ class Trainer(Settings):
         help="run the network through torch.compile: faster on a GPU, after minutes of compiling; a network that a "
         "method watches through hooks is run as it is",
     )
+    checkpoints: bool = option(
+        False,
+        help="keep the network at every evaluation, for methods that go back to one; in the last phase at its end",
+    )
     save_seconds: float = option(
         30.0,
         help="save what resuming needs at the first evaluation after so many seconds; no effect on numbers",

@@ -57,6 +57,10 @@ class Language(Task):
         LOSS_NEW, "validation loss on the new corpus, nats", higher_is_better=False, bounds=(0.0, None)
     )
     axis: ClassVar[tuple[str, str]] = ("tokens", "tokens")
+    old: ClassVar[Score] = Score(
+        LOSS_OLD, "validation loss on the first corpus, nats", higher_is_better=False, bounds=(0.0, None)
+    )
+    """The score at which the first phase aims."""
 
     first: str = option("wikitext2", help="corpus of the first phase, or name:field=value,field=value")
     second: str = option(
@@ -98,6 +102,10 @@ class Language(Task):
     def phases(self) -> int:
         """Two."""
         return 2
+
+    def judged_by(self, phase: int) -> Score:
+        """The loss on the corpus that is new in the phase: in the first one the first corpus."""
+        return self.score if phase else self.old
 
     @property
     def recipe(self) -> str:
@@ -162,16 +170,30 @@ class LanguageModel(SupervisedLearner):
         vocabulary = -(-texts.tokenizer.size // _PADDED) * _PADDED
         super().__init__(task.network, (task.block,), vocabulary, seed, trainer, device)
         self._task, self._texts = task, texts
-        self._mixtures: dict[int, Mixture] = {}
+        self._mixtures: dict[tuple[int, float], Mixture] = {}
+        self._replayed = 0.0
         self._tokens = 0
 
     def mixture(self, phase: int) -> Mixture:
-        """The sequences of a phase."""
-        if phase not in self._mixtures:
+        """The sequences of a phase, without those that are replayed."""
+        return self._mixture(phase, 0.0)
+
+    def replay(self, share: float) -> None:
+        """Mix so many sequences of the first corpus among those of later phases; their own keep their proportions."""
+        self._replayed = share
+
+    def _mixture(self, phase: int, replayed: float) -> Mixture:
+        """The sequences of a phase with a share of old ones."""
+        key = phase, replayed
+        if key not in self._mixtures:
             tokens, shares = ((self._texts.first,), None) if not phase else (self._texts.second, self._task.shares)
             files, draw = [t.train for t in tokens], derive(self.seed, "stream", phase)
-            self._mixtures[phase] = Mixture(files, shares or None, self._task.block, draw)
-        return self._mixtures[phase]
+            found = Mixture(files, shares or None, self._task.block, draw)
+            if replayed:
+                mixed = [*((1.0 - replayed) * share for share in found.shares), replayed]
+                found = Mixture([*files, self._texts.first.train], mixed, self._task.block, draw)
+            self._mixtures[key] = found
+        return self._mixtures[key]
 
     def extent(self, phase: int) -> Extent:
         """As the task says; scored at even distances."""
@@ -195,8 +217,8 @@ class LanguageModel(SupervisedLearner):
         return super().update(descend)
 
     def stream(self, phase: int, first: int) -> Iterator[Batch]:
-        """Sequences of the phase's mixture by their number."""
-        mixture, size = self.mixture(phase), self.trainer.batch_size
+        """Sequences of the phase's mixture by their number, old ones among them in a phase after the first."""
+        mixture, size = self._mixture(phase, self._replayed if phase else 0.0), self.trainer.batch_size
         number = first * size
         while True:
             yield self._pair(mixture.batch(number, size))

@@ -2,11 +2,12 @@
 
 from replastic.interventions.method import Method, Scope, Solution, WeightMethod, entry, get, names, register
 from replastic.interventions.needs import check_needs
-from replastic.interventions.run import Need, Run
+from replastic.interventions.run import Checkpoint, Need, Run
 from replastic.interventions.spec import from_spec, settings, spec_of
 from replastic.options import option
 
 __all__ = [
+    "Checkpoint",
     "Method",
     "Need",
     "Run",

@@ -42,5 +42,6 @@ def _over(session: Session, phase: int, cross: Callable[[], object]) -> tuple[Me
     cross()
     session.position.acted_in = phase
     after = session.learner.evaluate(phase)
+    after |= session.learner.examine(phase)
     after |= diagnostics.measure(session, phase, session.protocol.boundary_metrics, old)
     return before, after

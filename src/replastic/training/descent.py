@@ -33,10 +33,11 @@ class Descent:
         with torch.no_grad():
             if self._trainer.clip_norm:
                 light.clip(parameters, self._trainer.clip_norm)
+            factor = self._attached.rate()  # the step itself heeds it
             for group in chosen.param_groups:
                 group["lr"] = self.rate * group.setdefault("initial_lr", group["lr"])
                 if self._trainer.weight_decay:
-                    self._decay(group["params"], group["lr"])
+                    self._decay(group["params"], factor * group["lr"])
             light.step(chosen)
         return total
 

@@ -17,7 +17,7 @@ from replastic.methods import Method
 from replastic.parallel import distributed
 from replastic.records import Event, RunDirectory, key
 from replastic.seeds import derive, drawing_from
-from replastic.training import boundary, diagnostics, resume
+from replastic.training import boundary, checkpoints, diagnostics, resume
 from replastic.training.failures import DivergedError, memory_in_words
 from replastic.training.protocol import Protocol
 from replastic.training.session import Session
@@ -100,6 +100,7 @@ def course(
     """
     phases = protocol.task.phases if until is None else until
     with Session(protocol, source, method, seed, device) as session:
+        session.kept = partial(checkpoints.of_phase, protocol.task, directory, start)
         diagnostics.watch(session)
         log = resume.restore(session, directory, start, share)
         for index in range(session.position.phase, phases):
@@ -196,13 +197,17 @@ def _phase(session: Session, phase: int, log: resume.Log, progress: Progress) ->
         yield segment
         measures = {key("train_loss"): _mean_loss(segment, began, log)}
         measures |= learner.evaluate(phase, last=mark == extent.updates)
-        if mark < extent.updates:
-            log.add(Event.EVALUATION, session, measures)
+        ends = mark == extent.updates
+        if ends:
+            measures |= learner.examine(phase)
+            measures |= diagnostics.measure(session, phase, session.protocol.metrics)
+        log.add(Event.PHASE_END if ends else Event.EVALUATION, session, measures)
+        if session.protocol.trainer.checkpoints and (ends or phase + 1 < session.protocol.task.phases):
+            checkpoints.keep(log.directory, session)
+        if not ends:
             if log.due(session.protocol.trainer.save_seconds):
                 resume.save(session, log)
             progress(phase + mark / extent.updates)
-        else:
-            log.add(Event.PHASE_END, session, measures | diagnostics.measure(session, phase, session.protocol.metrics))
     position.phase, position.step_in_phase, position.crossed = phase + 1, 0, False
     resume.save(session, log)
 

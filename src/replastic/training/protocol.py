@@ -52,6 +52,8 @@ class Protocol:
         """Every setting as it goes into run.json; what has no effect on numbers is left out."""
         trainer = asdict(self.trainer)
         del trainer["save_seconds"]
+        if not self.trainer.checkpoints:
+            del trainer["checkpoints"]
         start = {
             "start_metrics": list(self.start_metrics),
             "start_samples": self.start_samples,

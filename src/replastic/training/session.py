@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from replastic import methods, recipes, triggers
 from replastic.interventions.attached import Attached
 from replastic.learners import Learner
-from replastic.methods import Method
+from replastic.methods import Checkpoint, Method
 from replastic.parallel import distributed
 from replastic.seeds import derive
 from replastic.training.descent import Descent
@@ -50,9 +51,12 @@ class Session:
             init={name: value.detach().clone() for name, value in self.model.state_dict().items()},
             fresh=self.learner.draw,
             loss_fn=self.learner.loss,
+            replay=self.learner.replay if type(self.learner).replay is not Learner.replay else None,
             seed=derive(seed, "method"),
         )
         optimizers = {name: protocol.trainer.make_optimizer(g) for name, g in self.learner.groups().items()}
+        if protocol.trainer.checkpoints:
+            run.checkpoints = ()
         self.attached = Attached(
             method,
             run,
@@ -62,6 +66,8 @@ class Session:
             agree="between phases",  # within one, `Run.average` keeps the processes alike
         )
         self.descent = Descent(self.attached, protocol.trainer)
+        self.kept: Callable[[int], Sequence[Checkpoint]] = lambda phase: ()
+        """Gives the checkpoints of a phase, where the trainer has any kept."""
         self.trigger: Trigger | None = triggers.from_spec(protocol.trigger) if protocol.trigger else None
 
     def __enter__(self) -> Session:
@@ -83,6 +89,8 @@ class Session:
         run.pass_steps = extent.pass_updates
         run.batches = lambda: learner.batches(phase)
         run.past_batches = None if past is None else lambda: learner.batches(past)
+        if self.protocol.trainer.checkpoints:
+            run.checkpoints = () if past is None else self.kept(past)
         run.average = distributed.averager(extent.batch)
 
     def begin(self, phase: int) -> None:

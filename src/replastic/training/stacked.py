@@ -48,6 +48,7 @@ def obstacle(session: Session) -> str:
         f"{method.name} has an optimizer of its own": method.makes_optimizer,
         f"{method.name} changes the network": any(part.changes_structure for part in method.parts),
         "a trigger decides when it acts": session.trigger is not None,
+        f"{method.name} changes the learning rate": method.changes_rate,
         f"{method.name} wants the loss more than once an update": method.repeats_backward,
         f"{method.name} watches the network while it trains": watched,
         f"{method.name} reads the optimizer": "optimizer" in method.required(),

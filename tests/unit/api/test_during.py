@@ -17,13 +17,13 @@ from replastic import methods
 from replastic.errors import UserError
 from replastic.interventions.unit_method import UnitMethod
 from replastic.weights.redraw import redraw
-from support.training_bench import build, data, differing, lively, loss_fn, tensors_in
+from support.training_bench import IN_LOOPS, build, checkpoints, data, differing, lively, loss_fn, tensors_in
 
-every_method = pytest.mark.parametrize("name", methods.names())
+every_method = pytest.mark.parametrize("name", IN_LOOPS)
 every_unit_method = pytest.mark.parametrize(
     "name", [name for name in methods.names() if issubclass(methods.get(name), UnitMethod)]
 )
-every_spec = pytest.mark.parametrize("spec", [*methods.names(), "redo+fire", "ewc+fire", "fire+hare_tortoise"])
+every_spec = pytest.mark.parametrize("spec", [*IN_LOOPS, "redo+fire", "ewc+fire", "fire+hare_tortoise"])
 
 
 def hooked(method: methods.Method) -> bool:
@@ -44,6 +44,7 @@ class Loop:
         structure = any(part.changes_structure for part in methods.from_spec(spec).parts)
         self.method = replastic.during(
             spec, self.model, adam(self.model), init=init, batches=data(phase), loss_fn=loss_fn,
+            checkpoints=checkpoints(),
             followers=None if structure else {"average": self.average}, seed=3,
         )  # fmt: skip
         self.optimizer = self.method.optimizer
@@ -165,7 +166,7 @@ def test_any_optimizer_or_several(name: str, kind: str) -> None:
     given = OPTIMIZERS[kind](model)
     whole = given if isinstance(given, dict) else dict(enumerate(given)) if isinstance(given, list) else {"": given}
     before = {k: [{n: v for n, v in g.items() if n != "params"} for g in o.param_groups] for k, o in whole.items()}
-    arguments: dict[str, Any] = {"init": init, "batches": data(0), "loss_fn": loss_fn}
+    arguments: dict[str, Any] = {"init": init, "batches": data(0), "loss_fn": loss_fn, "checkpoints": checkpoints()}
     with replastic.during(lively(name), model, given, **arguments) as method:
         assert list(method.optimizers) == [str(key) for key in whole]
         held = [p for o in method.optimizers.values() for g in o.param_groups for p in g["params"]]
@@ -199,7 +200,8 @@ def test_any_optimizer_or_several(name: str, kind: str) -> None:
 def test_an_optimizer_that_calls_a_closure(name: str) -> None:
     model, init = build()
     given = torch.optim.LBFGS(model.parameters(), lr=1e-2, max_iter=2)
-    with replastic.during(lively(name), model, given, init=init, batches=data(0), loss_fn=loss_fn) as method:
+    arguments: dict[str, Any] = {"init": init, "loss_fn": loss_fn, "checkpoints": checkpoints()}
+    with replastic.during(lively(name), model, given, batches=data(0), **arguments) as method:
         for phase in range(2):
             method.cross(phase, batches=data(phase))
             for batch in data(phase):
@@ -219,7 +221,7 @@ def test_an_optimizer_that_calls_a_closure(name: str) -> None:
 @every_method
 def test_what_is_missing_is_named(name: str) -> None:
     model, init = build()
-    given: dict[str, Any] = {"init": init, "batches": data(0), "loss_fn": loss_fn}
+    given: dict[str, Any] = {"init": init, "batches": data(0), "loss_fn": loss_fn, "checkpoints": checkpoints()}
     for need in methods.from_spec(name).required():
         argument = "loss_fn" if need == "loss" else need
         if argument in given:
@@ -333,7 +335,7 @@ def test_a_compiled_model(name: str) -> None:
     for compiled in (False, True):
         model, init = build()
         optimizer = adam(model)
-        arguments: dict[str, Any] = {"init": init, "batches": data(0), "loss_fn": loss_fn}
+        arguments: dict[str, Any] = {"init": init, "batches": data(0), "loss_fn": loss_fn, "checkpoints": checkpoints()}
         with replastic.during(lively(name), model, optimizer, **arguments) as method:
             called = torch.compile(model, backend="eager") if compiled else model
             for phase in range(2):
@@ -348,3 +350,41 @@ def test_a_compiled_model(name: str) -> None:
         ends.append({n: v.clone() for n, v in model.state_dict().items()})
     for key, value in ends[0].items():
         torch.testing.assert_close(ends[1][key], value, rtol=1e-4, atol=1e-5, msg=key)
+
+
+def test_replay_is_left_to_whoever_makes_the_batches() -> None:
+    model, _ = build()
+    assert set(methods.names()) - set(IN_LOOPS) == {"replay"}
+    for spec in ("replay", "fire+replay:share=0.2"):
+        with pytest.raises(UserError, match=r"replay needs .*: in a loop of your own mix old data into your batches"):
+            replastic.during(spec, model, adam(model))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_checkpoints_are_state_dicts_or_say_more(wrapped: bool) -> None:
+    model, _ = build()
+    found = checkpoints()
+    given: list[Any] = found if wrapped else [one.load() for one in found]
+    replastic.apply_("from_checkpoint:at=last", model, checkpoints=given)
+    assert differing(found[-1].load(), dict(model.state_dict())) == []
+    at = "best" if wrapped else "3"
+    with replastic.during(f"from_checkpoint:at={at}", model, adam(model), checkpoints=given) as method:
+        method.cross()
+    assert differing(found[2].load(), dict(model.state_dict())) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([], "with one at least"),
+        ("here.pt", "checkpoints must be a list of state dicts"),
+        ([nn.Linear(2, 2)], "checkpoint 1 of checkpoints must be a state dict, got the module"),
+        ([{"head.weight": torch.zeros(3)}], "not among the weights of the checkpoint"),
+    ],
+)
+def test_wrong_checkpoints_say_so(given: Any, words: str) -> None:
+    model, _ = build()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(UserError, match=words):
+        replastic.apply_("from_checkpoint:at=last", model, checkpoints=given)
+    assert differing(before, dict(model.state_dict())) == []

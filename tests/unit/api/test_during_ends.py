@@ -15,9 +15,9 @@ import replastic
 from replastic import methods
 from replastic.errors import UserError
 from replastic.interventions.unit_method import UnitMethod
-from support.training_bench import build, data, differing, lively, loss_fn, tensors_in
+from support.training_bench import IN_LOOPS, build, checkpoints, data, differing, lively, loss_fn, tensors_in
 
-every_method = pytest.mark.parametrize("name", methods.names())
+every_method = pytest.mark.parametrize("name", IN_LOOPS)
 every_unit_method = pytest.mark.parametrize(
     "name", [name for name in methods.names() if issubclass(methods.get(name), UnitMethod)]
 )
@@ -32,7 +32,7 @@ def adam(model: nn.Module) -> torch.optim.Optimizer:
 def test_after_an_error_the_model_is_the_users_again(name: str, error: type[BaseException]) -> None:
     model, init = build()
     optimizer = adam(model)
-    arguments: dict[str, Any] = {"init": init, "batches": data(0), "loss_fn": loss_fn}
+    arguments: dict[str, Any] = {"init": init, "batches": data(0), "loss_fn": loss_fn, "checkpoints": checkpoints()}
     method = replastic.during(lively(name), model, optimizer, **arguments)
 
     def interrupted() -> None:

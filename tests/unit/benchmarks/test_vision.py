@@ -7,6 +7,7 @@ import torch
 
 from replastic import benchmarks, methods, networks, recipes
 from replastic.experiments import vision
+from replastic.experiments.spec import every_method
 from replastic.interventions.plan import plan
 from replastic.weights.module_store import ModuleStore
 from support.small_runs import with_task
@@ -97,7 +98,7 @@ TABLE = {
 @pytest.mark.parametrize(("name", "data"), CASES)
 def test_the_paper_preset_runs_every_method_with_its_tuned_values(name, data):
     preset = presets(name, data)["paper"]
-    assert {text.partition(":")[0] for text in preset.methods} == set(methods.names())
+    assert {text.partition(":")[0] for text in preset.methods} == set(every_method())
     found = {kind: options(preset, kind) for kind in ("dash", "parseval", "l2_init", "redo", "cbp", "snr")}
     assert (
         found["dash"]["alpha"],
@@ -138,7 +139,7 @@ def test_small_warm_start_has_every_method_on_cifar10_and_limited_differs_in_acc
     found = presets("vision_warm_start", "cifar10")
     assert next(iter(found)) == "small"
     assert found["small"].seeds == 5
-    assert {text.partition(":")[0] for text in found["small"].methods} == set(methods.names())
+    assert {text.partition(":")[0] for text in found["small"].methods} == set(every_method())
     small, limited = found["small"].protocol, found["limited"].protocol
     assert limited == with_task(small, stream=replace(small.task.stream, access="limited"))
     assert found["limited"].methods == ("base", "fire", "ewc", "ewc+fire")

@@ -17,7 +17,9 @@ from support.small_plans import planned
 
 def test_every_method_follows_the_registry():
     specs = every_method("fire:solver=exact", interpolation="interpolation:strength=0.5")
-    assert {text.split(":")[0] for text in specs} == set(methods.names())
+    special = {"average", "from_checkpoint", "replay"}
+    assert {text.split(":")[0] for text in specs} == set(methods.names()) - special
+    assert "average:last=3" in every_method(average="average:last=3")
     assert "interpolation" not in specs
     assert specs[-1] == "fire:solver=exact"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -140,3 +142,27 @@ def test_made_up_text_is_always_the_same_and_dialects_differ(tmp_path: Path) -> 
     assert not {*text("grammar:count=20")} & {*text("grammar:count=20", "validation")}
     words = [{*" ".join(text(f"grammar:count=5,dialect={i}")).replace(".", "").split()} for i in (0, 1)]
     assert len(words[0] & words[1]) < 0.2 * len(words[0])
+
+
+def test_replay_mixes_the_first_corpus_into_later_phases_and_keeps_the_rest_in_proportion() -> None:
+    chosen = task(shares=(0.75, 0.25))
+    plain, mixed = learner(chosen), learner(chosen)
+    mixed.replay(0.2)
+    assert mixed._mixture(1, 0.2).shares == pytest.approx((0.6, 0.2, 0.2))
+    drawn = Counter(mixed._mixture(1, 0.2).source(number)[0] for number in range(1024 * 5))
+    assert drawn == {0: 3072, 1: 1024, 2: 1024}
+    assert mixed._mixture(1, 0.2).files[2].path == chosen.open().first.train.path
+    for phase, same in ((0, True), (1, False)):
+        one, other = (torch.cat([batch[0] for batch in islice(each.stream(phase, 0), 12)]) for each in (plain, mixed))
+        assert torch.equal(one, other) == same
+    assert torch.equal(plain.probe(1, 4)[0], mixed.probe(1, 4)[0]), "measures see the same samples under every method"
+
+
+def test_replay_goes_on_at_the_exact_token() -> None:
+    whole, resumed = learner(), learner()
+    for each in (whole, resumed):
+        each.replay(0.3)
+    stream = whole.stream(1, 0)
+    batches = [next(stream) for _ in range(6)]
+    for one, other in zip(batches[4:], resumed.stream(1, 4), strict=False):
+        assert torch.equal(one[0], other[0])
