@@ -348,7 +348,7 @@ def test_initial_weights_with_wrappers_names_and_wrong_shapes(run_on: RunOn, pro
     init = {f"module.{n}": torch.ones_like(v) for n, v in model.state_dict().items()}
     new, _ = proposed(methods.from_spec("full_reset"), run_on(model, init=init))
     assert torch.equal(new["0.weight"], torch.ones(3, 4))
-    with pytest.raises(UserError, match=r"0\.bias, which is not among those given"):
+    with pytest.raises(UserError, match=r"0\.bias, which is not among the initial weights"):
         proposed(methods.from_spec("full_reset"), run_on(model, init={"0.weight": torch.ones(3, 4)}))
     with pytest.raises(UserError, match=r"0\.weight has shape \(3, 4\), but \(4, 3\) among the initial"):
         proposed(methods.from_spec("full_reset"), run_on(model, init={"0.weight": torch.ones(4, 3)}))
