@@ -48,6 +48,7 @@ def fire_(
     fresh: Callable[[int], Mapping[str, Tensor]] | None = None,
     batches: Callable[[], Iterable[Any]] | Iterable[Any] | None = None,
     loss_fn: LossFunction | None = None,
+    checkpoints: Checkpoints | None = None,
     probe: tuple[Any, LossFunction] | None = None,
     seed: int = 0,
     dry_run: bool = False,
@@ -84,6 +85,7 @@ def fire_(
         fresh: Draws a new initial state dict from a seed, for rules of the recipe that name a method that needs it.
         batches: Data, for such rules.
         loss_fn: ``loss_fn(model, batch)``, for such rules.
+        checkpoints: State dicts from on the way, where a rule of the recipe names a method that goes back to one.
         probe: ``(batch, loss_fn)``: print the loss on that batch before and after.
         seed: Seed of everything that is drawn.
         dry_run: Compute and report all, write nothing.
@@ -132,6 +134,7 @@ def fire_(
         fresh=fresh,
         batches=batches,
         loss_fn=loss_fn,
+        checkpoints=checkpoints,
         probe=probe,
         seed=seed,
         dry_run=dry_run,
