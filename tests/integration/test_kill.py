@@ -44,6 +44,26 @@ def test_killed_before_any_of_its_writes_a_run_ends_in_the_same_records(settings
         assert records == found["whole"], f"killed before write {write}"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_language_model_killed_on_the_way_ends_in_the_same_records(tmp_path):
+    settings = {
+        "benchmark": "language_warm_start",
+        "method": "from_checkpoint:at=best+fire+replay:share=0.3+rewarm",
+        "every": 7,
+    }
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(tmp_path), json.dumps(settings)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**ENVIRONMENT, "REPLASTIC_CACHE": str(tmp_path / "cache")},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found["resumed"]) >= 4
+    assert all(records == found["whole"] for records in found["resumed"])
+
+
 def start(folder):
     settings = ["--preset", "smoke", "--methods", "base", "fire", "--seeds", "1", "--no-report", "--jobs", "2"]
     settings += ["--first-epochs", "30", "--epochs", "20", "--save-seconds", "0", "--out", str(folder)]

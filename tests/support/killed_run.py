@@ -1,7 +1,7 @@
 """A run killed (SIGKILL) before each of its writes in turn, and gone on with: `python killed_run.py FOLDER SETTINGS`.
 
-SETTINGS are fields of the trainer as JSON. Writes one JSON object: the records of the run that was left alone, and for
-each kill those of the run that was resumed after it.
+SETTINGS are fields of the trainer as JSON, or a `benchmark`, a `method` and the writes from one kill to the next. Writes
+one JSON object: the records of the run that was left alone, and for each kill those of the run resumed after it.
 """
 
 import importlib
@@ -9,11 +9,12 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from replastic import methods
+from replastic import benchmarks, methods
 from replastic.data import Dataset, Pixels, Splits
 from replastic.learners import Trainer
 from replastic.learners.classification import Classification
@@ -33,6 +34,11 @@ SPLITS = Splits(IMAGES.first(60), IMAGES.take(torch.arange(60, 80)), IMAGES.take
 
 
 def go(folder, settings):
+    if "benchmark" in settings:
+        chosen = benchmarks.get(settings["benchmark"])().presets["smoke"].protocol
+        chosen = replace(chosen, trainer=replace(chosen.trainer, save_seconds=0))
+        train(chosen, chosen.task.open(), methods.from_spec(settings["method"]), 0, RunDirectory(folder))
+        return
     protocol = Protocol(
         task=Classification(
             data="made up",
@@ -91,5 +97,5 @@ if __name__ == "__main__":
         assert in_a_child(go, root / str(write), settings) == 0
         assert RunDirectory(root / str(write)).done
         resumed.append(content(root / str(write)))
-        write += 1
+        write += settings.get("every", 1)
     sys.stdout.write(json.dumps({"whole": content(root / "whole"), "resumed": resumed}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from replastic.experiments.spec import BenchmarkSpec, Preset, every_method, register
@@ -10,15 +11,23 @@ from replastic.learners.language import Language
 from replastic.networks.gpt import Gpt
 from replastic.training import Protocol
 
-CHOSEN = (
-    "base",
+SIX = ("base", "interpolation:strength=0.5", "fire", "rescale", "shrink_perturb", "rewarm")
+"""Run from every checkpoint."""
+OTHERS = (
     "full_reset",
-    "fire",
-    "interpolation:strength=0.5",
-    "rescale",
-    "optimizer_reset",
-    "shrink_perturb",
+    "fire:solver=newton_schulz,num_iters=5",
+    "average",
+    "replay",
+    "fire+replay",
+    "fire+rewarm",
 )
+"""Run from the last checkpoint alone; a full reset forgets from which it begins."""
+
+
+def from_checkpoint(at: str, specs: Sequence[str]) -> tuple[str, ...]:
+    """The same methods from another checkpoint of the first phase than the last."""
+    back = f"from_checkpoint:at={at}"
+    return tuple(back if spec == "base" else f"{back}+{spec}" for spec in specs)
 
 
 @register("language_warm_start", reference="https://arxiv.org/abs/2602.08040")
@@ -56,17 +65,19 @@ def language_warm_start() -> BenchmarkSpec:
         methods_from=1,
         probe_samples=8,
     )
+    text = Language(
+        first="wikitext2:characters=450000",
+        second="english_novels:characters=8000000+wikitext2",
+        shares=(0.9, 0.1),
+        block=128,
+        first_updates=1500,
+        updates=1000,
+        plasticity_corpus="grammar:dialect=1",
+        network=Gpt.reduced(),
+    )
     small = replace(
         paper,
-        task=Language(
-            first="wikitext2:characters=450000",
-            second="english_novels:characters=8000000+wikitext2",
-            shares=(0.9, 0.1),
-            block=128,
-            first_updates=1500,
-            updates=1000,
-            network=Gpt.reduced(),
-        ),
+        task=text,
         trainer=replace(paper.trainer, learning_rate=1e-3, batch_size=16, accumulate=1, precision="float32"),
     )
     tiny = replace(
@@ -80,6 +91,8 @@ def language_warm_start() -> BenchmarkSpec:
             updates=8,
             evaluations=2,
             validation=4,
+            plasticity_corpus="grammar:count=30,dialect=2",
+            plasticity_updates=5,
             network=Gpt(depth=2, heads=2, dim=16),
         ),
         trainer=replace(small.trainer, batch_size=4),
@@ -89,9 +102,21 @@ def language_warm_start() -> BenchmarkSpec:
         presets={
             "small": Preset(
                 protocol=small,
-                methods=CHOSEN,
+                methods=(*SIX, *from_checkpoint("best", SIX), *OTHERS),
                 seeds=3,
-                help="a GPT of a million weights; some minutes a run on one core",
+                help="a GPT of a million weights from its best checkpoint and from the last; two hours and a half",
+            ),
+            "mid_schedule": Preset(
+                protocol=replace(small, task=replace(text, first_schedule=2400)),
+                methods=SIX,
+                seeds=3,
+                help="as small, but the first phase ends while its step size is still high, as in the authors' code",
+            ),
+            "kept": Preset(
+                protocol=replace(small, trainer=replace(small.trainer, optimizer_policy="keep")),
+                methods=("base", "optimizer_reset", "fire"),
+                seeds=3,
+                help="as small, but the optimizer keeps its state over the boundary",
             ),
             "full": Preset(
                 protocol=small,
@@ -103,9 +128,22 @@ def language_warm_start() -> BenchmarkSpec:
                 help="every method and control",
                 folder="small",
             ),
-            "paper": Preset(protocol=paper, methods=CHOSEN, seeds=3, help="GPT-2 124M as in section 4.2; needs GPUs"),
+            "paper": Preset(
+                protocol=paper,
+                methods=(
+                    *SIX,
+                    *from_checkpoint("best", SIX),
+                    *from_checkpoint("30000", SIX),
+                    *OTHERS,
+                ),
+                seeds=3,
+                help="GPT-2 124M as in section 4.2; needs GPUs",
+            ),
             "smoke": Preset(
-                protocol=tiny, methods=("base", "fire"), seeds=2, help="made-up text: does it run? seconds"
+                protocol=tiny,
+                methods=("base", "fire", *from_checkpoint("best", ("fire",)), "average:last=2", "fire+replay+rewarm"),
+                seeds=2,
+                help="made-up text: does it run? seconds",
             ),
         },
         summary={"phase_label": "corpus", "curves": ["metric/loss_new", "metric/loss_old"]},

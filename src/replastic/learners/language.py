@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -28,10 +29,14 @@ from replastic.networks.gpt import Gpt
 from replastic.options import option
 from replastic.parallel import distributed
 from replastic.probes import undisturbed
+from replastic.probes.trainee import Trainee, copied
 from replastic.records import key
 from replastic.seeds import derive
 
 LOSS_NEW, LOSS_OLD, BITS_NEW, BITS_OLD = (key(name) for name in ("loss_new", "loss_old", "bits_new", "bits_old"))
+LEARNED, LEARNED_LAST = key("plasticity_area"), key("plasticity_loss")
+_POINTS = 5
+"""Evaluations of a copy that learns the held-out corpus, beside the one before it learns."""
 _PADDED = 64
 """The vocabulary is rounded up to a multiple of this, as the products of the head are faster then."""
 
@@ -43,6 +48,8 @@ class Texts:
     tokenizer: Tokenizer
     first: Tokens
     second: tuple[Tokens, ...]
+    held_out: Tokens | None = None
+    """A corpus that no phase trains on, for the measure of plasticity."""
 
 
 @register("language", reference="https://arxiv.org/abs/2602.08040")
@@ -81,6 +88,10 @@ class Language(Task):
     updates: int = option(1000, help="optimizer updates of the second phase", low=1)
     evaluations: int = option(10, help="evaluations in each phase, evenly spaced", low=1)
     validation: int = option(64, help="validation sequences of each corpus, evenly spaced; 0: all", low=0)
+    plasticity_corpus: str = option(
+        "", help="corpus that no phase trains on: copies learn it after boundaries and at the ends of phases; none: no"
+    )
+    plasticity_updates: int = option(50, help="updates of such a copy", low=_POINTS)
     network: Network = field(default_factory=lambda: Gpt.reduced())
     """The network that is trained."""
 
@@ -130,17 +141,24 @@ class Language(Task):
     def config(self) -> dict[str, Any]:
         """Every setting; of the corpora what they are, not where they lie."""
         second = "+".join(map(self._identity, self.corpora))
-        return {**super().config(), "first": self._identity(self.first), "second": second}
+        found = {**super().config(), "first": self._identity(self.first), "second": second}
+        if self.plasticity_corpus:
+            return {**found, "plasticity_corpus": self._identity(self.plasticity_corpus)}
+        return {name: value for name, value in found.items() if not name.startswith("plasticity_")}
 
     def open(self, device: str = "cpu") -> Texts:
         """Files of tokens, made now or earlier, mapped into memory and shared by the runs of a process."""
         first = corpus.from_spec(self.first)
         by = tokenizer_for(self.tokenizer, first)
-        return Texts(by, tokenise(first, by), tuple(tokenise(corpus.from_spec(s), by) for s in self.corpora))
+        second = tuple(tokenise(corpus.from_spec(s), by) for s in self.corpora)
+        held_out = tokenise(corpus.from_spec(self.plasticity_corpus), by) if self.plasticity_corpus else None
+        return Texts(by, tokenise(first, by), second, held_out)
 
     def facts(self, source: Texts) -> dict[str, Any]:
         """Tokens and checksum of each file."""
         named = {"first": source.first, **{f"second {i}": t for i, t in enumerate(source.second)}}
+        if source.held_out is not None:
+            named["held out"] = source.held_out
         return {
             f"{name}, {part}": f"{file.facts.tokens} tokens, sha256 {file.facts.checksum[:16]}"
             for name, tokens in named.items()
@@ -208,6 +226,7 @@ class LanguageModel(SupervisedLearner):
             batch=size,
             scores=(LOSS_NEW, LOSS_OLD, BITS_NEW, BITS_OLD),
             scored=windows,
+            scored_last=self._learning_cost(),
             schedule=0 if phase else task.first_schedule,
         )
 
@@ -234,6 +253,28 @@ class LanguageModel(SupervisedLearner):
         losses = [self._validation_loss(file) for file in (new, old)]
         bits = [loss / math.log(2) / file.bytes_per_token for loss, file in zip(losses, (new, old), strict=True)]
         return {LOSS_NEW: losses[0], LOSS_OLD: losses[1], BITS_NEW: bits[0], BITS_OLD: bits[1]}
+
+    def examine(self, phase: int) -> dict[str, float]:
+        """Plasticity itself: a copy learns the held-out corpus for a fixed number of updates of Adam.
+
+        ``plasticity_area`` is the mean of its validation loss over these updates, from the one before the first on
+        (trapezoids), ``plasticity_loss`` the last one, both in nats a token; lower is better. All copies of a seed read
+        the same sequences at the trainer's learning rate, with a new optimizer.
+
+        Reference: the area under validation loss as a measure of a language model's plasticity is that of arXiv
+            2606.24752. Corpus, budget and optimizer are ours.
+        """
+        held_out = self._texts.held_out
+        if held_out is None:
+            return {}
+        updates, seed = self._task.plasticity_updates, derive(self.seed, "held out")
+        mixture, size = Mixture([held_out.train], None, self._task.block, seed), self.trainer.batch_size
+        copy = Trainee(copied(self.model), self._plainly_optimized, self.loss)
+        batches = (self._pair(mixture.batch(number * size, size)) for number in range(updates))
+        marks = [updates * i // _POINTS for i in range(1, _POINTS + 1)]
+        scores = copy.curve(batches, partial(self._copy_loss, held_out.validation), marks, seed)
+        losses, at = torch.tensor(scores, dtype=torch.float64), torch.tensor([0, *marks], dtype=torch.float64)
+        return {LEARNED: float(torch.trapezoid(losses, at)) / updates, LEARNED_LAST: scores[-1]}
 
     def batches(self, phase: int) -> Iterable[Batch]:
         """As many batches as the phase has updates, those of training."""
@@ -285,12 +326,37 @@ class LanguageModel(SupervisedLearner):
         sums = [self._loss_of(file, chunk) * len(chunk) for chunk in chunks]
         return float(distributed.total(torch.stack([torch.zeros((), dtype=torch.float64), *sums]).sum())) / len(starts)
 
+    def _plainly_optimized(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(list(parameters), lr=self.trainer.learning_rate, betas=(0.9, self.trainer.beta2))
+
+    @torch.no_grad()
+    def _copy_loss(self, file: TokenFile, model: torch.nn.Module) -> float:
+        """Mean validation loss of a copy; as `evaluate` takes it, in float32."""
+        starts, size = self._validation(file), self.forward.chunk
+        total = torch.zeros((), dtype=torch.float64)
+        with undisturbed(model):
+            for i in range(0, len(starts), size):
+                inputs, targets = self._windows(file, starts[i : i + size])
+                total += self.criterion(model(inputs), targets).double().cpu() * len(inputs)
+        return float(total) / len(starts)
+
+    def _learning_cost(self) -> int:
+        """Sequences scored in the time that `examine` takes; an update takes about that of three."""
+        held_out = self._texts.held_out
+        if held_out is None:
+            return 0
+        scored = (_POINTS + 1) * len(self._validation(held_out.validation))
+        return scored + 3 * self._task.plasticity_updates * self.trainer.batch_size
+
     @torch.no_grad()
     def _loss_of(self, file: TokenFile, starts: range) -> Tensor:
         """Mean loss over the windows that begin at these tokens, float64 on the CPU."""
-        inputs, targets = self._pair(torch.stack([file.slice(start, self._task.block + 1) for start in starts]))
+        inputs, targets = self._windows(file, starts)
         with undisturbed(self.model):
             return self.criterion(self.forward(inputs), targets).double().cpu()
+
+    def _windows(self, file: TokenFile, starts: range) -> Batch:
+        return self._pair(torch.stack([file.slice(start, self._task.block + 1) for start in starts]))
 
     def _pair(self, sequences: Tensor) -> Batch:
         """(B, block + 1) to inputs and targets (B, block) on the device."""

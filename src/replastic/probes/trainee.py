@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -50,6 +50,26 @@ class Trainee:
         with torch.no_grad():
             losses = [float(loss_on(self.model, batch, self.loss_fn, finite=False)) for batch in batches]
         return math.fsum(losses) / len(losses)
+
+    def curve(
+        self, batches: Iterable[Any], score: Callable[[nn.Module], float], marks: Sequence[int], seed: int
+    ) -> list[float]:
+        """Scores of the network before the first step, and after each of the given numbers of steps on `batches`.
+
+        Args:
+            batches: Read in their order, and again and again.
+            score: Gives the score of the network and leaves no trace in it.
+            marks: Numbers of steps, ascending.
+            seed: Decides what is drawn on the way, such as dropout.
+        """
+        with drawing_from(derive(seed, "course"), self.model), torch.enable_grad():
+            scores, stream, done = [score(self.model)], _endless(batches), 0
+            for mark in marks:
+                for batch in islice(stream, mark - done):
+                    self.step(batch)
+                done = mark
+                scores.append(score(self.model))
+            return scores
 
     def course(self, batches: Iterable[Any], scored: Iterable[Any], steps: int, seed: int) -> tuple[float, float]:
         """The loss on `scored` before and after so many steps on `batches`, which are read again and again.

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from replastic import methods
 from replastic.data import corpus
+from replastic.data.mixture import Mixture
 from replastic.errors import UserError
 from replastic.learners import Trainer
-from replastic.learners.language import BITS_OLD, LOSS_NEW, LOSS_OLD, Language, LanguageModel, Texts
+from replastic.learners.language import (
+    BITS_OLD,
+    LEARNED,
+    LEARNED_LAST,
+    LOSS_NEW,
+    LOSS_OLD,
+    Language,
+    LanguageModel,
+    Texts,
+)
 from replastic.networks.gpt import Gpt
 from replastic.networks.mlp import Mlp
+from replastic.records import Event, RunDirectory
+from replastic.seeds import derive
+from replastic.training import Protocol, train
 
 FIRST, SECOND = "grammar:count=12,sentences=10", "grammar:count=12,sentences=10,dialect=1+grammar:count=12,sentences=10"
 
@@ -47,6 +62,7 @@ def learner(chosen: Language | None = None, seed: int = 0, **trainer: object) ->
     return chosen.learner(chosen.open(), seed, Trainer(**settings))  # type: ignore[arg-type]
 
 
+@torch.no_grad()
 def by_hand(model: torch.nn.Module, sequences: Tensor) -> float:
     """Mean negative log-probability of every next token, one by one in float64."""
     total, count = 0.0, 0
@@ -166,3 +182,48 @@ def test_replay_goes_on_at_the_exact_token() -> None:
     batches = [next(stream) for _ in range(6)]
     for one, other in zip(batches[4:], resumed.stream(1, 4), strict=False):
         assert torch.equal(one[0], other[0])
+
+
+def held_out(**changed: object) -> Language:
+    spec = "grammar:count=12,sentences=10,dialect=3"
+    return task(plasticity_corpus=spec, plasticity_updates=10, validation=2, **changed)
+
+
+def test_plasticity_is_the_area_under_the_loss_of_a_copy_that_learns() -> None:
+    found = learner(chosen := held_out())
+    state = {name: value.clone() for name, value in found.model.state_dict().items()}
+    scores = found.examine(1)
+    assert all(torch.equal(value, state[name]) for name, value in found.model.state_dict().items())
+    assert found.examine(0) == scores, "the same at every moment for the same weights"
+    texts = chosen.open()
+    assert texts.held_out is not None
+    file = texts.held_out.validation
+    windows = (file.facts.tokens - 1) // 16
+    sequences = torch.stack([file.slice(i * 16 * (windows // 2), 17) for i in range(2)])
+    mixture = Mixture([texts.held_out.train], None, 16, derive(0, "held out"))
+    model = copy.deepcopy(found.model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = [by_hand(model, sequences)]
+    for number in range(10):
+        batch = mixture.batch(4 * number, 4)
+        optimizer.zero_grad()
+        found.loss(model, (batch[:, :-1], batch[:, 1:])).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if number % 2:
+            losses.append(by_hand(model, sequences))
+    area = sum((one + other) / 2 for one, other in pairwise(losses)) / 5
+    assert scores == pytest.approx({LEARNED: area, LEARNED_LAST: losses[-1]}, rel=1e-4)
+    assert losses[-1] < losses[0]
+
+
+def test_plasticity_is_recorded_after_boundaries_and_at_ends_and_changes_nothing(tmp_path: Path) -> None:
+    records = []
+    for name, chosen in (("with", held_out()), ("without", task(validation=2))):
+        directory, protocol = RunDirectory(tmp_path / name), Protocol(task=chosen, trainer=Trainer(batch_size=4))
+        train(protocol, chosen.open(), methods.from_spec("fire"), 0, directory)
+        records.append(directory.records())
+    assert {r["event"] for r in records[0] if LEARNED in r} == {Event.BOUNDARY, Event.PHASE_END}
+    plain = [{k: v for k, v in r.items() if k not in (LEARNED, LEARNED_LAST, "seconds")} for r in records[0]]
+    assert plain == [{k: v for k, v in r.items() if k != "seconds"} for r in records[1]]
+    assert "plasticity_corpus" in held_out().config()
+    assert not any("plasticity" in name for name in task().config())
