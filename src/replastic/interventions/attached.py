@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
 from weakref import WeakMethod
@@ -14,9 +14,10 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from replastic.errors import UserError
+from replastic.interventions.entering import entering
 from replastic.interventions.method import Method, WeightMethod
 from replastic.interventions.needs import Plans, check_needs, used
-from replastic.interventions.optimizers import adopt, own_optimizer
+from replastic.interventions.optimizers import adopt, own_optimizer, scale_steps
 from replastic.interventions.passes import Batches, as_passes
 from replastic.interventions.penalties import in_full_precision
 from replastic.interventions.plan import Plan, plan
@@ -146,7 +147,7 @@ class Attached:
             self.optimizers = {name: own_optimizer(self.method, one) for name, one in self.optimizers.items()}
             self._note_optimizer()
         if self.method.changes_rate:
-            self._scaling = [hook for optimizer in self.optimizers.values() for hook in self._scaled(optimizer)]
+            self._scaling = scale_steps(self.optimizers.values(), WeakMethod(self.rate))
 
     def rate(self) -> float:
         """Factor on the learning rate of the next update. Steps of `optimizers` heed it; no schedule need know of it.
@@ -269,7 +270,7 @@ class Attached:
             finally:
                 self.run.phase = past
         outcomes: list[Outcome] = []
-        with self._entering(phase, outcomes, dry_run=dry_run):
+        with entering(self.run, self.method if self.is_on else None, phase, outcomes, dry_run=dry_run):
             if batches is not None:
                 self.run.past_batches = self.run.batches
                 self.run.batches, self.run.pass_steps = as_passes(batches)
@@ -343,24 +344,6 @@ class Attached:
     def _parts(self) -> tuple[Method, ...]:
         return self.method.parts if self.is_on else ()
 
-    @contextmanager
-    def _entering(self, phase: int, outcomes: list[Outcome], *, dry_run: bool) -> Iterator[None]:
-        """Be in that phase; after a dry run or an error everything is as before, with `outcomes` undone."""
-        run = self.run
-        past = run.phase, run.batches, run.past_batches, run.pass_steps
-        kept = {name: value.clone() for name, value in self.method.state_dict().items()} if self.is_on else {}
-        run.phase, done = phase, False
-        try:
-            yield
-            done = not dry_run
-        finally:
-            if not done:
-                run.phase, run.batches, run.past_batches, run.pass_steps = past
-                for outcome in reversed(outcomes if not dry_run else ()):
-                    outcome.undo_()
-                if self.is_on:
-                    self.method.load_state_dict(kept)
-
     def _change(self, part: Method) -> Change | None:
         if not isinstance(part, WeightMethod):
             return part.on_boundary(self.run)
@@ -409,25 +392,6 @@ class Attached:
         if reason:
             raise UserError(f"{self._name} would write {name}, which is to be left alone ({reason})")
         return name
-
-    def _scaled(self, optimizer: Optimizer) -> Iterator[RemovableHandle]:
-        """Have each step made at the method's rate; between steps the learning rates are those of the user."""
-        own: list[Any] = []
-        rate = WeakMethod(self.rate)  # weak, as what hangs on an optimizer is searched for copies of the weights
-
-        def scale(*_: object) -> None:
-            known = rate()
-            factor = 1.0 if known is None else known()
-            own[:] = [group["lr"] for group in optimizer.param_groups]
-            for group in optimizer.param_groups:
-                group["lr"] = factor * group["lr"]
-
-        def put_back(*_: object) -> None:
-            for group, lr in zip(optimizer.param_groups, own, strict=True):
-                group["lr"] = lr
-
-        yield optimizer.register_step_pre_hook(scale)
-        yield optimizer.register_step_post_hook(put_back)
 
     def _note_optimizer(self) -> None:
         with suppress(StopIteration):

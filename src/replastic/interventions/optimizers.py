@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from replastic.errors import UserError
 from replastic.interventions.method import Method
@@ -72,3 +73,37 @@ def _own_settings(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict
 def _new_group(optimizer: Optimizer, parameters: list[Tensor]) -> dict[str, Any]:
     optimizer.add_param_group({"params": parameters})
     return optimizer.param_groups[-1]
+
+
+def scale_steps(
+    optimizers: Iterable[Optimizer], rate: Callable[[], Callable[[], float] | None]
+) -> list[RemovableHandle]:
+    """Have each step made at a multiple of the learning rate; between steps the learning rates are those of the user.
+
+    Args:
+        optimizers: The optimizers.
+        rate: A weak reference to what gives the factor, since what hangs on an optimizer is searched for copies of the
+            weights; without it the factor is 1.
+
+    Returns:
+        The hooks.
+    """
+    return [hook for optimizer in optimizers for hook in _scaled(optimizer, rate)]
+
+
+def _scaled(optimizer: Optimizer, rate: Callable[[], Callable[[], float] | None]) -> Iterator[RemovableHandle]:
+    own: list[Any] = []
+
+    def scale(*_: object) -> None:
+        known = rate()
+        factor = 1.0 if known is None else known()
+        own[:] = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group["lr"]
+
+    def put_back(*_: object) -> None:
+        for group, lr in zip(optimizer.param_groups, own, strict=True):
+            group["lr"] = lr
+
+    yield optimizer.register_step_pre_hook(scale)
+    yield optimizer.register_step_post_hook(put_back)
