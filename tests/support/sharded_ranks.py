@@ -11,6 +11,7 @@ import re
 import sys
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -23,11 +24,14 @@ from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import replastic
 from replastic.errors import UserError
+from replastic.methods.fire import Fire
 from replastic.networks.gpt import Gpt
 from replastic.weights import staging
+from replastic.weights.entries import MatrixInfo
 
 CLOSE = 1e-5
 WORDS, BLOCK = 13, 4
@@ -248,6 +252,73 @@ def different_options() -> None:
     same(weights(model), old, 0.0)
 
 
+def low_rank() -> None:
+    """Tall matrices without full rank, or zero: what fills them up needs them whole, as the options say."""
+    for solver_options in ({}, {"complete": False}):
+        for zero in (False, True):
+            whole, model = gpt(), gpt(sharded=True)
+            for one in (whole, model):
+                weight = one.transformer["h"][0].mlp.c_fc.weight
+                with torch.no_grad():
+                    part = weight.to_local() if isinstance(weight, DTensor) else weight
+                    part[:, 1] = part[:, 0]
+                    part.mul_(0.0 if zero else 1.0)
+            options = {"on_zero": "skip" if zero else "error", **solver_options}
+            same_outcomes(replastic.fire_(model, **options), replastic.fire_(whole, **options))
+            same(weights(model), weights(whole))
+    assert_refused(lambda: replastic.fire_(model), "transformer.h.0.mlp.c_fc.weight is all zero")
+
+
+class Counted(TorchDispatchMode):
+    """The collectives of a call in this process, by name, and the numbers of each all-reduce."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+        self.reduced: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace in ("c10d", "_c10d_functional"):
+            self.calls[func._schema.name.partition("::")[2]] += 1
+            if "allreduce" in func._schema.name:
+                self.reduced.append(sum(t.numel() for t in args[0]))
+        return func(*args, **(kwargs or {}))
+
+
+ROUND = {"alltoall_base_": 2, "allgather_": 2}
+"""There, back, and what is told of the outcomes: its length and its content."""
+
+
+def counted(targets: str, expected: dict[str, int], reduced: list[int], **options: Any) -> None:
+    """The collectives of a rewrite of some weights: no others than are needed."""
+    model = gpt(sharded=True)
+    with Counted() as seen:
+        replastic.fire_(model, torch.optim.AdamW(model.parameters()), target_modules=targets, **options)
+    assert dict(seen.calls) == expected, seen.calls
+    assert seen.reduced == reduced
+
+
+def balanced() -> None:
+    """Each process is the owner of a part of the layers, and none is gathered in all of them."""
+    names: list[str] = []
+    kept = Fire.solve
+
+    def solve(self: Fire, w: Tensor, info: MatrixInfo, *rest: Any) -> Any:
+        names.append(info.weight)
+        return kept(self, w, info, *rest)
+
+    Fire.solve = solve  # type: ignore[method-assign]
+    try:
+        outcome = replastic.fire_(gpt(sharded=True), solver="newton_schulz", recipe="paper-gpt")
+    finally:
+        Fire.solve = kept  # type: ignore[method-assign]
+    everywhere: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(everywhere, sorted(set(names)))
+    assert all(everywhere), everywhere
+    assert sum(map(len, everywhere)) < len(outcome.written), "weights of equal shape are solved in one call"
+    assert not set(everywhere[0]) & set(everywhere[1])
+
+
 def units() -> None:
     """Methods that watch units say why they cannot."""
     model = gpt(sharded=True)
@@ -290,6 +361,12 @@ CASES: dict[str, Callable[[], None]] = {
     "damaged square": partial(damaged, "transformer.h.0.attn.c_proj.weight"),
     "damaged tall": partial(damaged, "transformer.h.0.mlp.c_fc.weight"),
     "full disk": full_disk,
+    "low rank": low_rank,
+    "collectives of a tall matrix": partial(counted, "h.0.mlp.c_fc", {"allreduce_": 1}, [6 * 6 + 1]),
+    "collectives of a square matrix": partial(counted, "h.0.attn.c_proj", ROUND, []),
+    "collectives of a tall matrix, iterated": partial(counted, "h.0.mlp.c_fc", ROUND, [], solver="newton_schulz"),
+    "collectives of a whole model": partial(counted, "all-linear", {"allreduce_": 2, **ROUND}, [37, 37]),
+    "balanced": balanced,
     "different options": different_options,
     "units": units,
     "documented": documented,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from replastic.interventions.run import Need, Run
+from replastic.linalg import GramRoot
 from replastic.registry import Registry
 from replastic.weights.change import Change, UnitReset
 from replastic.weights.entries import MatrixInfo
@@ -257,6 +258,17 @@ class WeightMethod(Method):
 
         Raises:
             MatrixError: One of the matrices has no answer; the caller names its layer.
+        """
+        raise NotImplementedError
+
+    def takes_gram(self, info: MatrixInfo) -> bool:
+        """Whether `from_gram` answers for such a matrix, which has d_out > d_in. No, unless overridden."""
+        return False
+
+    def from_gram(self, root: GramRoot, info: MatrixInfo) -> tuple[float, Mapping[str, Any]]:
+        """The scale s, where the answer for a matrix W is s W (W^T W)^(-1/2), and the facts that `solve` reports of it.
+
+        With it a weight whose rows lie in several processes is solved where they are. Otherwise it is sent to one.
         """
         raise NotImplementedError
 

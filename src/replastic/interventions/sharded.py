@@ -1,4 +1,4 @@
-"""Weights that are sharded over processes: whole ones go to owners that solve them, and their parts come back."""
+"""Weights that are sharded over processes: they go whole to owners that solve them, and their parts come back."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from replastic.interventions.initial import Initial
 from replastic.interventions.method import WeightMethod
 from replastic.interventions.plan import Job
 from replastic.interventions.run import Run
+from replastic.interventions.sharded_rows import solved_by_rows
 from replastic.parallel.agreement import meet
 from replastic.parallel.owners import exchange, share, tell
 from replastic.weights.change import LayerOutcome, Proposal
@@ -28,7 +29,7 @@ Answer = Callable[[Chunk, Run, Initial], Iterator[Proposal]]
 """Solves the weights of one chunk, given whole."""
 
 
-def at_owners(
+def solved_sharded(
     jobs: Sequence[Job],
     run: Run,
     sources: Mapping[int, Initial],
@@ -39,10 +40,11 @@ def at_owners(
 ) -> Iterator[Proposal]:
     """The proposals for sharded weights: values sharded as the weights are, outcomes the same in all processes.
 
-    Every chunk has one process of its group as owner, by work: about d_out d_in min(d_out, d_in) for a matrix. In a
-    round each owner takes weights of about `room` elements, one weight at least, from all processes; it solves them and
-    gives the parts of the answers back. So no process holds more than that beside its own parts, and a round costs two
-    exchanges and what is told of the outcomes. An error of one owner ends the call in all processes.
+    Tall matrices are solved where their rows are, if the method can (`solved_by_rows`). The rest goes to owners: every
+    chunk to one process of its group, by work, about d_out d_in min(d_out, d_in) for a matrix. In a round each owner
+    takes weights of about `room` elements, one weight at least, from all processes; it solves them and gives the parts
+    of the answers back. So no process holds more than that beside its own parts, and a round costs two exchanges and
+    what is told of the outcomes. An error of one owner ends the call in all processes.
 
     Args:
         jobs: Sharded weights.
@@ -60,7 +62,14 @@ def at_owners(
         groups[_cut(run, job).ranks].append(job)
     for ranks, together in groups.items():
         meet(ranks, _plan(together, run))
-        cut, mine = _cut(run, together[0]), list(chunks(together))
+        cut, left = _cut(run, together[0]), []
+        for job in together:
+            proposal = solved_by_rows(job, run)
+            if proposal is None:
+                left.append(job)
+            else:
+                yield proposal
+        mine = list(chunks(left))
         shares = share([sum(map(_work, chunk)) for chunk in mine], cut.size)
         rounds = [list(_rounds([mine[k] for k in numbers], room)) for numbers in shares]
         for turn in range(max(map(len, rounds))):

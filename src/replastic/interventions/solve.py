@@ -14,7 +14,7 @@ from replastic.interventions.method import Solution, WeightMethod
 from replastic.interventions.parts import Part, as_written, measure, outcome, working_dtype
 from replastic.interventions.plan import Job, Plan
 from replastic.interventions.run import Run
-from replastic.interventions.sharded import at_owners
+from replastic.interventions.sharded import solved_sharded
 from replastic.seeds import derive
 from replastic.weights.change import Change, Proposal
 from replastic.weights.entries import MatrixInfo
@@ -52,7 +52,7 @@ def _source(method: WeightMethod, run: Run) -> Initial:
 def _proposals(jobs: Sequence[Job], run: Run, sources: Mapping[int, Initial]) -> Iterator[Proposal]:
     sharded = [job for job in jobs if job.entry.sharded]
     if sharded:  # first, so that no error of one process alone lets the others wait for it in an exchange
-        yield from at_owners(sharded, run, sources, chunks=_chunks, answer=_answers, room=CHUNK)
+        yield from solved_sharded(sharded, run, sources, chunks=_chunks, answer=_answers, room=CHUNK)
     for chunk in _chunks([job for job in jobs if not job.entry.sharded]):
         yield from _answers(chunk, run, sources[id(chunk[0].method)])
 

@@ -28,15 +28,18 @@ from replastic.linalg.magnitude import frobenius, near_one, towards_one
 from replastic.linalg.measures import dfi, dfi_scaled, normalised_sfe, residual, sfe
 from replastic.linalg.polar import SOLVERS, polar
 from replastic.linalg.result import PolarResult
-from replastic.linalg.scales import SCALES, scale_factor
+from replastic.linalg.rows import GramRoot, gram_of, gram_root
+from replastic.linalg.scales import SCALES, SHAPE_SCALES, scale_factor
 from replastic.linalg.spectra import Spectrum, effective_rank, singular_values, srank, stable_rank
 
 __all__ = [
     "ABSOLUTE_EPSILON",
     "RELATIVE_EPSILON",
     "SCALES",
+    "SHAPE_SCALES",
     "SOLVERS",
     "Clamped",
+    "GramRoot",
     "LanczosResult",
     "PolarResult",
     "RankEstimate",
@@ -54,6 +57,8 @@ __all__ = [
     "effective_rank",
     "erfi",
     "frobenius",
+    "gram_of",
+    "gram_root",
     "hessian_bound",
     "hessian_factors",
     "lanczos",

@@ -45,12 +45,16 @@ def inverse_root(gram: Tensor) -> InverseRoot:
     return InverseRoot(vectors @ vectors.mT, sigma, condition, missing)
 
 
+def exact_enough(root: InverseRoot) -> bool:
+    """Whether the product of the weights with the root may run in float32."""
+    return bool((root.condition <= _WELL_CONDITIONED).all())
+
+
 def by_eigenvectors(tall: Tall, *, complete: bool = True) -> Solved:
     """W (W^T W)^(-1/2) by eigenvectors; see `exact`."""
     root = inverse_root(tall.gram(torch.float64))
-    easy = bool((root.condition <= _WELL_CONDITIONED).all())
     product = torch.zeros_like(root.condition)
-    gram = tall.times(root.transform.to(tall.out.dtype if easy else torch.float64), product=product)
+    gram = tall.times(root.transform.to(tall.out.dtype if exact_enough(root) else torch.float64), product=product)
     if complete:
         root.complete_(tall.out, gram)
     return Solved(gram_residual(gram), product / root.sigma.sum(-1), 0)

@@ -82,6 +82,9 @@ SCALES: dict[str, Callable[[Tensor, Tensor, int, Tensor | None], Tensor]] = {
     "unit": _unit,
 }
 
+SHAPE_SCALES = ("modular", "unit")
+"""Scales that the shape alone decides."""
+
 
 def _constant(w: Tensor, value: float) -> Tensor:
     return torch.full(w.shape[:-2], value, dtype=torch.float64, device=w.device)

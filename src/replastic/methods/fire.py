@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from replastic import linalg
 from replastic.interventions.method import Solution, register
 from replastic.interventions.polar import PolarMethod
 from replastic.weights.entries import MatrixInfo
@@ -29,3 +32,14 @@ class Fire(PolarMethod):
         """The scaled polar factor, with residual, alignment, iterations and scale."""
         written = self.written(w, info, w0)
         return Solution(written.weight, written.facts)
+
+    def takes_gram(self, info: MatrixInfo) -> bool:
+        """With the exact solver and a scale that the shape decides."""
+        return self.solver == "exact" and self.scale in linalg.SHAPE_SCALES
+
+    def from_gram(self, root: linalg.GramRoot, info: MatrixInfo) -> tuple[float, Mapping[str, Any]]:
+        """The same scale and facts as in `solve`."""
+        shape = torch.empty(()).expand(1, info.d_out, info.d_in)
+        scale = float(linalg.scale_factor(self.scale, shape, shape, taps=info.taps))
+        facts = {"residual": root.residual, "alignment": root.alignment, "scale": scale}
+        return scale, {"solver": self.solver, "iterations": 0, **facts}

@@ -108,6 +108,15 @@ def total(value: Tensor) -> Tensor:
     return summed
 
 
+def sum_over(group: Any, value: Tensor) -> Tensor:
+    """Sum of a tensor over the processes of a group, the same on all of them; one all-reduce.
+
+    Raises:
+        LostProcessError: Another process has ended or cannot be reached.
+    """
+    return _summed(value, group)
+
+
 def averager(samples: int) -> Callable[[Tensor], Tensor]:
     """A function that takes the mean of a statistic over the processes, weighted by their portions of `samples`.
 
@@ -161,12 +170,12 @@ class _Total(torch.autograd.Function):
         return _summed(slope)
 
 
-def _summed(value: Tensor) -> Tensor:
+def _summed(value: Tensor, group: Any = None) -> Tensor:
     home = value.device
-    on_gpu = distributed.get_backend() == "nccl" and home.type == "cpu"
+    on_gpu = distributed.get_backend(group) == "nccl" and home.type == "cpu"
     copy = value.cuda() if on_gpu else value.clone(memory_format=torch.contiguous_format)
     with plainly():
-        distributed.all_reduce(copy)
+        distributed.all_reduce(copy, group=group)
     return copy.to(home)
 
 
