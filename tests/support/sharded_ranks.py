@@ -5,6 +5,7 @@ Each case compares the sharded model with a whole one in the same process. Print
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -22,7 +23,7 @@ import pytest
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor, init_device_mesh
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -50,10 +51,10 @@ def gpt(*, bias: bool = False, sharded: bool = False, seed: int = 0) -> Any:
     return model
 
 
-def shard(model: Any) -> None:
+def shard(model: Any, **options: Any) -> None:
     for block in model.transformer["h"]:
-        fully_shard(block)
-    fully_shard(model)
+        fully_shard(block, **options)
+    fully_shard(model, **options)
 
 
 def tokens(seed: int) -> Tensor:
@@ -252,6 +253,44 @@ def different_options() -> None:
     same(weights(model), old, 0.0)
 
 
+def hybrid() -> None:
+    """Copies of a sharded model: here every process is a group of its own."""
+    whole, model = gpt(), gpt()
+    mesh = init_device_mesh("cpu", (distributed.get_world_size(), 1), mesh_dim_names=("copies", "shards"))
+    shard(model, mesh=mesh)
+    same_outcomes(replastic.fire_(model, recipe="paper-gpt"), replastic.fire_(whole, recipe="paper-gpt"))
+    same(weights(model), weights(whole))
+
+
+def half() -> None:
+    """Weights in bfloat16."""
+    whole, model = gpt().bfloat16(), gpt().bfloat16()
+    shard(model)
+    same_outcomes(replastic.fire_(model), replastic.fire_(whole))
+    same(weights(model), weights(whole))
+
+
+def columns() -> None:
+    """Weights that are cut along their columns, as tensor parallelism does, beside biases that are whole."""
+    mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
+    torch.manual_seed(0)
+    whole = nn.Sequential(nn.Linear(7, 9), nn.ReLU(), nn.Linear(9, 4), nn.ReLU(), nn.Linear(4, 2))
+    model = copy.deepcopy(whole)
+    for layer in model[::2]:
+        layer.weight = nn.Parameter(distribute_tensor(layer.weight.detach(), mesh, [Shard(1)]))
+    for options in ({}, {"target_modules": "all-linear", "solver": "newton_schulz"}):
+        same_outcomes(replastic.fire_(model, **options), replastic.fire_(whole, **options))
+        same(weights(model), weights(whole))
+
+
+def two_axes() -> None:
+    """A weight that is cut along both axes is refused."""
+    mesh = init_device_mesh("cpu", (distributed.get_world_size(), 1))
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 2))
+    model[0].weight = nn.Parameter(distribute_tensor(model[0].weight.detach(), mesh, [Shard(0), Shard(1)]))
+    assert_refused(lambda: replastic.fire_(model, target_modules="0"), "not along one axis alone")
+
+
 def low_rank() -> None:
     """Tall matrices without full rank, or zero: what fills them up needs them whole, as the options say."""
     for solver_options in ({}, {"complete": False}):
@@ -361,6 +400,10 @@ CASES: dict[str, Callable[[], None]] = {
     "damaged square": partial(damaged, "transformer.h.0.attn.c_proj.weight"),
     "damaged tall": partial(damaged, "transformer.h.0.mlp.c_fc.weight"),
     "full disk": full_disk,
+    "hybrid": hybrid,
+    "half": half,
+    "columns": columns,
+    "two axes": two_axes,
     "low rank": low_rank,
     "collectives of a tall matrix": partial(counted, "h.0.mlp.c_fc", {"allreduce_": 1}, [6 * 6 + 1]),
     "collectives of a square matrix": partial(counted, "h.0.attn.c_proj", ROUND, []),

@@ -65,7 +65,7 @@ def test_more_processes_than_samples_are_refused(monkeypatch):
 
 
 def test_an_exchange_that_breaks_off_is_told_as_the_end_of_another_process(one_of_one, monkeypatch):
-    def gone(value):
+    def gone(value, group=None):
         raise RuntimeError("Connection closed by peer [127.0.0.1]:1234\nmore")
 
     monkeypatch.setattr(group, "all_reduce", gone)
