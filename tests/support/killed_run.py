@@ -1,6 +1,6 @@
 """A run killed (SIGKILL) before each of its writes in turn, and gone on with: `python killed_run.py FOLDER SETTINGS`.
 
-SETTINGS are fields of the trainer as JSON, or a `benchmark`, a `method` and how many writes lie between two kills. Writes
+SETTINGS are fields of the trainer as JSON, or a `benchmark`, a `method` and the number of writes between kills. Writes
 one JSON object: the records of the run that was left alone, and for each kill those of the run resumed after it.
 """
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from replastic.records import Event, metric_name
-from replastic.report import axes, dots, scales, series, style, words
+from replastic.report import axes, dots, scales, series, starts, style, words
 from replastic.report.plot import NARROW, PHONE, WIDE, Plot, plot, subplots
 from replastic.report.safe import stem
 from replastic.report.series import Series
@@ -33,6 +33,7 @@ def draw(table: Table, more: Sequence[Sheet] = ()) -> list[Plot]:
         plots.append(_learning(table, inside))
     if any(not line.front for line in style.lines(table).values()):
         plots.append(_each(table))
+    plots += starts.panels(table)
     plots += [dots.just_after(table, sheet) for sheet in more if sheet.name == AFTER]
     asked = [key for key in experiment.shown.curves if key not in experiment.further_scores]
     plots += [_diagnostic(table, key) for key in asked if series.events_of(experiment, key)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from replastic.disk import make_folder, write_bytes, write_text
 from replastic.errors import UserError
 from replastic.report import curves, html, sheets, tables, words
+from replastic.report.every_sheet import all_sheets
 from replastic.report.experiment import Experiment, Paths, load
 from replastic.report.tables import Table, final_table
 
@@ -42,7 +43,7 @@ def write(table: Table, folder: str | Path) -> Path:
         The path of ``report.html``.
     """
     folder = Path(folder)
-    more = sheets.all_sheets(table)
+    more = all_sheets(table)
     figures = curves.draw(table, more)
     page = html.page(table, figures, more)
     for child in (folder / "tables", folder / "curves"):
@@ -86,7 +87,7 @@ def text_table(source: Paths | Experiment | Table, *, reference: str | None = No
 
 
 def _sheet(table: Table, name: str) -> sheets.Sheet:
-    there = {sheet.name: sheet for sheet in sheets.all_sheets(table)}
+    there = {sheet.name: sheet for sheet in all_sheets(table)}
     if name not in there:
         known = words.listing([FINAL, *there])
         raise UserError(f"these runs have no table {name!r}; they have {known}")

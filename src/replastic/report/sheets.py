@@ -77,16 +77,11 @@ class Sheet:
         return lines
 
 
-def all_sheets(table: Table) -> list[Sheet]:
-    """The tables for which these runs have records."""
-    return [sheet for sheet in (around(table), just_after(table)) if sheet.rows]
-
-
 def around(table: Table) -> Sheet:
     """The score around the boundaries. There are no rows for runs without evaluations inside their phases."""
     columns = [Column(name, head, meaning) for name, (head, meaning) in table.around.items()]
     rows = {row.method: row.around for row in table.rows if row.around}
-    return _sheet(table, "around", "Around the boundaries", columns, rows)
+    return at_boundaries(table, "around", "Around the boundaries", columns, rows)
 
 
 def just_after(table: Table) -> Sheet:
@@ -98,14 +93,15 @@ def just_after(table: Table) -> Sheet:
         columns.insert(1, Column("drop", *table.around["drop"]))
         for row in table.rows:
             rows[row.method] |= {name: drop for name, drop in row.around.items() if name == "drop"}
-    return _sheet(
+    return at_boundaries(
         table, AFTER, "Just after the boundary", columns, {method: row for method, row in rows.items() if row}
     )
 
 
-def _sheet(
+def at_boundaries(
     table: Table, name: str, title: str, columns: list[Column], rows: Mapping[str, Mapping[str, Estimate]]
 ) -> Sheet:
+    """A sheet of what was found at the boundaries of the runs; without rows where there is none."""
     experiment = table.experiment
     crossed = experiment.phases - max(1, experiment.first)
     over = "At the only boundary" if crossed == 1 else f"Mean over the {crossed} boundaries of a run"
