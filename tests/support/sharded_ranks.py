@@ -358,16 +358,42 @@ def balanced() -> None:
     assert not set(everywhere[0]) & set(everywhere[1])
 
 
-def units() -> None:
-    """Methods that watch units say why they cannot."""
+def at_work(method: str) -> None:
+    """A method while the network trains, and between two phases."""
+    trained = []
+    for sharded in (False, True):
+        model = gpt(sharded=sharded)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=1e-3)
+        given = {"batches": [tokens(0), tokens(1)], "loss_fn": loss_fn, "ranks": "same"}
+        with replastic.during(method, model, optimizer, **given) as attached:
+            for seed in range(4):
+                attached.backward(partial(closure, model, attached, seed))
+                attached.optimizer.step()
+                attached.after_update()
+                if seed == 1:
+                    attached.cross()
+        trained.append(weights(model))
+    same(*trained)
+
+
+def closure(model: nn.Module, attached: Any, seed: int) -> Tensor:
+    attached.optimizer.zero_grad()
+    loss = loss_fn(model, tokens(seed))
+    loss.backward()
+    return loss
+
+
+def refused(method: str, words: str) -> None:
+    """Methods that need whole weights, or a gradient of their own, say so."""
     model = gpt(sharded=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
 
     def attach() -> None:
-        with replastic.during("redo", model, optimizer, batches=[tokens(0)], loss_fn=loss_fn):
-            pass
+        given: Any = {"batches": [tokens(0)], "loss_fn": loss_fn, "layout": "c_attn:split=q+k+v"}
+        with replastic.during(method, model, optimizer, **given) as attached:
+            attached.cross()
 
-    assert_refused(attach, "sharded over processes")
+    assert_refused(attach, words)
 
 
 def documented() -> None:
@@ -386,6 +412,7 @@ def assert_refused(call: Callable[[], object], words: str) -> None:
 
 
 METHODS = ("shrink_perturb", "full_reset", "interpolation", "rescale", "fire:scale=preserve", "singular_clip")
+AT_WORK = ("base", "optimizer_reset", "sam", "trac", "hare_tortoise:every=2", "lr_matched", "singular_clip:every=1")
 CASES: dict[str, Callable[[], None]] = {
     "exact, default": partial(continued, False, "default", "exact", "reset_touched"),
     "exact, paper-gpt": partial(continued, True, "paper-gpt", "exact", "reset_all"),
@@ -411,7 +438,9 @@ CASES: dict[str, Callable[[], None]] = {
     "collectives of a whole model": partial(counted, "all-linear", {"allreduce_": 2, **ROUND}, [37, 37]),
     "balanced": balanced,
     "different options": different_options,
-    "units": units,
+    **{method: partial(at_work, method) for method in AT_WORK},
+    **{method: partial(refused, method, "is sharded over processes") for method in ("redo", "isometry", "kron")},
+    "dash": partial(refused, "dash", "cannot be taken of a model that is sharded"),
     "documented": documented,
 }
 

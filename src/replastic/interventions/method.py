@@ -54,6 +54,9 @@ class Method:
     others did. One method of this kind is enough."""
     changes_forward: ClassVar[bool] = False
     """Whether `setup` changes what the network computes, by hooks: other parts of a combination are set up after it."""
+    takes_shards: ClassVar[bool] = False
+    """Whether it works on a model of whose weights each process holds a part alone (FSDP2); others are refused there. A
+    `WeightMethod` does: it gets its weights whole."""
 
     @property
     def draws(self) -> bool:
@@ -205,6 +208,7 @@ class WeightMethod(Method):
     A subclass writes `solve`. `Attached` reads the weights, cuts them into matrices, measures and writes.
     """
 
+    takes_shards: ClassVar[bool] = True
     scope: ClassVar[Scope] = "matrices"
     """Which tensors `solve` gets, and how:
 

@@ -12,6 +12,7 @@ from replastic.interventions.method import Method, WeightMethod
 from replastic.interventions.plan import Plan, plan, refuse_idle
 from replastic.interventions.run import Need, Run
 from replastic.interventions.spec import check_fields
+from replastic.weights.entries import LiveStore
 
 REMEDIES: Final[dict[Need, tuple[str, str]]] = {
     "model": ("the live model", "weights in a file are not enough"),
@@ -65,12 +66,14 @@ def check_needs(method: Method, run: Run) -> Plans:
 
 
 def _refuse_shards(method: Method, run: Run) -> None:
-    """Refuse what looks at single units where the weights of these lie in several processes."""
-    sharded = next((e.name for e in run.store.entries() if e.sharded), "")
-    if sharded and ("units" in method.required() or method.changes_structure):
+    """Refuse what looks at weights or units as they lie in memory, where each process holds a part of them alone."""
+    if method.takes_shards or not isinstance(run.store, LiveStore):
+        return
+    sharded = next((entry.name for entry in run.store.entries() if entry.sharded), "")
+    if sharded:
         raise UserError(
-            f"{method.name} works on single units, and {sharded} is sharded over processes (DTensor): take a method "
-            "that rewrites whole weights, such as fire, or rewrite the full checkpoint"
+            f"{method.name} needs whole weights while it works, and {sharded} is sharded over processes (DTensor): "
+            "take a method that rewrites weights one by one, such as fire, or leave the model unsharded"
         )
 
 

@@ -15,6 +15,7 @@ from replastic.weights.change import Change
 class Base(Method):
     """Keeps the weights as training left them."""
 
+    takes_shards: ClassVar[bool] = True
     inert: ClassVar[bool] = True
 
     def on_boundary(self, run: Run) -> Change:

@@ -44,6 +44,7 @@ class HareTortoise(Method):
     from the weights after that update; here it goes on from the reset.
     """
 
+    takes_shards: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
 
     momentum: float = option(

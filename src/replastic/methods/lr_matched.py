@@ -53,6 +53,7 @@ class LrMatched(PolarSettings):
     whole tensors; for effective learning rates see Lyle et al. (2024), section 3.
     """
 
+    takes_shards: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "batches", "loss", "optimizer"})
     scales_updates: ClassVar[bool] = True
 

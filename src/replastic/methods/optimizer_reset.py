@@ -19,6 +19,7 @@ class OptimizerReset(Method):
     run's policy is ``reset_all``. Ours, as a control.
     """
 
+    takes_shards: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"optimizer"})
 
     def on_boundary(self, run: Run) -> Change:

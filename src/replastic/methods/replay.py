@@ -23,6 +23,7 @@ class Replay(Method):
     Reference: Ibrahim et al. (2024), who replay 5% where the new data are like the old ones and 25% where they are not.
     """
 
+    takes_shards: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"replay"})
 
     share: float = option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from replastic.interventions.method import Method, register
 from replastic.interventions.run import Run
@@ -22,6 +23,7 @@ class Rewarm(Method):
     and the decay are those of the run's own schedule.
     """
 
+    takes_shards: ClassVar[bool] = True
     peak: float = option(
         0.5, help="factor on the learning rate in phases after the first", above=0, search=(0.1, 0.3, 0.5, 1.0, 2.0)
     )

@@ -33,6 +33,7 @@ class Sam(Method):
     each accelerator by itself.
     """
 
+    takes_shards: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"model"})
 
     rho: float = option(

@@ -41,6 +41,7 @@ class Trac(Method):
     Delta as (theta - theta_ref) / (S + eps) and takes S as at least 0. In a combination it must come first.
     """
 
+    takes_shards: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"model", "optimizer"})
     scales_updates: ClassVar[bool] = True
 

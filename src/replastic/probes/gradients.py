@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from replastic.errors import UserError
 from replastic.probes.loss import loss_on
 from replastic.probes.quiet import undisturbed
 
@@ -41,7 +42,16 @@ def gradients(
 def differentiated(
     model: nn.Module, batch: Any, loss_fn: Callable[[nn.Module, Any], Tensor], named: Mapping[str, Tensor]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss on a batch in the model's present mode, and its gradient in the named parameters; see `loss_on`."""
+    """The loss on a batch in the model's present mode, and its gradient in the named parameters; see `loss_on`.
+
+    Raises:
+        UserError: The model is sharded with FSDP2, which gives gradients to `.grad` alone.
+    """
+    if any(hasattr(type(module), "set_reshard_after_forward") for module in model.modules()):
+        raise UserError(
+            "the gradient on a batch cannot be taken of a model that is sharded over processes (FSDP2): take it, or "
+            "the method that needs it, on the unsharded model"
+        )
     with torch.enable_grad():
         loss = loss_on(model, batch, loss_fn, differentiable=True)
         found = torch.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
