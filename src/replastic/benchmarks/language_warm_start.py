@@ -146,5 +146,5 @@ def language_warm_start() -> BenchmarkSpec:
                 help="made-up text: does it run? seconds",
             ),
         },
-        summary={"phase_label": "corpus", "curves": ["metric/loss_new", "metric/loss_old"]},
+        summary={"phase_label": "phase", "curves": ["metric/loss_new", "metric/loss_old"]},
     )
