@@ -63,14 +63,14 @@ def inspect_on(
     if model:
         net = _made(model)
     elif run.exists:
-        net = _network(run, shape, classes)
+        net = network_of(run.path / RUN, run.info().config, shape, classes)
     else:
         raise UserError(
             f"{path} holds weights, but no code that runs them: pass --model FILE.py:FUNCTION (called without "
             "arguments, it returns the module), load them yourself and call replastic.diagnose(model, batch, loss_fn), "
             "or give the folder of an unfinished run"
         )
-    _fill(net, file)
+    fill(net, file)
     return diagnose(net, batch, _squared if batch[1].is_floating_point() else _entropy, **arguments)
 
 
@@ -150,24 +150,36 @@ def _from_name(place: str) -> ModuleType:
         sys.path.remove("")
 
 
-def _network(run: RunDirectory, shape: tuple[int, ...], classes: int) -> nn.Module:
-    """The network of a run by its settings."""
-    config = run.info().config.get("network")
-    given = dict(config) if isinstance(config, Mapping) else {}
+def network_of(file: Path, config: Mapping[str, Any], shape: tuple[int, ...], classes: int) -> nn.Module:
+    """The network that the settings of a run name, newly drawn.
+
+    Args:
+        file: Where the settings stand, for messages.
+        config: The settings.
+        shape: Of a sample.
+        classes: Number of outputs.
+
+    Raises:
+        UserError: They name none that is known here.
+    """
+    named = config.get("network")
+    given = dict(named) if isinstance(named, Mapping) else {}
     kinds = {networks.get(name).__name__: networks.get(name) for name in networks.names()}
     kind = kinds.get(str(given.pop("type", "")))
     if kind is None:
-        raise UserError(f"{run.path / RUN} names no network that is known here: pass --model FILE.py:FUNCTION")
+        raise UserError(f"{file} names no network that is known here: pass --model FILE.py:FUNCTION")
     known = {f.name for f in fields(kind)}
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items() if key in known}
     return networks.build(kind(**values), shape, classes, 0)
 
 
-def _fill(net: nn.Module, file: Path) -> None:
+def fill(net: nn.Module, file: Path) -> None:
     """Load the weights into the module."""
     held = LazyWeights(CheckpointStore(file))
     state = {name.removeprefix(RUN_STATE): held[name] for name in held}
-    own = net.state_dict()
+    own = net.state_dict(keep_vars=True)
+    there = {id(value): name for name, value in own.items() if name in state}
+    state |= {name: state[there[id(v)]] for name, v in own.items() if name not in state and id(v) in there}  # tied
     missing = [name for name in own if name not in state]
     other = [n for n in own if n in state and own[n].shape != state[n].shape]
     if missing or other:

@@ -88,7 +88,7 @@ def in_words(start: str) -> str:
 
 
 def _since_boundary(table: Table) -> list[Series]:
-    """The score within the last phase, over the axis since its boundary, the score just after that first."""
+    """The score within the last phase, over the axis since its boundary."""
     experiment = table.experiment
     if not experiment.first:
         return []
