@@ -133,12 +133,15 @@ def pair(*, bias: bool = False) -> list[tuple[Any, torch.optim.Optimizer]]:
 
 def continued(bias: bool, recipe: str, solver: str, policy: Any) -> None:
     """The rewrite, and the training after it, are those of the whole model; undo brings all back."""
-    options = {"recipe": recipe, "solver": solver, "policy": policy}
+    options: Any = {"recipe": recipe, "solver": solver, "policy": policy, "layout": "c_attn:split=q+k+v"}
     (whole, optimizer), (model, own) = pair(bias=bias)
     before, memory = weights(model), moments(model, own)
     parameters = list(model.parameters())
     outcome = replastic.fire_(model, own, **options)
     same_outcomes(outcome, replastic.fire_(whole, optimizer, **options))
+    assert {"transformer.h.0.attn.c_attn.weight[k]", "transformer.h.1.mlp.c_fc.weight"} <= {
+        layer.label for layer in outcome.layers
+    }
     assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
     same(weights(model), weights(whole))
     same(moments(model, own), moments(whole, optimizer))
@@ -383,6 +386,33 @@ def closure(model: nn.Module, attached: Any, seed: int) -> Tensor:
     return loss
 
 
+def own_weights() -> None:
+    """Initial values that are the model's own shards are no copy from before."""
+    model = gpt(sharded=True)
+    assert_refused(lambda: replastic.fire_(model, init=model.state_dict(), scale="init"), "of the model itself")
+
+
+def diagnosed() -> None:
+    """Measures are for whole weights."""
+    assert_refused(lambda: replastic.diagnose(gpt(sharded=True)), "is sharded over processes")
+
+
+def alone() -> None:
+    """A call in process 0 alone ends with the remedy, and calls in all processes meet again."""
+    model, patience = gpt(sharded=True), os.environ["REPLASTIC_PATIENCE"]
+    if distributed.get_rank() == 0:
+        os.environ["REPLASTIC_PATIENCE"] = "2"
+        assert_refused(lambda: replastic.fire_(model), "only some processes of the group made this call: process 1")
+        os.environ["REPLASTIC_PATIENCE"] = patience
+    distributed.barrier()
+    for _ in range(2):
+        replastic.fire_(model)
+    whole = gpt()
+    for _ in range(2):
+        replastic.fire_(whole)
+    same(weights(model), weights(whole))
+
+
 def refused(method: str, words: str) -> None:
     """Methods that need whole weights, or a gradient of their own, say so."""
     model = gpt(sharded=True)
@@ -441,6 +471,9 @@ CASES: dict[str, Callable[[], None]] = {
     **{method: partial(at_work, method) for method in AT_WORK},
     **{method: partial(refused, method, "is sharded over processes") for method in ("redo", "isometry", "kron")},
     "dash": partial(refused, "dash", "cannot be taken of a model that is sharded"),
+    "own weights": own_weights,
+    "diagnosed": diagnosed,
+    "alone": alone,
     "documented": documented,
 }
 

@@ -25,6 +25,7 @@ from replastic.weights.module_store import ModuleStore
 from replastic.weights.output_layers import SEEN, output_name
 from replastic.weights.recipe import Recipe
 from replastic.weights.redraw import redraw
+from replastic.weights.shards import is_sharded, local
 from replastic.weights.tables import check_table
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
@@ -247,7 +248,9 @@ def _initial(given: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tens
     table = check_table(given, "init")
     for name, own in (*model.named_parameters(), *model.named_buffers()):
         there = table.get(name)
-        if there is not None and _in_memory(there) and _in_memory(own) and there.data_ptr() == own.data_ptr():
+        if there is None or is_sharded(there) != is_sharded(own):
+            continue
+        if _in_memory(there) and _in_memory(own) and local(there).data_ptr() == local(own).data_ptr():
             raise UserError(
                 f"init holds {name} of the model itself, trained by now, and no copy from before: keep "
                 "copy.deepcopy(model.state_dict()) when the model is made"
@@ -256,6 +259,6 @@ def _initial(given: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tens
 
 
 def _in_memory(tensor: Tensor) -> bool:
-    """Whether it is a plain tensor whose place in memory can be asked for, and tells it from others."""
-    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
-    return plain and not tensor.is_meta and tensor.numel() > 0
+    """Whether it, or the own part of it, is a plain tensor whose place in memory tells it from others."""
+    plain = type(local(tensor)) is Tensor and tensor.layout == torch.strided
+    return plain and not tensor.is_meta and local(tensor).numel() > 0

@@ -25,6 +25,7 @@ from replastic.api.verdict import State, Verdict, judge
 from replastic.errors import UserError
 from replastic.probes import check_loss_fn
 from replastic.text import columns, json_ready
+from replastic.weights.module_store import ModuleStore
 from replastic.weights.recipe import Recipe, Target
 
 SHARPNESS = "hessian_top"
@@ -167,7 +168,7 @@ def diagnose(
     _check(batch, loss_fn, trial, optimizer=optimizer, learning_rate=learning_rate, fresh=fresh)
     asked = chosen(measures, batch, loss_fn)
     traced = None if _is_loader(batch) else loss_fn  # a loader would draw its batch from the caller's generator
-    store, rules = live_store(model, batch, traced), as_recipe(recipe, layout)
+    store, rules = _whole(live_store(model, batch, traced)), as_recipe(recipe, layout)
     choice: dict[str, Any] = {
         "target_modules": target_modules,
         "exclude_modules": exclude_modules,
@@ -221,6 +222,17 @@ def _on_batch(
 
 def _frozen(model: nn.Module) -> bool:
     return not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def _whole(store: ModuleStore) -> ModuleStore:
+    """The store itself. Raises `UserError` if this process holds a part of the weights alone."""
+    sharded = next((entry.name for entry in store.entries() if entry.sharded), "")
+    if sharded:
+        raise UserError(
+            f"measures need whole weights, and {sharded} is sharded over processes (DTensor): save the full state dict "
+            "and use inspect(), or diagnose the model unsharded"
+        )
+    return store
 
 
 def _check(batch: Any, loss_fn: LossFunction | None, trial: object, **of_trial: object) -> None:
