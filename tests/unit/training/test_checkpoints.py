@@ -18,6 +18,7 @@ from replastic.learners.language import LOSS_OLD, Language
 from replastic.networks.gpt import Gpt
 from replastic.records import CHECKPOINTS, Event, RunDirectory
 from replastic.training import Protocol, checkpoints, train
+from replastic.training.failures import DivergedError
 from support.small_runs import content, trained_by
 
 
@@ -176,3 +177,26 @@ def test_half_the_peak_is_a_run_at_half_the_learning_rate(tmp_path: Path) -> Non
     last = f"{CHECKPOINTS}/phase-1-step-18.safetensors"
     one, other = (load_file(directory.path / last) for directory in (rewarmed, halved))
     assert all(torch.allclose(one[name], other[name], rtol=1e-5, atol=1e-7) for name in one)
+
+
+def test_a_loss_that_is_no_number_ends_a_run_in_one_sentence_and_overwrites_nothing(tmp_path: Path) -> None:
+    protocol = text(learning_rate=1e30, clip_norm=0.0, warmup=0.0)
+    with pytest.raises(DivergedError, match=r"became .* at update \d+ .*--learning-rate may help. Earlier records"):
+        run(protocol, tmp_path)
+    sound = text()
+    shared = run(sound, tmp_path / "shared", until=1)
+    before = files(shared)
+    with pytest.raises(DivergedError):
+        run(trained_by(sound, learning_rate=1e30, clip_norm=0.0, warmup=0.0), tmp_path / "a", start=shared)
+    assert files(shared) == before
+
+
+def test_a_checkpoint_of_another_network_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    protocol = text()
+    shared = run(protocol, tmp_path / "shared", until=1)
+    wider = replace(protocol, task=replace(protocol.task, network=Gpt(depth=1, heads=2, dim=16)))  # type: ignore[call-arg]
+    other = run(wider, tmp_path / "wider", until=1)
+    name = "phase-0-step-8.safetensors"
+    (shared.path / CHECKPOINTS / name).write_bytes((other.path / CHECKPOINTS / name).read_bytes())
+    with pytest.raises(UserError, match=r"has shape .*, but .* among the weights of the checkpoint"):
+        run(protocol, tmp_path / "a", "from_checkpoint:at=8", start=shared)
