@@ -22,6 +22,8 @@ OTHERS = (
     "fire+rewarm",
 )
 """Run from the last checkpoint alone; a full reset forgets from which it begins."""
+AT_WORK = ("average:last=2", "fire+replay+rewarm")
+"""Run in the smallest preset to see that they work."""
 
 
 def from_checkpoint(at: str, specs: Sequence[str]) -> tuple[str, ...]:
@@ -141,7 +143,7 @@ def language_warm_start() -> BenchmarkSpec:
             ),
             "smoke": Preset(
                 protocol=tiny,
-                methods=("base", "fire", *from_checkpoint("best", ("fire",)), "average:last=2", "fire+replay+rewarm"),
+                methods=("base", "fire", *from_checkpoint("best", ("base", "fire")), *AT_WORK),
                 seeds=2,
                 help="made-up text: does it run? seconds",
             ),

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from replastic.records import Event, Record, metric_name
 from replastic.report import starts
 from replastic.report.experiment import Experiment, points
 from replastic.report.run_data import STEP, RunData
 from replastic.report.sheets import Column, Sheet, at_boundaries
-from replastic.report.statistics import Estimate, mean_interval
+from replastic.report.statistics import FREE, Bounds, Estimate, mean_interval
 from replastic.report.tables import REFERENCE, Table
 
-CURVE = (Event.BOUNDARY, Event.EVALUATION, Event.PHASE_END)
+BOUNDS: Mapping[str, Bounds] = {"regain": (0.0, None), "reach": (0.0, None), "reached": (0.0, 1.0)}
+"""Least and largest values of the columns."""
 
 
 def regain(table: Table) -> Sheet:
@@ -73,7 +74,7 @@ def _row(experiment: Experiment, method: str, others: Sequence[str]) -> dict[str
             if was is not None and then:
                 columns.setdefault(f"change_{metric_name(key)}", []).append(then[-1][1] - was)
     known = {name: [value for value in values if math.isfinite(value)] for name, values in columns.items()}
-    return {name: mean_interval(values) for name, values in known.items() if values}
+    return {name: mean_interval(values, bounds=BOUNDS.get(name, FREE)) for name, values in known.items() if values}
 
 
 def _around(run: RunData, key: str, phase: int, axis: str) -> tuple[float | None, list[tuple[float, float]]]:
