@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from replastic import methods, recipes
 from replastic.api._calls import argument_names
@@ -260,5 +261,5 @@ def _initial(given: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tens
 
 def _in_memory(tensor: Tensor) -> bool:
     """Whether it, or the own part of it, is a plain tensor whose place in memory tells it from others."""
-    plain = type(local(tensor)) is Tensor and tensor.layout == torch.strided
+    plain = not is_lazy(tensor) and type(local(tensor)) is Tensor and tensor.layout == torch.strided
     return plain and not tensor.is_meta and local(tensor).numel() > 0
