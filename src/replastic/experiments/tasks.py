@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from replastic.experiments.spec import Preset, every_method
+from replastic.experiments.spec import BenchmarkSpec, Preset, every_method
 from replastic.learners import Trainer
 from replastic.learners.classification import Classification
 from replastic.networks import Network
 from replastic.networks.mlp import Mlp
+from replastic.streams._repeated import Repeated
 from replastic.training import Protocol
 
 METHODS = (
@@ -154,3 +155,34 @@ def summary(score_label: str) -> dict[str, Any]:
         "phase_label": "task",
         "curves": [f"metric/{name}" for name in (*CURVES, *START)],
     }
+
+
+def scored_on_own_images(name: str, stream: Repeated, *, data: str, small: str, short: str) -> BenchmarkSpec:
+    """A benchmark of AdamO's paper whose tasks change one set of images, scored on the images of the task.
+
+    Args:
+        name: Of the benchmark.
+        stream: The tasks of the small preset.
+        data: The whole data set, for the published setting.
+        small: The part of it that the small preset takes.
+        short: The part for the smallest preset.
+    """
+    network = Mlp(hidden=(128, 128, 128))
+    task = Classification(data=small, stream=stream, network=network)
+    published = replace(
+        task,
+        data=data,
+        stream=replace(stream, tasks=50, steps=14_000),
+        network=Mlp(hidden=(512, 512, 512, 512), weights="orthonormal_start"),
+    )
+    tiny = replace(task, data=short, stream=replace(stream, tasks=3, steps=20), network=Mlp(hidden=(16, 16)))
+    found = presets(
+        protocol(task),
+        protocol(published, learning_rate=1e-4),
+        protocol(tiny),
+        seeds=3,
+        networks=variants(network),
+        published="a task of AdamO's paper at full size, with the network and step size that a third party reports for "
+        "its random labels; the number and length of its tasks are not known",
+    )
+    return BenchmarkSpec(name=name, presets=found, summary=summary("accuracy on the task's own images at its end"))
