@@ -71,7 +71,7 @@ def of_weights(store: WeightStore, chosen: Selection, old: Old, obstacles: Seque
             raise UserError(f"{name} has shape {tuple(now.shape)} now and {tuple(there.shape)} in old")
         if now.ndim == 2:
             pairs.append((now.double(), there.double()))
-    sfe = sum(float((now - there).square().sum()) for now, there in pairs)
+    sfe = sum(float(linalg.sfe(now, there)) for now, there in pairs)
     if obstacles or not pairs:
         return CovariancePromise(tuple(obstacles) or ("no matrix was chosen",), sfe=sfe)
     norms = [(_largest(now), _largest(there)) for now, there in pairs]
@@ -119,7 +119,7 @@ def _norms(new: Sequence[Link], past: Sequence[Link]) -> tuple[list[tuple[float,
     pairs = [
         (a.linear.weight.detach().double(), b.linear.weight.detach().double()) for a, b in zip(new, past, strict=True)
     ]
-    return [(_largest(a), _largest(b)) for a, b in pairs], sum(float((a - b).square().sum()) for a, b in pairs)
+    return [(_largest(a), _largest(b)) for a, b in pairs], sum(float(linalg.sfe(a, b)) for a, b in pairs)
 
 
 def _largest(w: Tensor) -> float:
