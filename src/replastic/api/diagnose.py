@@ -21,7 +21,7 @@ from replastic.api.diagnosis import WeightReport, weight_report
 from replastic.api.live import probe_loss
 from replastic.api.taken import Taken, chosen, table, take
 from replastic.api.trial import Trial
-from replastic.api.verdict import State, Verdict, judge
+from replastic.api.verdict import ENOUGH, State, Verdict, judge
 from replastic.errors import UserError
 from replastic.probes import check_loss_fn
 from replastic.text import columns, json_ready
@@ -204,6 +204,12 @@ def _on_batch(
     units = unit_health(model, sample, loss_fn)
     notes = []
     short = [u for u in units if u.samples < u.units]
+    least = min((u.samples for u in units), default=ENOUGH)
+    if least < ENOUGH:
+        notes.append(
+            f"a layer was seen on {least} sample{'s' * (least != 1)}: units of layers with fewer than {ENOUGH} are "
+            "measured, but not judged; give a larger batch"
+        )
     if short:
         widest = max(short, key=lambda u: u.units)
         notes.append(

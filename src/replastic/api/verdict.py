@@ -25,6 +25,9 @@ FEW = 1.5
 """An effective rank of the NTK below this is a sign: all outputs move together, on all samples (ours)."""
 WORTH_JUDGING = 20
 """Directions that features must have to be called narrow."""
+ENOUGH = 16
+"""Samples on which units must be seen to be judged: on one sample half of the units of a sound ReLU layer are silent,
+on so many one in 65,000 is (ours)."""
 ISOMETRIC = 1e-3
 """Largest residual of weights that a projection would not change much more (ours)."""
 
@@ -58,8 +61,12 @@ def judge(
 ) -> Verdict:
     """Put all evidence into one verdict. A trial is the question itself, so it decides where there is one.
 
-    Of the measures, `plasticity` and the effective rank of the NTK count, as signs that alone prove nothing.
+    Of the measures, `plasticity` and the effective rank of the NTK count, as signs that alone prove nothing. Units seen
+    on fewer than `ENOUGH` samples are not judged, and gradients of so few samples are not either.
     """
+    seen = [u for u in units if u.samples >= ENOUGH]
+    gradients = gradients if len(seen) == len(units) else ()
+    units = seen
     if any(not layer.finite for layer in weights.layers):
         return Verdict("broken", weights.verdict)
     if not units and trial is None:  # without a batch there are no measures of the loss either

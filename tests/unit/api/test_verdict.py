@@ -147,6 +147,19 @@ def test_one_quiet_layer_alone_proves_nothing(healthy: tuple[nn.Module, Batch]) 
     assert judge(weights, (good,)).state == "sound"
 
 
+def test_units_seen_on_few_samples_are_not_judged(healthy: tuple[nn.Module, Batch]) -> None:
+    model, (inputs, labels) = healthy
+    found = replastic.diagnose(model, (inputs[:1], labels[:1]), loss_fn)
+    assert max(unit.idle for unit in found.units) >= 0.25, "on one sample many units of a sound network are silent"
+    assert found.state == "unknown"
+    assert "a layer was seen on 1 sample: units of layers with fewer than 16" in str(found)
+    assert not any("judged" in note for note in replastic.diagnose(model, (inputs[:16], labels[:16]), loss_fn).notes)
+    quiet = UnitHealth("a", dormant=0.95, srank=30, units=40, samples=15)
+    enough = UnitHealth("a", dormant=0.95, srank=30, units=40, samples=16)
+    weights = replastic.diagnose(model).weights
+    assert (judge(weights, (quiet,)).state, judge(weights, (enough,)).state) == ("unknown", "lost")
+
+
 def test_saturated_units_are_seen() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 32), nn.Sigmoid(), nn.Linear(32, 2))
