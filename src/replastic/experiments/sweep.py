@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import Field, dataclass, fields, replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from replastic import methods
+from replastic import methods, triggers
 from replastic.errors import UnknownNameError, UserError
 from replastic.experiments import when
 from replastic.experiments.experiment import Plan
@@ -99,7 +99,8 @@ def search_spaces(chosen: Sequence[str], values: Values) -> dict[str, tuple[str,
     """Specs to try for each method: every combination of the values of its searched options.
 
     Args:
-        chosen: Methods by spec; an option that a spec gives keeps its value.
+        chosen: Methods by spec, each with a trigger of its own if it has one; an option that a spec gives keeps its
+            value. Options of a trigger are searched by ``trigger.option``.
         values: Values for an option, in place of its own search values if it has any.
 
     Raises:
@@ -108,24 +109,24 @@ def search_spaces(chosen: Sequence[str], values: Values) -> dict[str, tuple[str,
     unused = dict(values)
     spaces = {}
     for text in chosen:
-        method = methods.from_spec(text)
+        parts = _parts(text)
         axes = []
-        for part in method.parts:
+        for part in parts:
             axes += _axes(part, values)
             for key in [key for key in unused if key.partition(".")[0] == part.name]:
                 del unused[key]
         if not axes:
             raise UserError(
-                f"{text} has no option that is searched; name one with --set {method.parts[0].name}.OPTION=value,value"
+                f"{text} has no option that is searched; name one with --set {parts[0].name}.OPTION=value,value"
             )
         if (count := math.prod(map(len, axes))) > MOST_COMBINATIONS:
             raise UserError(
                 f"{text} has {count:,} combinations of values to try, and a search takes at most {MOST_COMBINATIONS:,}"
             )
-        tried = [_with(method, dict(combination)) for combination in product(*axes)]
-        spaces[methods.spec_of(method)] = tuple(dict.fromkeys(tried))
+        tried = [_with(parts, dict(combination)) for combination in product(*axes)]
+        spaces[when.canonical(text)] = tuple(dict.fromkeys(tried))
     for key in unused:
-        known = {part.name for text in chosen for part in methods.from_spec(text).parts}
+        known = {part.name for text in chosen for part in _parts(text)}
         raise UnknownNameError("method in --set", key.partition(".")[0], known)
     return spaces
 
@@ -175,31 +176,57 @@ def searches(planned: Plan, spaces: Mapping[str, Sequence[str]]) -> list[Search]
     return found
 
 
-def _axes(part: methods.Method, values: Values) -> list[list[tuple[tuple[str, str], str]]]:
-    """The searched options of one part of a method: a list of ((method, option), value as text) for each option."""
+@dataclass(frozen=True)
+class _Part:
+    """A method of a combined one, or the trigger behind its ``@``."""
+
+    name: str
+    fields: Sequence[Field[Any]]
+    given: Mapping[str, Any]
+    """Options that keep their value, by name."""
+    joined_by: str = "+"
+    """How it follows the part before it."""
+
+
+def _parts(text: str) -> list[_Part]:
+    """The parts of a method's text, the trigger last."""
+    alone, trigger = when.split(text)
+    found = [
+        _Part(part.name, fields(part), {name: getattr(part, name) for name in sorted(part.explicit)})
+        for part in methods.from_spec(alone).parts
+    ]
+    if trigger:
+        made = triggers.from_spec(trigger)
+        given = {f.name: getattr(made, f.name) for f in fields(made) if getattr(made, f.name) != f.default}
+        found.append(_Part(made.name, fields(made), given, joined_by="@"))
+    return found
+
+
+def _axes(part: _Part, values: Values) -> list[list[tuple[tuple[str, str], str]]]:
+    """The searched options of one part of a method: a list of ((part, option), value as text) for each option."""
     found = []
-    known = {f.name for f in fields(part)}
+    known = {f.name for f in part.fields}
     for key in values:
-        method, _, option = key.partition(".")
-        if method == part.name and option not in known:
+        name, _, option = key.partition(".")
+        if name == part.name and option not in known:
             raise UnknownNameError(f"option of {part.name}", option, known)
-    for f in fields(part):
-        given = values.get(f"{part.name}.{f.name}")
-        if f.name in part.explicit:
-            if given is not None:
+    for f in part.fields:
+        tried = values.get(f"{part.name}.{f.name}")
+        if f.name in part.given:
+            if tried is not None:
                 raise UserError(f"{part.name}: {f.name} is given in the spec and in --set; leave one of them out")
             continue
-        tried = given or [str(value) for value in f.metadata.get("search", ())]
+        tried = tried or [str(value) for value in f.metadata.get("search", ())]
         if tried:
             found.append([((part.name, f.name), value) for value in tried])
     return found
 
 
-def _with(method: methods.Method, combination: Mapping[tuple[str, str], str]) -> str:
-    """The spec of `method` with these values beside what it was given."""
-    parts = []
-    for part in method.parts:
-        options = [f"{name}={getattr(part, name)}" for name in sorted(part.explicit)]
+def _with(parts: Sequence[_Part], combination: Mapping[tuple[str, str], str]) -> str:
+    """The spec of these parts with these values beside what they were given."""
+    spec = ""
+    for part in parts:
+        options = [f"{name}={value}" for name, value in part.given.items()]
         options += [f"{option}={value}" for (name, option), value in combination.items() if name == part.name]
-        parts.append(f"{part.name}:{','.join(options)}" if options else part.name)
-    return methods.spec_of(methods.from_spec("+".join(parts)))
+        spec += (part.joined_by if spec else "") + (f"{part.name}:{','.join(options)}" if options else part.name)
+    return when.canonical(spec)

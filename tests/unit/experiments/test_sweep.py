@@ -52,6 +52,17 @@ def test_parts_of_a_combination_are_searched_together() -> None:
     )
 
 
+def test_a_trigger_is_searched_beside_its_method() -> None:
+    spaces = search_spaces(["fire@plateau"], parse_values(["plateau.patience=30,70", "fire.scale=init,modular"]))
+    assert spaces == {
+        "fire@plateau": tuple(
+            f"fire:scale={scale}@plateau:patience={patience}" for scale in ("init", "modular") for patience in (30, 70)
+        )
+    }
+    kept = search_spaces(["dash@every:steps=70"], {})
+    assert {spec.partition("@")[2] for spec in kept["dash@every:steps=70"]} == {"every:steps=70"}
+
+
 @pytest.mark.parametrize(
     ("chosen", "values", "words"),
     [
@@ -64,6 +75,9 @@ def test_parts_of_a_combination_are_searched_together() -> None:
         (["dash"], ["alpha=0.1"], "write --set method.option=value,value"),
         (["dash"], ["dash.alpha="], "write --set method.option=value,value"),
         (["dash:alpha=0.1"], ["dash.alpha=0.3"], "alpha is given in the spec and in --set"),
+        (["fire@every:steps=5"], ["every.steps=7"], "steps is given in the spec and in --set"),
+        (["fire@plateau"], ["plateau.patienc=7"], "unknown option of plateau 'patienc'; did you mean 'patience'"),
+        (["fire@plateu"], ["plateu.patience=7"], "did you mean 'plateau'"),
     ],
 )
 def test_wrong_spaces_are_one_sentence(chosen: list[str], values: list[str], words: str) -> None:
