@@ -29,6 +29,7 @@ FLOORS = {
     "weights": 2,
     "probes": 2,
     "data": 2,
+    "envs": 2,
     "interventions": 3,
     "recipes": 3,
     "networks": 3,

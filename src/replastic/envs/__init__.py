@@ -1,0 +1,18 @@
+"""Environments behind one vectorised interface, one family a file, and the replay of what happened in them."""
+
+from replastic.envs._environment import ActionSpace, Environment, Episode, ObservationSpace, Step
+from replastic.envs._family import Family, entry, from_spec, get, names, register
+
+__all__ = [
+    "ActionSpace",
+    "Environment",
+    "Episode",
+    "Family",
+    "ObservationSpace",
+    "Step",
+    "entry",
+    "from_spec",
+    "get",
+    "names",
+    "register",
+]
