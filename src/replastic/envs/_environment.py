@@ -87,7 +87,7 @@ class Step:
         return self.ended & ~self.terminated
 
     def next_observations(self) -> Tensor:
-        """Observations that followed the actions, (N, *shape): of a copy whose episode ended, the last of the old episode."""
+        """Observations that followed the actions, (N, *shape): where an episode ended, the last of the old one."""
         if not len(self.final):
             return self.observations
         followed = self.observations.clone()
