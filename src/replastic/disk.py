@@ -154,6 +154,26 @@ def not_written(path: Path, error: OSError) -> UserError:
     return UserError(f"cannot write {path}: {error.strerror or error}")
 
 
+def check_disk(folder: Path, needed: int, thing: str, remedy: str) -> None:
+    """See that a file of `needed` bytes can be written to a folder, which need not exist yet.
+
+    Args:
+        folder: The folder.
+        needed: Bytes.
+        thing: The file in words, with which the message begins.
+        remedy: The way to need less, in the imperative.
+
+    Raises:
+        UserError: There is less room.
+    """
+    place = next(path for path in (folder, *folder.resolve().parents) if path.is_dir())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise UserError(
+            f"{thing} needs {needed / 1e9:.3g} GB on the disk of {folder}, and {free / 1e9:.3g} GB are free: {remedy}"
+        )
+
+
 @cache
 def _clear_once(folder: Path) -> None:
     """`clear`, when this process writes to the folder for the first time."""

@@ -17,6 +17,7 @@ FLOORS = {
     "environment": 0,
     "errors": 0,
     "extras": 0,
+    "memory": 0,
     "options": 0,
     "registry": 0,
     "records": 0,

@@ -2,6 +2,7 @@
 
 from replastic.envs._environment import ActionSpace, Environment, Episode, ObservationSpace, Step
 from replastic.envs._family import Family, entry, from_spec, get, names, register
+from replastic.envs._replay import Replay, ReplaySize, Transitions
 
 __all__ = [
     "ActionSpace",
@@ -9,7 +10,10 @@ __all__ = [
     "Episode",
     "Family",
     "ObservationSpace",
+    "Replay",
+    "ReplaySize",
     "Step",
+    "Transitions",
     "entry",
     "from_spec",
     "get",
