@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "replastic"
 FLOORS = {
+    "denormals": 0,
     "disk": 0,
     "environment": 0,
     "errors": 0,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from replastic.denormals import flushed
 from replastic.errors import UserError
 from replastic.probes.loss import loss_on
 from replastic.seeds import derive, drawing_from
@@ -62,7 +63,7 @@ class Trainee:
             marks: Numbers of steps, ascending.
             seed: Decides what is drawn on the way, such as dropout.
         """
-        with drawing_from(derive(seed, "course"), self.model), torch.enable_grad():
+        with drawing_from(derive(seed, "course"), self.model), flushed(), torch.enable_grad():
             scores, stream, done = [score(self.model)], _endless(batches), 0
             for mark in marks:
                 for batch in islice(stream, mark - done):
@@ -76,7 +77,7 @@ class Trainee:
 
         What is drawn on the way, such as dropout, depends on the seed alone.
         """
-        with drawing_from(derive(seed, "course"), self.model), torch.enable_grad():
+        with drawing_from(derive(seed, "course"), self.model), flushed(), torch.enable_grad():
             before = self.score(scored)
             for batch in islice(_endless(batches), steps):
                 self.step(batch)

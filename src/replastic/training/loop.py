@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from replastic.denormals import flushed
 from replastic.errors import UserError
 from replastic.learners import Extent
 from replastic.methods import Method
@@ -141,7 +142,7 @@ class Segment:
         session = self.session
         # Processes that share a batch draw for different samples, so each has a seed of its own.
         seed = derive(session.seed, "training", self.phase, self.first, distributed.rank())
-        with drawing_from(seed, session.model):
+        with drawing_from(seed, session.model), flushed():
             session.model.train()
             for step in range(self.first, self.last):
                 try:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
+from replastic.denormals import flushed
 from replastic.errors import UserError
 from replastic.interventions.method import Method
 from replastic.parallel import distributed
@@ -79,7 +80,7 @@ def train(segments: Sequence[Segment]) -> None:
         segments: Of runs without an `obstacle` that are `alike`.
     """
     first = segments[0]
-    with drawing_from(0, first.session.model):
+    with drawing_from(0, first.session.model), flushed():
         for segment in segments:
             segment.session.model.train()
         with _Stack(segments).joined() as stack:
