@@ -74,13 +74,13 @@ def language_warm_start() -> BenchmarkSpec:
         block=128,
         first_updates=1500,
         updates=1000,
-        plasticity_corpus="grammar:dialect=1",
+        plasticity_corpus="tinyshakespeare",
         network=Gpt.reduced(),
     )
     small = replace(
         paper,
         task=text,
-        trainer=replace(paper.trainer, learning_rate=1e-3, batch_size=16, accumulate=1, precision="float32"),
+        trainer=replace(paper.trainer, learning_rate=1e-3, batch_size=16, accumulate=1),
     )
     tiny = replace(
         small,
@@ -97,7 +97,7 @@ def language_warm_start() -> BenchmarkSpec:
             plasticity_updates=5,
             network=Gpt(depth=2, heads=2, dim=16),
         ),
-        trainer=replace(small.trainer, batch_size=4),
+        trainer=replace(small.trainer, batch_size=4, precision="float32"),
     )
     return BenchmarkSpec(
         name="language_warm_start",

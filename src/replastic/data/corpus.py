@@ -108,10 +108,10 @@ class StoredCorpus(Corpus):
             own = next((splits[name] for name in VALIDATION if name in splits), None)
             train = splits.get("train") or next(iter(splits.values()))
             if part == "train":
-                kept = self.rows(train) if own is not None else self._side(self.rows(train), held_out=False)
+                kept = self.rows(train) if own is not None else self.side(self.rows(train), held_out=False)
                 yield self._first(kept)
                 return
-            held = self.rows(own) if own is not None else self._side(self.rows(train), held_out=True)
+            held = self.rows(own) if own is not None else self.side(self.rows(train), held_out=True)
             first = next((text for text in held if text.strip()), None)
             if first is None:
                 raise UserError(
@@ -120,8 +120,8 @@ class StoredCorpus(Corpus):
                 )
             yield chain([first], held)
 
-    def _side(self, documents: Iterable[str], *, held_out: bool) -> Iterator[str]:
-        """The documents whose hash puts them on this side."""
+    def side(self, documents: Iterable[str], *, held_out: bool) -> Iterator[str]:
+        """The documents on one side, where the source has no validation split: those whose hash puts them there."""
         edge = int(self.held_out * 2**32)
         for text in documents:
             draw = int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:4], "big")

@@ -70,7 +70,8 @@ def _phases(job: Job) -> list[Extent]:
 def _scored(index: int, extent: Extent) -> int:
     """Samples that are scored in a phase, over all its evaluations."""
     around = 2 if index else 0  # before and after what the method does at the boundary
-    return (len(extent.marks) + around) * extent.scored + extent.scored_last
+    examined = (2 if index else 1) * extent.examined
+    return (len(extent.marks) + around) * extent.scored + extent.scored_last + examined
 
 
 def _timed(job: Job, phases: Sequence[Extent]) -> list[float]:

@@ -36,6 +36,8 @@ class Extent:
     the step size is still high."""
     scored_last: int = 0
     """Samples (or steps) that the phase's last evaluation takes beyond those."""
+    examined: int = 0
+    """Samples (or steps) that `Learner.examine` takes, at the end of the phase and after the boundary before it."""
 
 
 class Descend(Protocol):

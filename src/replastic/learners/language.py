@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +19,7 @@ from replastic.data.tokenizer import Tokenizer
 from replastic.data.tokens import Tokens, tokenise, tokenizer_for
 from replastic.errors import UserError
 from replastic.learners._batches import Batch
+from replastic.learners._forward import Forward
 from replastic.learners._learner import Descend, Extent
 from replastic.learners._supervised import SupervisedLearner
 from replastic.learners._task import Score, Task, register
@@ -226,7 +226,7 @@ class LanguageModel(SupervisedLearner):
             batch=size,
             scores=(LOSS_NEW, LOSS_OLD, BITS_NEW, BITS_OLD),
             scored=windows,
-            scored_last=self._learning_cost(),
+            examined=self._learning_cost(),
             schedule=0 if phase else task.first_schedule,
         )
 
@@ -269,10 +269,12 @@ class LanguageModel(SupervisedLearner):
             return {}
         updates, seed = self._task.plasticity_updates, derive(self.seed, "held out")
         mixture, size = Mixture([held_out.train], None, self._task.block, seed), self.trainer.batch_size
-        copy = Trainee(copied(self.model), self._plainly_optimized, self.loss)
+        student = copied(self.model)
+        running = Forward(student, replace(self.trainer, compiled=False), self._device)
+        copy = Trainee(student, self._plainly_optimized, lambda _, batch: self.criterion(running(batch[0]), batch[1]))
         batches = (self._pair(mixture.batch(number * size, size)) for number in range(updates))
         marks = [updates * i // _POINTS for i in range(1, _POINTS + 1)]
-        scores = copy.curve(batches, partial(self._copy_loss, held_out.validation), marks, seed)
+        scores = copy.curve(batches, lambda _: self._copy_loss(held_out.validation, running), marks, seed)
         losses, at = torch.tensor(scores, dtype=torch.float64), torch.tensor([0, *marks], dtype=torch.float64)
         return {LEARNED: float(torch.trapezoid(losses, at)) / updates, LEARNED_LAST: scores[-1]}
 
@@ -289,7 +291,7 @@ class LanguageModel(SupervisedLearner):
         """Score one chunk of validation sequences."""
         file = self._scored()[0]
         starts = self._validation(file)[: self.forward.chunk]
-        self._loss_of(file, starts)
+        self._summed(file, starts, self.forward)
         return len(starts)
 
     def position(self) -> dict[str, int]:
@@ -322,23 +324,15 @@ class LanguageModel(SupervisedLearner):
     def _validation_loss(self, file: TokenFile) -> float:
         starts = self._validation(file)
         mine = starts[distributed.portion(len(starts))]
-        chunks = (mine[i : i + self.forward.chunk] for i in range(0, len(mine), self.forward.chunk))
-        sums = [self._loss_of(file, chunk) * len(chunk) for chunk in chunks]
-        return float(distributed.total(torch.stack([torch.zeros((), dtype=torch.float64), *sums]).sum())) / len(starts)
+        return float(distributed.total(self._summed(file, mine, self.forward))) / len(starts)
 
     def _plainly_optimized(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.Adam(list(parameters), lr=self.trainer.learning_rate, betas=(0.9, self.trainer.beta2))
 
-    @torch.no_grad()
-    def _copy_loss(self, file: TokenFile, model: torch.nn.Module) -> float:
-        """Mean validation loss of a copy; as `evaluate` takes it, in float32."""
-        starts, size = self._validation(file), self.forward.chunk
-        total = torch.zeros((), dtype=torch.float64)
-        with undisturbed(model):
-            for i in range(0, len(starts), size):
-                inputs, targets = self._windows(file, starts[i : i + size])
-                total += self.criterion(model(inputs), targets).double().cpu() * len(inputs)
-        return float(total) / len(starts)
+    def _copy_loss(self, file: TokenFile, running: Forward) -> float:
+        """Mean validation loss of a copy, which every process has; as `evaluate` takes it."""
+        starts = self._validation(file)
+        return float(self._summed(file, starts, running)) / len(starts)
 
     def _learning_cost(self) -> int:
         """Sequences scored in the time that `examine` takes; an update takes about that of three."""
@@ -349,11 +343,14 @@ class LanguageModel(SupervisedLearner):
         return scored + 3 * self._task.plasticity_updates * self.trainer.batch_size
 
     @torch.no_grad()
-    def _loss_of(self, file: TokenFile, starts: range) -> Tensor:
-        """Mean loss over the windows that begin at these tokens, float64 on the CPU."""
-        inputs, targets = self._windows(file, starts)
-        with undisturbed(self.model):
-            return self.criterion(self.forward(inputs), targets).double().cpu()
+    def _summed(self, file: TokenFile, starts: range, running: Forward) -> Tensor:
+        """Sum of the mean losses of the windows that begin at these tokens, float64 on the CPU."""
+        total = torch.zeros((), dtype=torch.float64)
+        with undisturbed(running.model):
+            for i in range(0, len(starts), running.chunk):
+                inputs, targets = self._windows(file, starts[i : i + running.chunk])
+                total += self.criterion(running(inputs), targets).double().cpu() * len(inputs)
+        return total
 
     def _windows(self, file: TokenFile, starts: range) -> Batch:
         return self._pair(torch.stack([file.slice(start, self._task.block + 1) for start in starts]))

@@ -146,6 +146,17 @@ class Attention(nn.Module):
         q, k, v = (
             torch.unflatten(part, 2, (self.heads, -1)).transpose(1, 2) for part in self.c_attn(stream).chunk(3, dim=2)
         )
-        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        outputs: Tensor = self.c_proj(mixed.transpose(1, 2).flatten(2))
+        outputs: Tensor = self.c_proj(attend(q, k, v).transpose(1, 2).flatten(2))
         return outputs
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal softmax attention of each head, (B, heads, T, d) to the same shape.
+
+    On a CPU bfloat16 is computed in float32: torch's backward pass of it in bfloat16 takes several times as long.
+    """
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu":
+        with torch.autocast("cpu", enabled=False):
+            mixed = functional.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=True)
+        return mixed.to(torch.bfloat16)
+    return functional.scaled_dot_product_attention(q, k, v, is_causal=True)

@@ -100,3 +100,14 @@ def test_wrong_sources_say_what_to_do(folder: Path, tmp_path: Path) -> None:
     (folder / "bad.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"bad\.txt as UTF-8"):
         all_of(corpus.from_spec(f"text:source={folder}"), "train")
+
+
+def test_the_end_of_shakespeare_is_held_out_in_whole_speeches(tmp_path: Path) -> None:
+    speeches = [f"NAME {number}:\n{'word ' * 10}" for number in range(20)]
+    (tmp_path / "input.txt").write_text("\n\n".join(speeches), encoding="utf-8")
+    found = corpus.from_spec(f"tinyshakespeare:source={tmp_path}")
+    assert all_of(found, "train") == speeches[:18]
+    assert all_of(found, "validation") == speeches[18:]
+    half = corpus.from_spec(f"tinyshakespeare:source={tmp_path},held_out=0.5,characters=100")
+    assert all_of(half, "train") == speeches[:2]
+    assert all_of(half, "validation") == speeches[10:]

@@ -16,6 +16,7 @@ from replastic import methods
 from replastic.data import corpus
 from replastic.data.mixture import Mixture
 from replastic.errors import UserError
+from replastic.experiments.cost import _scored
 from replastic.learners import Trainer
 from replastic.learners.language import (
     BITS_OLD,
@@ -227,3 +228,19 @@ def test_plasticity_is_recorded_after_boundaries_and_at_ends_and_changes_nothing
     assert plain == [{k: v for k, v in r.items() if k != "seconds"} for r in records[1]]
     assert "plasticity_corpus" in held_out().config()
     assert not any("plasticity" in name for name in task().config())
+
+
+def test_copies_learn_in_the_trainers_precision() -> None:
+    chosen = held_out()
+    plain, half = learner(chosen), learner(chosen, precision="bfloat16")
+    exact, rounded = plain.examine(0), half.examine(0)
+    assert exact != rounded
+    assert rounded == pytest.approx(exact, rel=2e-2)
+
+
+def test_a_copy_is_counted_twice_in_a_phase_with_a_boundary() -> None:
+    with_copy, without = learner(held_out()), learner(task(validation=2))
+    cost = 6 * 2 + 3 * 10 * 4
+    for phase, times in ((0, 1), (1, 2)):
+        one, other = (_scored(phase, each.extent(phase)) for each in (with_copy, without))
+        assert one - other == times * cost

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from replastic import networks
 from replastic.errors import UserError
 from replastic.networks._gpt_files import load_gpt, save_gpt
-from replastic.networks.gpt import Gpt, GptModule
+from replastic.networks.gpt import Gpt, GptModule, attend
 
 TINY = Gpt(depth=2, heads=2, dim=8)
 
@@ -100,3 +100,21 @@ def test_wrong_input_says_what_to_do(tmp_path) -> None:
         networks.build(TINY, (1, 8, 8), 10, seed=0)
     with pytest.raises(UserError, match="no folder of a GPT-2"):
         load_gpt(tmp_path)
+
+
+def test_bfloat16_on_a_cpu_attends_in_float32() -> None:
+    """The outputs are those of float32 but for the rounding of queries, keys and values, and so are the gradients."""
+    q, k, v = (torch.randn(2, 3, 5, 4, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    exact = [part.detach().double().requires_grad_() for part in (q, k, v)]
+    scores = exact[0] @ exact[1].mT / 2.0
+    scores = scores.masked_fill(torch.ones(5, 5).triu(1).bool(), -math.inf)
+    expected = scores.softmax(-1) @ exact[2]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attend(q, k, v)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-6)
+    weights = torch.randn_like(expected)
+    torch.autograd.backward(found, weights.to(torch.bfloat16))
+    torch.autograd.backward(expected, weights.to(torch.bfloat16).double())
+    for part, true in zip((q, k, v), exact, strict=True):
+        torch.testing.assert_close(part.grad.double(), true.grad, rtol=2**-8, atol=1e-4)
