@@ -1,4 +1,4 @@
-"""What all agents share: stages and phases, acting and counting, returns of training and of evaluation, going on."""
+"""The part that all agents share: stages and phases, acting and counting, returns, going on."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ class Agent(Learner):
         return {"frames": self.interactions * self.games.frames, "interactions": self.interactions}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What is played, counters, the last training returns, and the environment."""
+        """Names of game and network, counters, the last training returns, and the environment."""
         counters = torch.tensor([self.stage, self.interactions, self.interactions_before])
         state = {"played": _as_tensor(self._played_what()), "counters": counters}
         state["scores"] = torch.tensor(self._scores, dtype=torch.float64)
@@ -262,7 +262,7 @@ class Agent(Learner):
         return self.games.families[stage].make(self.task.copies, derive(self.seed, "environment", stage))
 
     def _played_what(self) -> str:
-        """What is played, by what."""
+        """Network and environments, in words."""
         return f"{self.task.architecture} on {', then '.join(family.spec for family in self.games.families)}"
 
     def _judged(self, stage: int) -> float:

@@ -57,7 +57,7 @@ class Games:
         return found[first]
 
     def facts(self) -> dict[str, Any]:
-        """What run.json tells of them."""
+        """Facts of them for run.json."""
         known = {family.spec: family.facts() for family in self.families}
         return {"frames of a step": self.frames, **{f"{s}: {k}": v for s, f in known.items() for k, v in f.items()}}
 
