@@ -71,6 +71,9 @@ LONGEST = 200
 """Characters of a name that a message quotes."""
 METRIC = "metric/"
 """Beginning of the key of a measure."""
+STATISTICS = ("iqm", "improvement", "profile")
+"""Statistics over runs and tasks that a summary may ask for: interquartile mean, probability of improvement over the
+reference, performance profile."""
 
 
 def key(name: str, layer: str = "") -> str:
@@ -95,7 +98,12 @@ class RunInfo:
     summary: Mapping[str, Any] = field(default_factory=dict)
     """How to present the run: ``score`` (metric key), ``score_label``, ``event`` (the score is read there),
     ``higher_is_better``, ``score_bounds`` (least and largest value, null where there is none), ``phase_label``,
-    ``curves`` (metric keys to draw), ``axis`` (record key of how far training has come), ``axis_label``."""
+    ``curves`` (metric keys to draw), ``axis`` (record key of how far training has come), ``axis_label``.
+
+    For runs that are compared over several tasks: ``statistics`` (those of `STATISTICS` to show), ``tasks`` (``last``:
+    a run's one task is its last phase; ``phases``: each phase with its method is a task), ``game`` (dotted name of the
+    setting that names the task of a run, such as its environment: a report may hold runs of several, each with a panel
+    of its own), ``phase_names`` (names of the phases, where each is a task of another kind)."""
     command: str = ""
     """The command line that began the run."""
     environment: Mapping[str, Any] = field(default_factory=dict)

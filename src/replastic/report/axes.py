@@ -11,7 +11,7 @@ import numpy as np
 
 from replastic.report import scales, style, words
 from replastic.report.series import Series
-from replastic.report.statistics import Estimate
+from replastic.report.statistics import INTERVAL, Estimate
 from replastic.report.tables import Table
 
 INK, SOFT, RULE = "#1d2129", "#5c6470", "#dfe2e8"
@@ -30,6 +30,10 @@ BESIDE = 0.075
 """Inches between the seeds of a row and its interval."""
 GAP = 0.24
 """Inches above the first control."""
+BAND = (
+    f"The band is the {INTERVAL} over seeds, cut off at the frame; with fewer than {FEW_SEEDS} seeds each seed is "
+    "a thin line instead. A dashed line lies on another."
+)
 
 
 def curves(
@@ -225,3 +229,21 @@ def label_ends(ax: Any, drawn: Sequence[Series], table: Table) -> None:
             fontweight="bold",
             annotation_clip=False,
         )
+
+
+def legend(ax: Any, narrow: bool) -> None:
+    """A legend in the upper right, for curves that all end at one place."""
+    found = ax.legend(frameon=False, fontsize=8 if narrow else 9.5, loc="upper right")
+    for text in found.get_texts():
+        text.set_color(INK)
+
+
+def ends(table: Table, drawn: Sequence[Series]) -> str:
+    """First and last value of each main line, for the alternative text."""
+    labels = words.labels(table.experiment.methods)
+    front = style.lines(table)
+    return "; ".join(
+        f"{labels[one.method]} from {words.number(one.mean[0])} to {words.number(one.mean[-1])}"
+        for one in drawn
+        if front[one.method].front
+    )

@@ -25,6 +25,8 @@ KEPT = 0.8
 any result was seen)."""
 LEAST = 4
 """Fewest points of a correlation."""
+PLOT = "contest"
+"""File stem of the plot of all tables."""
 POOLED, WITHIN = "pooled", "same_task"
 SAID = {-1: "lower", 0: "open", 1: "higher"}
 """The side on which networks are said to be more plastic, in words."""
@@ -79,13 +81,22 @@ def contest(experiment: Experiment) -> list[Sheet]:
             f"a rank correlation needs at least {LEAST} boundaries, and these runs have {words.count(tasks, label)} "
             f"after the first: train more {label}s"
         )
-    sheets = [sheet for outcome in outcomes(experiment) if (sheet := _sheet(experiment, outcome, found)).rows]
+    sheets = _sheets(experiment, found)
     if not sheets:
         raise UserError(
             f"nothing can be ranked: no seed has {LEAST} {experiment.shown.phase_label}s with measures that differ and "
             "outcomes that differ; wait for more of the runs, or measure at more starts (--start-every)"
         )
     return sheets
+
+
+def recorded(experiment: Experiment) -> list[Sheet]:
+    """The tables of a contest, if measures were taken before the first updates of tasks and can be ranked."""
+    if not any(of.count("/") == 1 for of in experiment.keys(Event.PHASE_START)):
+        return []
+    if experiment.phases - max(1, experiment.first) < LEAST:
+        return []
+    return _sheets(experiment, diagnostics(experiment))
 
 
 def diagnostics(experiment: Experiment) -> list[Diagnostic]:
@@ -187,6 +198,11 @@ def _success(experiment: Experiment, method: str, ends: Array) -> Array:
     return np.where(np.isnan(share), math.nan, (share >= KEPT).astype(np.float64))
 
 
+def _sheets(experiment: Experiment, found: Sequence[Diagnostic]) -> list[Sheet]:
+    sheets = (_sheet(experiment, outcome, found) for outcome in outcomes(experiment))
+    return [sheet for sheet in sheets if sheet.rows]
+
+
 def _sheet(experiment: Experiment, outcome: Outcome, found: Sequence[Diagnostic]) -> Sheet:
     labels = words.labels(experiment.methods)
     rows = {
@@ -206,17 +222,18 @@ def _sheet(experiment: Experiment, outcome: Outcome, found: Sequence[Diagnostic]
     columns = [
         Column(POOLED, "pooled", f"Over all {label}s and methods of a seed"),
         Column(WITHIN, f"same {label}", f"Over the methods within a {label}"),
-        *(Column(method, labels[method], f"Over the {label}s of {method}") for method in experiment.methods),
+        *(Column(method, labels[method], "") for method in experiment.methods),
     ]
     note = (
-        f"{outcome.note} Mean over seeds with its {INTERVAL}; positive where higher values of the measure go with "
-        f"better {label}s; weak: the interval excludes zero, but Holm's correction for {len(flat)} correlations says "
-        "that it proves little. In brackets is the side on which networks are said to be more plastic."
+        f"{outcome.note} A column named after a method is over its {label}s. Mean over seeds with its {INTERVAL}; "
+        f"positive where higher values of the measure go with better {label}s; weak: the interval excludes zero, but "
+        f"Holm's correction for {len(flat)} correlations says that it proves little. In brackets is the side on which "
+        "networks are said to be more plastic."
     )
     heads = {name: f"{name.replace('_', ' ')} ({SAID[expected[name]]})" for name in order}
     there = [column for column in columns if any(column.name in row for row in marked.values())]
     name = f"contest_{outcome.name}"
-    return Sheet(name, outcome.title, note, tuple(there), {n: marked[n] for n in order}, heads, "diagnostic")
+    return Sheet(name, outcome.title, note, tuple(there), {n: marked[n] for n in order}, heads, "diagnostic", PLOT)
 
 
 def _place(

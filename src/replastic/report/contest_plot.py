@@ -8,14 +8,11 @@ from typing import Any
 
 from replastic.disk import make_folder, write_bytes, write_text
 from replastic.report import axes, words
-from replastic.report.contest import POOLED, WITHIN, contest
+from replastic.report.contest import PLOT, POOLED, WITHIN, contest
 from replastic.report.experiment import Experiment
 from replastic.report.plot import PHONE, WIDE, Plot, plot, subplots
 from replastic.report.sheets import Sheet
 from replastic.report.statistics import INTERVAL
-
-NAME = "contest"
-"""File stem of the plot."""
 
 
 def write_contest(experiment: Experiment, folder: str | Path) -> list[Sheet]:
@@ -32,8 +29,8 @@ def write_contest(experiment: Experiment, folder: str | Path) -> list[Sheet]:
     for sheet in found:
         write_text(folder / "tables" / f"{sheet.name}.md", sheet.to_markdown())
         write_text(folder / "tables" / f"{sheet.name}.csv", sheet.to_csv())
-    write_text(folder / "curves" / f"{NAME}.svg", figure.svg)
-    write_bytes(folder / "curves" / f"{NAME}.png", figure.png)
+    write_text(folder / "curves" / f"{PLOT}.svg", figure.svg)
+    write_bytes(folder / "curves" / f"{PLOT}.png", figure.png)
     return found
 
 
@@ -53,7 +50,7 @@ def draw(found: Sequence[Sheet]) -> Plot:
 
     best = "; ".join(_best(sheet) for sheet in found)
     return plot(
-        NAME,
+        PLOT,
         "Contest of diagnostics",
         f"Rank correlations of diagnostics at the start of a task with its outcome. Best pooled: {best}.",
         f"Full dot: pooled, with its {INTERVAL} over seeds. Ring: within the same task. Small dots: single methods. In "

@@ -6,21 +6,25 @@ from collections.abc import Sequence
 from typing import Any
 
 from replastic.records import Event, metric_name
-from replastic.report import axes, dots, scales, series, starts, style, words
+from replastic.report import (
+    axes,
+    contest_plot,
+    dots,
+    learning,
+    over_seeds,
+    scales,
+    series,
+    starts,
+    style,
+    words,
+)
+from replastic.report.contest import PLOT
+from replastic.report.games import Games
 from replastic.report.plot import NARROW, PHONE, WIDE, Plot, plot, subplots
 from replastic.report.safe import stem
 from replastic.report.series import Series
 from replastic.report.sheets import AFTER, Sheet
-from replastic.report.statistics import INTERVAL
 from replastic.report.tables import Table
-
-BAND = (
-    f"The band is the {INTERVAL} over seeds, cut off at the frame; with fewer than {axes.FEW_SEEDS} seeds each seed is "
-    "a thin line instead. A dashed line lies on another."
-)
-
-POINTS = 500
-"""Largest number of evaluations in one curve. A screen shows no more, and the page stays small."""
 
 
 def draw(table: Table, more: Sequence[Sheet] = ()) -> list[Plot]:
@@ -28,13 +32,15 @@ def draw(table: Table, more: Sequence[Sheet] = ()) -> list[Plot]:
     experiment = table.experiment
     plots = [dots.final(table), _score(table)]
     plots += [_further(table, key) for key in experiment.further_scores]
-    inside = series.over_axis(experiment, experiment.shown.score)
-    if inside:
-        plots.append(_learning(table, inside))
+    games = Games.of(table)
+    plots += learning.curves(games)
     if any(not line.front for line in style.lines(table).values()):
         plots.append(_each(table))
     plots += starts.panels(table)
     plots += [dots.just_after(table, sheet) for sheet in more if sheet.name == AFTER]
+    plots += over_seeds.profiles(games)
+    ranked = [sheet for sheet in more if sheet.beside == PLOT]
+    plots += [contest_plot.draw(ranked)] if ranked else []
     asked = [key for key in experiment.shown.curves if key not in experiment.further_scores]
     plots += [_diagnostic(table, key) for key in asked if series.events_of(experiment, key)]
     return plots
@@ -54,15 +60,6 @@ def _further(table: Table, key: str) -> Plot:
     title = f"{words.further(key, experiment.shown.score)}, over {label}s"
     span, taken = words.count(experiment.phases, label), f"the end of each {label}"
     return _over(table, drawn, name, title, label, span, taken, score=words.further(key, experiment.shown.score))
-
-
-def _learning(table: Table, drawn: list[Series]) -> Plot:
-    shown = table.experiment.shown
-    stride = -(-max(len(one.x) for one in drawn) // POINTS)
-    taken = "every evaluation" if stride == 1 else f"one evaluation in {stride}"
-    title = f"Within the {shown.phase_label}s"
-    few = [one.every(stride) for one in drawn]
-    return _over(table, few, "learning", title, shown.axis_label, shown.axis_label, taken)
 
 
 def _over(
@@ -86,8 +83,8 @@ def _over(
     return plot(
         name,
         title,
-        f"{score} over {span}, one line per method: {_ends(table, drawn)}",
-        f"Mean over seeds at {taken}. {BAND}{scale}{_behind(table)}",
+        f"{score} over {span}, one line per method: {axes.ends(table, drawn)}",
+        f"Mean over seeds at {taken}. {axes.BAND}{scale}{style.behind(table)}",
         fill,
         (WIDE, 4.3),
         (PHONE, 3.6),
@@ -150,7 +147,8 @@ def _diagnostic(table: Table, key: str) -> Plot:
     return plot(
         stem(measure.name),
         measure.label,
-        f"{measure.label} over {label}s, {when[events[-1]]}, one line per method: " + _ends(table, drawn[events[-1]]),
+        f"{measure.label} over {label}s, {when[events[-1]]}, one line per method: "
+        + axes.ends(table, drawn[events[-1]]),
         f"{measure.summary}{'' if len(events) > 1 else f' Taken {when[events[0]]}.'}{scale}".strip(),
         fill,
         (WIDE, 3.5) if len(events) > 1 else (NARROW, 3.5),
@@ -165,24 +163,3 @@ WHEN: dict[str, str] = {
     Event.PHASE_END: "at the end of the {}",
 }
 """Events at which diagnostics are taken, in the order of time, with their words."""
-
-
-def _behind(table: Table) -> str:
-    """A sentence on the thin grey lines; empty if there are none."""
-    others = sum(not line.front for line in style.lines(table).values())
-    return (
-        f" Thin and grey: the other {words.count(others, 'method')}, each with a plot of its own below."
-        if others
-        else ""
-    )
-
-
-def _ends(table: Table, curves: list[Series]) -> str:
-    """First and last value of each main line, for the alternative text."""
-    labels = words.labels(table.experiment.methods)
-    front = style.lines(table)
-    return "; ".join(
-        f"{labels[c.method]} from {words.number(c.mean[0])} to {words.number(c.mean[-1])}"
-        for c in curves
-        if front[c.method].front
-    )

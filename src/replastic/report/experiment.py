@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 PER_RUN_SETTINGS = frozenset({"method", "seed"})
 """Keys of `RunInfo.config` in which the runs of one experiment may differ."""
-MEANING = ("score", "event", "higher_is_better", "axis")
+MEANING = ("score", "event", "higher_is_better", "axis", "tasks", "game")
 """Fields of `Presentation` that the runs of one experiment must share. Labels and curves come from the first run."""
 HELD_OUT = "_held_out"
 """Ending of the key of a score on held-out data. Searches use it, and no table shows it."""
@@ -60,6 +60,11 @@ class Experiment:
     def first(self) -> int:
         """The phase in which methods are turned on."""
         return _methods_from(self.settings)
+
+    @property
+    def game(self) -> str:
+        """The game of these runs; empty where their benchmark has no games."""
+        return _value(self.settings, self.shown.game)
 
     @property
     def epochs(self) -> bool:
@@ -125,9 +130,42 @@ def load(paths: Paths, *, several_networks: bool = False) -> Experiment:
         UserError: There are no runs, a file is damaged, two runs have the same method and seed, no phase is completed,
             or benchmarks or settings differ. The message names the place.
     """
+    return _experiment(_read(paths, several_networks))
+
+
+def load_games(paths: Paths, *, several_networks: bool = False) -> dict[str, Experiment]:
+    """Read runs of several games: an experiment for each by the game's name, in the order of their paths.
+
+    The game of a run is the value of the setting that its `Presentation.game` names; without one it is ``""``. Runs of
+    different games may differ in other settings, too.
+
+    Raises:
+        UserError: See `load`; or the games are of different benchmarks or scores.
+    """
+    runs = _read(paths, several_networks)
+    by_game: dict[str, list[RunData]] = {}
+    for run in runs:
+        by_game.setdefault(_game(run), []).append(run)
+    for run in runs[1:]:
+        _check_meaning(runs[0], run)
+    return {game: _experiment(of) for game, of in by_game.items()}
+
+
+def _read(paths: Paths, several_networks: bool) -> list[RunData]:
     runs = [read(directory) for directory in _directories(paths)]
-    if several_networks:
-        runs = networks.named(runs)
+    return networks.named(runs) if several_networks else runs
+
+
+def _game(run: RunData) -> str:
+    return _value(run.info.config, run.shown.game)
+
+
+def _value(settings: Mapping[str, Any], name: str) -> str:
+    """A setting by its dotted name, as text; empty without a name or such a setting."""
+    return str(flatten(settings).get(name, "")) if name else ""
+
+
+def _experiment(runs: Sequence[RunData]) -> Experiment:
     first = runs[0]
     shown = first.shown
     for run in runs[1:]:
@@ -215,14 +253,23 @@ def _meaning(run: RunData) -> dict[str, Any]:
     return {name: getattr(shown, name) for name in MEANING}
 
 
-def _check_comparable(first: RunData, run: RunData) -> None:
-    """Refuse a run of another benchmark or with other settings than the first, naming the difference."""
+def _check_meaning(first: RunData, run: RunData) -> None:
+    """Refuse a run of another benchmark, or whose score means something else."""
     if run.info.benchmark != first.info.benchmark:
         raise UserError(
             f"two benchmarks in one report: {first.path} is {first.info.benchmark!r}, "
             f"{run.path} is {run.info.benchmark!r}; report them one by one"
         )
-    found = differences(_shared(first), _shared(run)) or differences(_meaning(first), _meaning(run))
+    _refuse(first, run, differences(_meaning(first), _meaning(run)))
+
+
+def _check_comparable(first: RunData, run: RunData) -> None:
+    """Refuse a run of another benchmark or with other settings than the first, naming the difference."""
+    _check_meaning(first, run)
+    _refuse(first, run, differences(_shared(first), _shared(run)))
+
+
+def _refuse(first: RunData, run: RunData, found: Sequence[str]) -> None:
     if found:
         raise UserError(
             f"{first.path} and {run.path} differ in their settings ({'; '.join(found)}), so their scores cannot be put "

@@ -31,6 +31,8 @@ COLOURS = {
 }
 """Colours of the plots, with the page's name for each, so that dark mode can change them."""
 
+UNFINISHED = ' <span class="unfinished">unfinished</span>'
+
 
 @dataclass(frozen=True)
 class LayerTable:
@@ -43,6 +45,31 @@ class LayerTable:
 
 def page(table: Table, plots: Sequence[Plot], sheets: Sequence[Sheet] = ()) -> str:
     """The page as text, with the given plots and sheets; needs jinja2."""
+    experiment = table.experiment
+    beside = with_sheets(plots, sheets)
+    scores, diagnostics = _split([p for p in plots if not any(p in of for of in beside.values())], experiment)
+    told = {column.name for sheet in sheets for column in sheet.columns}
+    return render(
+        "report.html",
+        table,
+        plots,
+        sheets,
+        unfinished=require("markupsafe", "report", "writing the page").Markup(UNFINISHED),
+        beside=beside,
+        scores=scores,
+        diagnostics=diagnostics,
+        sentences=summary.sentences(table),
+        layers=layer_tables(table),
+        defined=[words.measure(key) for key in experiment.shown.curves if words.measure(key).name not in told],
+        commands=commands([table]),
+        settings=flatten(experiment.settings),
+        methods={method: _options(experiment, method) for method in experiment.methods},
+        versions=_versions(run.info.environment for run in experiment),
+    )
+
+
+def render(template: str, table: Table, plots: Sequence[Plot], sheets: Sequence[Sheet], **content: Any) -> str:
+    """A page from a template, with what every page has; `table` gives colours, order and words."""
     jinja = require("jinja2", "report", "writing the page")
     environment = jinja.Environment(
         loader=jinja.FileSystemLoader(TEMPLATES),
@@ -56,39 +83,37 @@ def page(table: Table, plots: Sequence[Plot], sheets: Sequence[Sheet] = ()) -> s
     environment.filters.update(number=words.number, interval=words.interval, ratio=words.ratio)
     experiment = table.experiment
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    beside = [plot for plot in plots if plot.name in {sheet.name for sheet in sheets}]
-    scores, diagnostics = _split([plot for plot in plots if plot not in beside], experiment)
-    told = {column.name for sheet in sheets for column in sheet.columns}
     meanings = {column.head: column for sheet in sheets for column in sheet.columns}
     return str(
-        environment.get_template("report.html").render(
+        environment.get_template(template).render(
             table=table,
             experiment=experiment,
+            shown=experiment.shown,
             groups=[rows for rows in _groups(table) if rows],
             intervals=words.intervals(experiment.shown.bounds),
-            script=markup(script),
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            shown=experiment.shown,
-            sentences=summary.sentences(table),
+            further={key: words.further(key, experiment.shown.score) for key in experiment.further_scores},
             styles={method: f"var(--{COLOURS[line.colour]})" for method, line in style.lines(table).items()},
             wbr=markup("_<wbr>"),
-            unfinished=markup(' <span class="unfinished">unfinished</span>'),
-            further={key: words.further(key, experiment.shown.score) for key in experiment.further_scores},
+            script=markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             sheets=sheets,
-            beside=beside,
             meanings=list(meanings.values()),
-            scores=scores,
-            diagnostics=diagnostics,
             inline={plot.name: markup(inline(plot, plot.svg)) for plot in plots},
             inline_narrow={plot.name: markup(inline(plot, plot.narrow, "narrow-")) for plot in plots if plot.narrow},
-            layers=layer_tables(table),
-            defined=[words.measure(key) for key in experiment.shown.curves if words.measure(key).name not in told],
-            commands=sorted({run.info.command for run in experiment if run.info.command}),
-            settings=flatten(experiment.settings),
-            methods={method: _options(experiment, method) for method in experiment.methods},
-            versions=_versions(run.info.environment for run in experiment),
+            **content,
         )
     )
+
+
+def with_sheets(plots: Sequence[Plot], sheets: Sequence[Sheet]) -> dict[str, list[Plot]]:
+    """The plots below each sheet, by its name. A plot of several sheets is below the last."""
+    last = {sheet.beside or sheet.name: sheet.name for sheet in sheets}
+    return {sheet.name: [plot for plot in plots if last.get(plot.name) == sheet.name] for sheet in sheets}
+
+
+def commands(tables: Iterable[Table]) -> list[str]:
+    """The command lines that began the runs."""
+    return sorted({run.info.command for table in tables for run in table.experiment if run.info.command})
 
 
 def inline(plot: Plot, svg: str, prefix: str = "") -> str:

@@ -10,12 +10,25 @@ from typing import Any
 
 from replastic import learners
 from replastic.errors import UnknownNameError
-from replastic.records import METRIC, RECORDS, RUN, Event, Record, RunDirectory, RunInfo, damaged, metric_name
+from replastic.records import (
+    METRIC,
+    RECORDS,
+    RUN,
+    STATISTICS,
+    Event,
+    Record,
+    RunDirectory,
+    RunInfo,
+    damaged,
+    metric_name,
+)
 from replastic.report.statistics import FREE, Bounds
 from replastic.text import printable, shown
 
 STEP = ("step", "optimizer updates")
 """The axis of runs whose run.json names none."""
+LAST, PHASES = "last", "phases"
+"""What a task of a run is, see `RunInfo.summary`."""
 NAME, TEXT = 300, 20_000
 """Longest name and longest text in characters. More is damage: no page or terminal could show it."""
 DEPTH = 12
@@ -42,6 +55,14 @@ class Presentation:
     axis_label: str = STEP[1]
     bounds: Bounds = FREE
     """Least and largest value that the score can have."""
+    statistics: tuple[str, ...] = ()
+    """Statistics over runs and tasks to show, of `records.STATISTICS`."""
+    tasks: str = LAST
+    """What a task of a run is: its last phase, or each phase with its method."""
+    game: str = ""
+    """Dotted name of the setting that tells runs of one game from those of another; empty where there is none."""
+    phase_names: tuple[str, ...] = ()
+    """Name of each phase, where these are tasks of several kinds."""
 
     @classmethod
     def of(cls, info: RunInfo, file: Path = Path(RUN)) -> Presentation:
@@ -60,6 +81,7 @@ class Presentation:
         known = {name: given[name] for name in FIELDS if name in given}
         bounds = known.pop("score_bounds", None) or _declared(info, score)
         known["curves"] = tuple(dict.fromkeys(key for key in given.get("curves", ()) if key != score))
+        known |= {name: tuple(known[name]) for name in ("statistics", "phase_names") if name in known}
         known.setdefault("score_label", metric_name(score))
         if known.get("axis", STEP[0]) != STEP[0]:
             known.setdefault("axis_label", known["axis"].replace("_", " "))
@@ -211,6 +233,13 @@ FIELDS: dict[str, Check] = {
     "axis": (_is_name, _A_NAME),
     "axis_label": (_is_name, _A_NAME),
     "score_bounds": (_is_bounds, "two ascending numbers, either of them null"),
+    "statistics": (
+        lambda value: _is_list(value, lambda one: one in STATISTICS, len(STATISTICS)),
+        f"a list of some of {', '.join(STATISTICS)}",
+    ),
+    "tasks": (lambda value: value in (LAST, PHASES), f"{LAST} or {PHASES}"),
+    "game": (lambda value: value == "" or _is_name(value), "the dotted name of a setting"),
+    "phase_names": (lambda value: _is_list(value, _is_name, TEXT), "a list of names"),
 }
 """Fields of `RunInfo.summary`, each with its check and the words for what it must be."""
 SETTINGS: dict[str, Check] = {

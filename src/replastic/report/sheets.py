@@ -22,7 +22,10 @@ AFTER = Event.BOUNDARY.value
 
 @dataclass(frozen=True)
 class Column:
-    """One measure: the name of its CSV fields, the head of its column, its meaning and its source."""
+    """One measure: the name of its CSV fields, the head of its column, its meaning and its source.
+
+    Without a meaning the page does not explain it.
+    """
 
     name: str
     head: str
@@ -46,6 +49,8 @@ class Sheet:
     """Label of each method, by its spec."""
     of: str = "method"
     """The head of the first column: what there is a row for. All that is said of methods here then holds for those."""
+    beside: str = ""
+    """Name of the plot that belongs to it; empty for a plot of its own name."""
 
     def to_dict(self) -> dict[str, Any]:
         """The content for JSON. Numbers that are not finite become null."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from replastic.options import name_of
+from replastic.report import words
 from replastic.report.tables import Table
 
 MAIN = {"base": "#3b414d", "fire": "#d55e00", "interpolation": "#0072b2", "full_reset": "#009e73"}
@@ -22,6 +23,10 @@ class Line:
     colour: str
     width: float
     front: bool
+
+
+OTHER = Line(MUTED, 0.8, False)
+"""The line of a method that is not in front."""
 
 
 def lines(table: Table) -> dict[str, Line]:
@@ -42,3 +47,11 @@ def lines(table: Table) -> dict[str, Line]:
         spec: Line(own.get(spec, MUTED), 2.6 if name_of(spec) == ACCENT else 1.8 if spec in own else 0.8, spec in own)
         for spec in specs
     }
+
+
+def behind(table: Table) -> str:
+    """A sentence on the thin grey lines; empty if there are none."""
+    others = sum(not line.front for line in lines(table).values())
+    if not others:
+        return ""
+    return f" Thin and grey: the other {words.count(others, 'method')}, each with a plot of its own below."
