@@ -103,7 +103,8 @@ class RunInfo:
     For runs that are compared over several tasks: ``statistics`` (those of `STATISTICS` to show), ``tasks`` (``last``:
     a run's one task is its last phase; ``phases``: each phase with its method is a task), ``game`` (dotted name of the
     setting that names the task of a run, such as its environment: a report may hold runs of several, each with a panel
-    of its own), ``phase_names`` (names of the phases, where each is a task of another kind)."""
+    of its own), ``phase_names`` (names of the phases, where each is a task of another kind). ``further`` has the labels
+    of further scores by metric key, such as returns in training: these are shown apart from the score."""
     command: str = ""
     """The command line that began the run."""
     environment: Mapping[str, Any] = field(default_factory=dict)

@@ -21,7 +21,7 @@ from replastic.networks import Network
 from replastic.networks.minatar_cnn import MinAtarCnn
 from replastic.options import option, pieces
 from replastic.probes import undisturbed
-from replastic.records import key
+from replastic.records import STATISTICS, key
 from replastic.seeds import derive, generator
 
 RETURN, TRAINING_RETURN = key("return"), key("training_return")
@@ -128,6 +128,15 @@ class AgentTask(Task):
     def facts(self, source: Games) -> dict[str, Any]:
         """Frames of a step, and how a stopped run goes on in each environment."""
         return source.facts()
+
+    def summary(self) -> Mapping[str, Any]:
+        """Statistics over runs and environments; returns of training apart; phases in several environments as tasks."""
+        found = {**super().summary(), "statistics": list(STATISTICS), "game": "environment"}
+        found["further"] = {TRAINING_RETURN: "return of the training episodes"}
+        if len(self.stages) > 1:
+            names = [self.stages[self.stretch(phase).stage] for phase in range(self.lead, self.phases)]
+            found |= {"tasks": "phases", "phase_names": ["priming"] * self.lead + names}
+        return found
 
     def with_network(self, name: str) -> AgentTask:
         """The network of that name at its reduced size."""

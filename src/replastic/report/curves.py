@@ -57,9 +57,9 @@ def _further(table: Table, key: str) -> Plot:
     experiment, label = table.experiment, table.experiment.shown.phase_label
     drawn = series.over_phases(experiment, key)
     name = stem(metric_name(key))
-    title = f"{words.further(key, experiment.shown.score)}, over {label}s"
+    title = f"{experiment.shown.label(key)}, over {label}s"
     span, taken = words.count(experiment.phases, label), f"the end of each {label}"
-    return _over(table, drawn, name, title, label, span, taken, score=words.further(key, experiment.shown.score))
+    return _over(table, drawn, name, title, label, span, taken, score=experiment.shown.label(key))
 
 
 def _over(

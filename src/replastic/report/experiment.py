@@ -74,9 +74,14 @@ class Experiment:
 
     @property
     def further_scores(self) -> tuple[str, ...]:
-        """Keys of the score on other data at the same event, ``<score>_<which>``, without held-out data."""
+        """Keys of scores of the same kind at the same event, without held-out data.
+
+        They are those that the runs declare, and ``<score>_<which>``: the score on other data.
+        """
         stem = f"{self.shown.score}_"
-        return tuple(k for k in self.keys(self.shown.event) if k.startswith(stem) and not k.endswith(HELD_OUT))
+        known = self.keys(self.shown.event)
+        declared = tuple(k for k in self.shown.further if k in known)
+        return (*declared, *(k for k in known if k.startswith(stem) and not k.endswith(HELD_OUT) and k not in declared))
 
     def spec(self, method: str) -> str:
         """The spec that `method` means: the spec itself, or the only spec with that name.

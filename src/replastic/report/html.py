@@ -91,7 +91,7 @@ def render(template: str, table: Table, plots: Sequence[Plot], sheets: Sequence[
             shown=experiment.shown,
             groups=[rows for rows in _groups(table) if rows],
             intervals=words.intervals(experiment.shown.bounds),
-            further={key: words.further(key, experiment.shown.score) for key in experiment.further_scores},
+            further={key: experiment.shown.label(key) for key in experiment.further_scores},
             styles={method: f"var(--{COLOURS[line.colour]})" for method, line in style.lines(table).items()},
             wbr=markup("_<wbr>"),
             script=markup(script),

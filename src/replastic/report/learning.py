@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from replastic.records import Event, metric_name
-from replastic.report import axes, scales, series, words
+from replastic.report import axes, scales, series
 from replastic.report.experiment import Experiment
 from replastic.report.games import Games
 from replastic.report.plot import PHONE, WIDE, Plot, plot, subplots
@@ -32,7 +32,7 @@ def curves(games: Games) -> list[Plot]:
     further = dict.fromkeys(key for table in games.tables.values() for key in table.experiment.further_scores)
     found = [_plot(games, shown.score, "learning", shown.score_label)]
     for key in further:
-        label = words.further(key, shown.score)
+        label = shown.label(key)
         found.append(_plot(games, key, f"learning_{stem(metric_name(key))}", label))
     return [one for one in found if one is not None]
 

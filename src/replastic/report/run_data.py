@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,15 @@ class Presentation:
     """Dotted name of the setting that tells runs of one game from those of another; empty where there is none."""
     phase_names: tuple[str, ...] = ()
     """Name of each phase, where these are tasks of several kinds."""
+    further: Mapping[str, str] = field(default_factory=dict)
+    """Labels of further scores of the same kind, by metric key: they have columns and learning curves of their own."""
+
+    def label(self, key: str) -> str:
+        """Label of a further score: as declared, or ``accuracy: all`` for ``metric/accuracy_all``."""
+        if key in self.further:
+            return self.further[key]
+        name, which = (metric_name(part).replace("_", " ") for part in (self.score, key.removeprefix(f"{self.score}_")))
+        return f"{name}: {which}"
 
     @classmethod
     def of(cls, info: RunInfo, file: Path = Path(RUN)) -> Presentation:
@@ -211,6 +220,15 @@ def _is_list(value: object, fits: Callable[[object], bool], most: int) -> bool:
     return isinstance(value, list | tuple) and len(value) <= most and all(map(fits, value))
 
 
+def _is_labels(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and len(value) <= CURVES
+        and all(map(_is_key, value))
+        and (all(map(_is_name, value.values())))
+    )
+
+
 def _is_bounds(value: object) -> bool:
     if not isinstance(value, list | tuple) or len(value) != 2:
         return False
@@ -239,6 +257,7 @@ FIELDS: dict[str, Check] = {
     ),
     "tasks": (lambda value: value in (LAST, PHASES), f"{LAST} or {PHASES}"),
     "game": (lambda value: value == "" or _is_name(value), "the dotted name of a setting"),
+    "further": (_is_labels, "labels by keys of measures"),
     "phase_names": (lambda value: _is_list(value, _is_name, TEXT), "a list of names"),
 }
 """Fields of `RunInfo.summary`, each with its check and the words for what it must be."""

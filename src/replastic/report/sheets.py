@@ -127,7 +127,7 @@ def _measured(experiment: Experiment) -> list[Column]:
         measure = words.measure(of)
         head, meaning = measure.name.replace("_", " "), measure.summary or f"{measure.label} right after the boundary"
         if of in experiment.further_scores:
-            head = words.further(of, shown.score)
+            head = shown.label(of)
         columns.append(Column(measure.name, head, meaning.rstrip("."), measure.reference))
     return columns
 

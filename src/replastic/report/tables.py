@@ -153,7 +153,7 @@ def cells(table: Table) -> list[list[str]]:
     beside, further = table.around, table.experiment.further_scores
     head = ["method", "final", INTERVAL, f"mean over {shown.phase_label}s", "seeds", f"minus {against}"]
     head += [INTERVAL, "verdict", "cost", *(name for name, _ in beside.values())]
-    head += [words.further(key, shown.score) for key in further]
+    head += [shown.label(key) for key in further]
     lines = [head]
     for row in table.rows:
         difference = row.difference

@@ -136,12 +136,6 @@ def labels(methods: Sequence[str]) -> dict[str, str]:
     return {spec: name if names.count(name) == 1 else spec for spec, name in zip(methods, names, strict=True)}
 
 
-def further(key: str, score: str) -> str:
-    """Label of a score on other data: ``accuracy: all`` for ``metric/accuracy_all``."""
-    name, which = (metric_name(part).replace("_", " ") for part in (score, key.removeprefix(f"{score}_")))
-    return f"{name}: {which}"
-
-
 @dataclass(frozen=True)
 class Measure:
     """Name, label and description of a record key, for a page."""

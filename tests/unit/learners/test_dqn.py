@@ -308,3 +308,11 @@ def test_a_state_of_another_game_or_network_is_refused(tmp_path):
 def test_settings_that_cannot_work_are_refused(changes, words):
     with pytest.raises(UserError, match=words):
         replace(TASK, **changes)
+
+
+def test_reports_know_what_an_agent_shows():
+    shown = replace(TASK, environment="minatar/breakout+minatar/asterix", interventions=(0.5,)).summary()
+    assert shown["game"] == "environment"
+    assert "metric/training_return" in shown["further"]
+    assert (shown["tasks"], len(shown["phase_names"])) == ("phases", 4)
+    assert "tasks" not in TASK.summary()

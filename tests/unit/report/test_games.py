@@ -23,6 +23,7 @@ SUMMARY = {
     "axis_label": "environment frames",
     "statistics": ["iqm", "improvement", "profile"],
     "game": "task.environment",
+    "further": {"metric/training_return": "return of the training episodes"},
     "curves": [],
 }
 RETURNS = {
@@ -50,7 +51,7 @@ def write(root: Path, write_run: Any, games: dict[str, dict[str, tuple[float, ..
                 ):
                     value = final * frames / 2000
                     where = {"phase": phase, "step": frames // 4, "frames": frames, "event": event, "seconds": 1.0}
-                    run.append(where | {"metric/return": value, "metric/return_training": value / 2})
+                    run.append(where | {"metric/return": value, "metric/training_return": value / 2})
                 run.finish()
 
 
@@ -131,8 +132,8 @@ def test_there_is_a_panel_for_each_game_with_the_intervention_marked(tmp_path: P
     write(tmp_path, write_run)
     games = load_games(tmp_path)
     score, training = learning.curves(games)
-    assert (score.name, training.name) == ("learning", "learning_return_training")
-    assert "return: training" in training.alt
+    assert (score.name, training.name) == ("learning", "learning_training_return")
+    assert "return of the training episodes" in training.alt
     assert "minatar/breakout: base from 1.00 to 4.00; fire from 1.75 to 7.00" in score.alt
     assert "vertical line" in score.caption
     for game in games.tables:
@@ -158,7 +159,7 @@ def test_the_page_of_several_games(tmp_path: Path, write_run: Any) -> None:
     for name in ("statistics", "games"):
         assert f'id="{name}"' in text
         assert (tmp_path / "out" / "tables" / f"{name}.csv").is_file()
-    for name in ("learning", "learning_return_training", "statistics"):
+    for name in ("learning", "learning_training_return", "statistics"):
         assert f'id="plot-{name}"' in text
         assert (tmp_path / "out" / "curves" / f"{name}.png").is_file()
     assert "Mean of the middle half of all scores, each between the lowest" in text
@@ -222,7 +223,8 @@ def test_compare_of_the_mean_over_phases(tmp_path: Path, write_run: Any, capsys:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("statistics", ["mean"]), ("tasks", "all"), ("game", 3), ("phase_names", "abc")]
+    ("field", "value"),
+    [("statistics", ["mean"]), ("tasks", "all"), ("game", 3), ("phase_names", "abc"), ("further", {"metric/x": 3})],
 )
 def test_a_wrong_summary_is_refused(field: str, value: Any, tmp_path: Path, write_run: Any) -> None:
     write_run(tmp_path, "base", 0, [0.5], summary={field: value})
