@@ -15,7 +15,7 @@ SIX = ("base", "interpolation:strength=0.5", "fire", "rescale", "shrink_perturb"
 """Run from every checkpoint."""
 OTHERS = (
     "full_reset",
-    "fire:solver=newton_schulz,num_iters=5",
+    "fire:solver=exact",
     "average",
     "replay",
     "fire+replay",

@@ -1,4 +1,4 @@
-"""The table of known layouts: how classes of torch, transformers and timm cut the weights that hold several matrices.
+"""The table of known layouts: how known classes cut the weights that hold several matrices.
 
 The table is data, in ``known_layouts.toml``. A class is known if its own ``forward`` is the one that was read.
 """

@@ -14,7 +14,7 @@ from replastic.weights.module_store import ModuleStore
 from replastic.weights.recipe import LEAVE
 from replastic.weights.targets import Selection, select
 
-NAMES = ("all", "default", "paper-cnn", "paper-dqn", "paper-gpt", "paper-sac", "paper-vit")
+NAMES = ("all", "attention", "blocks", "default", "paper-cnn", "paper-dqn", "paper-gpt", "paper-sac", "paper-vit")
 
 
 class Small(nn.Module):
@@ -57,6 +57,8 @@ def test_built_in_recipe_says_what_it_is(name: str) -> None:
         ("all", {"conv", "q_proj", "k_proj", "v_proj", "mlp", "lm_head"}),
         ("default", {"conv", "q_proj", "k_proj", "v_proj", "mlp"}),
         ("paper-cnn", {"conv", "q_proj", "k_proj", "v_proj", "mlp", "lm_head"}),
+        ("attention", {"q_proj", "k_proj"}),
+        ("blocks", {"q_proj", "k_proj", "v_proj", "mlp"}),
         ("paper-vit", {"q_proj", "k_proj", "c_attn"}),
         ("paper-gpt", {"q_proj", "k_proj", "v_proj", "c_attn", "mlp", "lm_head"}),
         ("paper-dqn", {"conv", "q_proj", "k_proj", "v_proj", "mlp", "lm_head"}),
@@ -144,6 +146,35 @@ def test_the_ablations_targets_on_the_vit_are_patterns(patterns: tuple[str, ...]
 def test_fused_attention_is_split_and_vit_leaves_v() -> None:
     assert chosen("paper-gpt", Small())["c_attn"] == ("q", "k", "v")
     assert chosen("paper-vit", Small())["c_attn"] == ("q", "k")
+
+
+GPT_BLOCK = {"attn.c_attn": ("q", "k", "v"), "attn.c_proj": ("",), "mlp.c_fc": ("",), "mlp.c_proj": ("",)}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "block", "embedding"),
+    [
+        ("paper-gpt", GPT_BLOCK, True),
+        ("blocks", GPT_BLOCK, False),
+        ("attention", {"attn.c_attn": ("q", "k")}, False),
+        ("default", GPT_BLOCK, False),
+    ],
+)
+def test_what_recipes_touch_in_our_gpt(recipe: str, block: dict[str, tuple[str, ...]], embedding: bool) -> None:
+    model = networks.build(networks.get("gpt").reduced(), (8,), 64, seed=0)
+    wanted = {f"transformer.h.{i}.{name}": parts for i in range(4) for name, parts in block.items()}
+    assert chosen(recipe, model) == wanted | ({"transformer.wte": ("",)} if embedding else {})
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    fire_(model, recipe=recipe, solver="exact", scale="modular")
+    for name, after in model.named_parameters():
+        parts = wanted.get(name.removesuffix(".weight"))
+        rows = after.chunk(3) if len(parts or ()) > 1 else [after]
+        for row, old, part in zip(rows, before[name].chunk(len(rows)), "qkv", strict=False):
+            if (parts is None or (len(rows) > 1 and part not in parts)) and not (embedding and "wte" in name):
+                assert torch.equal(row, old), f"{name} {part} stays"
+                continue
+            u, _, vh = torch.linalg.svd(old.double(), full_matrices=False)
+            torch.testing.assert_close(row.double(), (old.shape[0] / old.shape[1]) ** 0.5 * u @ vh, atol=2e-4, rtol=0)
 
 
 def test_paper_gpt_takes_the_embedding_only_when_it_is_tied_to_the_head() -> None:
