@@ -72,8 +72,9 @@ def language_warm_start() -> BenchmarkSpec:
         second="english_novels:characters=8000000+wikitext2",
         shares=(0.9, 0.1),
         block=128,
-        first_updates=1500,
+        first_updates=5000,
         updates=1000,
+        evaluations=20,
         plasticity_corpus="tinyshakespeare",
         network=Gpt.reduced(),
     )
@@ -106,10 +107,11 @@ def language_warm_start() -> BenchmarkSpec:
                 protocol=small,
                 methods=(*SIX, *from_checkpoint("best", SIX), *OTHERS),
                 seeds=3,
-                help="a GPT of a million weights from its best checkpoint and from the last; two hours and a half",
+                help="a GPT of a million weights from its best checkpoint and from the last; two hours and a half on two "
+                "cores that compute in bfloat16, else give --precision float32",
             ),
             "mid_schedule": Preset(
-                protocol=replace(small, task=replace(text, first_schedule=2400)),
+                protocol=replace(small, task=replace(text, first_schedule=8000)),
                 methods=SIX,
                 seeds=3,
                 help="as small, but the first phase ends while its step size is still high, as in the authors' code",
