@@ -107,8 +107,8 @@ def language_warm_start() -> BenchmarkSpec:
                 protocol=small,
                 methods=(*SIX, *from_checkpoint("best", SIX), *OTHERS),
                 seeds=3,
-                help="a GPT of a million weights from its best checkpoint and from the last; two hours and a half on two "
-                "cores that compute in bfloat16, else give --precision float32",
+                help="a GPT of a million weights from its best checkpoint and from the last; two hours and a half on "
+                "two cores that compute in bfloat16, else give --precision float32",
             ),
             "mid_schedule": Preset(
                 protocol=replace(small, task=replace(text, first_schedule=8000)),
