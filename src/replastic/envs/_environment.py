@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from replastic.errors import UserError
+from replastic.seeds import derive
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Environment(ABC):
     same way.
     """
 
-    exact: ClassVar[bool] = True
+    exact: bool = True
     """Whether `load_state_dict` restores every copy as it was. Otherwise all copies begin a new episode."""
 
     def __init__(
@@ -131,11 +131,18 @@ class Environment(ABC):
         """Observations to act on now, (N, *shape)."""
         self._scores = torch.zeros(copies, dtype=torch.float64)
         self._steps = torch.zeros(copies, dtype=torch.int64)
+        self._seed, self._taken = 0, 0
+
+    @property
+    def resumes(self) -> str:
+        """How a resumed run goes on in it, in words, for run.json."""
+        return "exactly" if self.exact else "every copy begins a new episode, drawn from the seed and the steps taken"
 
     def reset(self, seed: int) -> Tensor:
         """Begin anew in every copy, as if just made with this seed; the first observations, (N, *shape)."""
         self._scores.zero_()
         self._steps.zero_()
+        self._seed, self._taken = seed, 0
         self.observations = self._reset(seed)
         return self.observations
 
@@ -151,6 +158,7 @@ class Environment(ABC):
         step = self._step(self._checked(actions))
         self._scores += step.raw_rewards
         self._steps += 1
+        self._taken += 1
         copies = step.ended.nonzero()[:, 0].tolist()
         if copies:
             ended = tuple(Episode(copy, float(self._scores[copy]), int(self._steps[copy])) for copy in copies)
@@ -161,29 +169,32 @@ class Environment(ABC):
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that `load_state_dict` needs, as tensors."""
-        return {"scores": self._scores.clone(), "steps": self._steps.clone(), **self._state()}
+        begun = {"seed": torch.tensor(self._seed), "taken": torch.tensor(self._taken)}
+        state = {"scores": self._scores.clone(), "steps": self._steps.clone(), **begun}
+        return {**state, **self._state()} if self.exact else state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state_dict` gave, `observations` included.
 
-        Where `exact` is False every copy begins a new episode, drawn from the seed and from how far it had come.
+        Where `exact` is False every copy begins a new episode, drawn from the seed and from the steps taken.
 
         Raises:
             UserError: The state is of another environment or another number of copies.
         """
         try:
-            if state["steps"].shape != self._steps.shape:
-                raise UserError(
-                    f"{self.name}: the saved state has {len(state['steps'])} copies, this environment {self.copies}"
-                )
-            self.observations = self._load(state)
-        except (KeyError, IndexError) as error:
-            raise UserError(f"{self.name}: the saved state is that of another environment: no {error}") from error
-        if self.exact:
-            self._scores, self._steps = state["scores"].clone(), state["steps"].clone()
-        else:
-            self._scores.zero_()
-            self._steps.zero_()
+            if len(state["steps"]) != self.copies:
+                saved = len(state["steps"])
+                raise UserError(f"{self.name}: the saved state has {saved} copies, this environment {self.copies}")
+            self._seed, self._taken = int(state["seed"]), int(state["taken"])
+            if self.exact:
+                self.observations = self._load(state)
+                self._scores, self._steps = state["scores"].clone(), state["steps"].clone()
+            else:
+                self.observations = self._reset(derive(self._seed, "resumed", self._taken))
+                self._scores.zero_()
+                self._steps.zero_()
+        except KeyError as error:
+            raise UserError(f"{self.name}: the saved state is of another environment, it has no {error}") from error
 
     def render(self, copy: int = 0) -> Tensor:
         """A picture of one copy as it stands, (height, width, 3) uint8.
@@ -205,13 +216,13 @@ class Environment(ABC):
     def _step(self, actions: Tensor) -> Step:
         """Take checked actions; `Step.episodes` is left empty."""
 
-    @abstractmethod
     def _state(self) -> dict[str, Tensor]:
-        """State of simulators and generators; where it cannot be had, what a new beginning is drawn from."""
+        """State of simulators and generators; asked for where `exact` is True."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _load(self, state: Mapping[str, Tensor]) -> Tensor:
         """Restore what `_state` gave; the observations to act on."""
+        raise NotImplementedError
 
     def _checked(self, actions: Tensor) -> Tensor:
         """The actions, if they are some of this environment."""

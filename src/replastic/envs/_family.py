@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from importlib.metadata import version
 from typing import Any, ClassVar
 
 from replastic.envs._environment import Environment
@@ -19,8 +20,8 @@ class Family(Settings, ABC):
 
     extra: ClassVar[str] = ""
     """Extra of this package that installs the simulator."""
-    resumes: ClassVar[str] = "exactly"
-    """How a resumed run goes on in it, in words, for run.json and the documentation."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Distributions whose versions decide how the game goes."""
 
     game: str = option("", help="name of the game, as the family calls it")
 
@@ -34,16 +35,17 @@ class Family(Settings, ABC):
         """
 
     @abstractmethod
-    def build(self, copies: int, *, training: bool = True) -> Environment:
+    def build(self, copies: int, *, training: bool = True, drawn: bool = False) -> Environment:
         """The environment before its first `reset`; see `make`."""
 
-    def make(self, copies: int, seed: int, *, training: bool = True) -> Environment:
+    def make(self, copies: int, seed: int, *, training: bool = True, drawn: bool = False) -> Environment:
         """New copies, ready to act in.
 
         Args:
             copies: Number of copies, at least 1.
             seed: Seed of all that they draw.
-            training: False gives what evaluation wants: whole episodes, where training ends them at a lost life.
+            training: False gives what evaluation wants: whole episodes, where training may end them at a lost life.
+            drawn: Whether `Environment.render` will be called.
 
         Raises:
             UserError: The simulator cannot be used here, or a setting does not suit the game.
@@ -51,7 +53,7 @@ class Family(Settings, ABC):
         """
         if copies < 1:
             raise UserError(f"{self.spec}: copies must be at least 1, got {copies}")
-        environment = self.build(copies, training=training)
+        environment = self.build(copies, training=training, drawn=drawn)
         environment.reset(seed)
         return environment
 
@@ -63,8 +65,11 @@ class Family(Settings, ABC):
         return f"{self.name}/{self.game}" + (f":{','.join(parts)}" if parts else "")
 
     def facts(self) -> dict[str, Any]:
-        """Facts for run.json: the environment, and how a resumed run goes on in it."""
-        return {"environment": self.spec, "environment_resumes": self.resumes}
+        """Facts for run.json: the environment, how a resumed run goes on in it, and versions of the simulator."""
+        environment = self.build(1)
+        facts = {"environment": self.spec, "environment_resumes": environment.resumes}
+        environment.close()
+        return {**facts, **{f"version_{name}": version(name) for name in self.packages}}
 
 
 REGISTRY: Registry[type[Family]] = Registry("environment", "replastic.envs")

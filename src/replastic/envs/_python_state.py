@@ -44,6 +44,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(v) for v in value]
     if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError("only dictionaries with texts as keys can be kept")
         return {key: _plain(v) for key, v in value.items()}
     return value
 

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from replastic.envs._environment import ActionSpace, Environment, ObservationSpace, Step
+from replastic.envs._environment import ActionSpace, Environment, ObservationSpace
 from replastic.envs._family import Family, register
 from replastic.envs._python_state import as_tensor, from_tensor
+from replastic.envs._separate import Array, Outcome, SeparateCopies
 from replastic.errors import UserError
 from replastic.extras import require
 from replastic.options import option
-from replastic.seeds import derive
 
 GAMES: Final = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
 ACTIONS: Final = 6
@@ -37,10 +37,12 @@ class MinAtar(Family):
     """
 
     extra: ClassVar[str] = "rl"
+    packages: ClassVar[tuple[str, ...]] = ("MinAtar",)
 
     sticky: float = option(0.1, help="probability that the last action is repeated", low=0, high=1)
     ramping: bool = option(True, help="whether a game grows harder while it is played")
     minimal: bool = option(False, help="only the actions that have an effect in the game")
+    limit: int = option(0, help="steps after which an episode is cut off; 0: never, as some policies never end one", low=0)
     channels: int = option(0, help="channels of an observation, filled up with empty ones; 0: those of the game", low=0)
 
     @classmethod
@@ -48,46 +50,46 @@ class MinAtar(Family):
         """The five games."""
         return GAMES
 
-    def build(self, copies: int, *, training: bool = True) -> Environment:
-        """The same for training and evaluation."""
+    def build(self, copies: int, *, training: bool = True, drawn: bool = False) -> Environment:
+        """The same for training, evaluation and drawing."""
         return MinAtarEnvironment(self, copies)
 
 
-class MinAtarEnvironment(Environment):
-    """Games in Python, one object a copy; state and generators of all of them are saved and restored."""
+class MinAtarEnvironment(SeparateCopies):
+    """Games in Python; state and generators of all of them are saved and restored."""
 
     def __init__(self, family: MinAtar, copies: int) -> None:
         kind = game_class(family.game)
         self._sticky = family.sticky
         self._games = [kind(ramping=family.ramping) for _ in range(copies)]
-        own = self._games[0].state_shape()[2]
+        self._own = own = self._games[0].state_shape()[2]
         if family.channels and family.channels < own:
             raise UserError(f"{family.spec}: channels must be at least {own}, those of the game, or 0")
-        self._own, channels = own, family.channels or own
         self._actions = self._games[0].minimal_action_set() if family.minimal else list(range(ACTIONS))
         self._last = [0] * copies
-        space = ObservationSpace((channels, 10, 10), torch.bool)
-        super().__init__(family.spec, copies, space, ActionSpace(len(self._actions)))
+        space = ObservationSpace((family.channels or own, 10, 10), torch.bool)
+        super().__init__(family.spec, copies, space, ActionSpace(len(self._actions)), horizon=family.limit)
 
-    def _reset(self, seed: int) -> Tensor:
-        for copy, game in enumerate(self._games):
-            game.random = np.random.RandomState(derive(seed, "minatar", copy) % 2**32)
-            game.reset()
-        self._last = [0] * self.copies
-        return self._seen()
+    def _begin(self, copy: int, seed: int | None = None) -> Array:
+        game = self._games[copy]
+        if seed is not None:
+            game.random = np.random.RandomState(seed % 2**32)
+            self._last[copy] = 0
+        game.reset()
+        return self._seen(copy)
 
-    def _step(self, actions: Tensor) -> Step:
-        rewards, over = np.zeros(self.copies, np.float32), np.zeros(self.copies, bool)
-        for copy, (game, number) in enumerate(zip(self._games, actions.tolist(), strict=True)):
-            action = self._last[copy] if game.random.rand() < self._sticky else self._actions[number]
-            self._last[copy] = action
-            rewards[copy], over[copy] = game.act(action)
-        ended = torch.from_numpy(over)
-        final = self._seen(np.flatnonzero(over).tolist())
-        for copy in np.flatnonzero(over).tolist():
-            self._games[copy].reset()
-        reward = torch.from_numpy(rewards)
-        return Step(self._seen(), reward, reward, ended, ended, final)
+    def _act(self, copy: int, action: Any) -> Outcome:
+        game = self._games[copy]
+        if game.random.rand() >= self._sticky:
+            self._last[copy] = self._actions[action]
+        reward, over = game.act(self._last[copy])
+        late = self.horizon > 0 and int(self._steps[copy]) + 1 >= self.horizon
+        return Outcome(self._seen(copy), float(reward), bool(over), late and not over)
+
+    def _seen(self, copy: int) -> Array:
+        objects: Array = self._games[copy].state().transpose(2, 0, 1)
+        missing = self.observation.shape[0] - self._own
+        return np.pad(objects, ((0, missing), (0, 0), (0, 0))) if missing else objects
 
     def _state(self) -> dict[str, Tensor]:
         return {"games": as_tensor([self._last, [_attributes(game) for game in self._games]])}
@@ -96,19 +98,11 @@ class MinAtarEnvironment(Environment):
         self._last, games = from_tensor(state["games"])
         for game, attributes in zip(self._games, games, strict=True):
             vars(game).update(attributes)
-        return self._seen()
-
-    def _seen(self, copies: Sequence[int] | None = None) -> Tensor:
-        """Observations of some copies, else of all."""
-        games = self._games if copies is None else [self._games[copy] for copy in copies]
-        seen = np.zeros((len(games), *self.observation.shape), bool)
-        for place, game in zip(seen, games, strict=True):
-            place[: self._own] = game.state().transpose(2, 0, 1)
-        return torch.from_numpy(seen)
+        return self._stacked([self._seen(copy) for copy in range(self.copies)])
 
     def render(self, copy: int = 0) -> Tensor:
         """Each kind of object in a colour of its own, the later channel on top; a cell takes 16 x 16 pixels."""
-        return draw(self._seen([copy])[0, : self._own])
+        return draw(torch.from_numpy(self._games[copy].state().transpose(2, 0, 1)))
 
 
 def game_class(game: str) -> Any:
