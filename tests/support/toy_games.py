@@ -84,7 +84,7 @@ class Toy(Family):
     def games(cls) -> tuple[str, ...]:
         return ("corridor", "other")
 
-    def build(self, copies: int, *, training: bool = True) -> Environment:
+    def build(self, copies: int, *, training: bool = True, drawn: bool = False) -> Environment:
         return (Corridor if self.exact else Forgetful)(self, copies)
 
 

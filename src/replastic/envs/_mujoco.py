@@ -80,7 +80,9 @@ class Memory:
 class Drawing:
     """Pictures of one model, in a GL context of its own that shows on no screen."""
 
-    def __init__(self, model: Any, name: str, *, height: int = 240, width: int = 320, camera: int | None = None) -> None:
+    def __init__(
+        self, model: Any, name: str, *, height: int = 240, width: int = 320, camera: int | None = None
+    ) -> None:
         """Make a context with the first library that works: ``MUJOCO_GL``, EGL, OSMesa, GLFW.
 
         Raises:

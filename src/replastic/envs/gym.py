@@ -62,8 +62,10 @@ class Gym(Family):
 
 
 class GymEnvironment(SeparateCopies):
-    """Gymnasium environments in a list. Their state is saved where it is MuJoCo's, or plain Python as in classic
-    control; of others a resumed run begins new episodes.
+    """Gymnasium environments in a list.
+
+    Their state is saved where it is MuJoCo's, or plain Python as in classic control. Of others a resumed run begins new
+    episodes.
     """
 
     def __init__(self, name: str, made: Sequence[Any]) -> None:

@@ -42,7 +42,9 @@ class MinAtar(Family):
     sticky: float = option(0.1, help="probability that the last action is repeated", low=0, high=1)
     ramping: bool = option(True, help="whether a game grows harder while it is played")
     minimal: bool = option(False, help="only the actions that have an effect in the game")
-    limit: int = option(0, help="steps after which an episode is cut off; 0: never, as some policies never end one", low=0)
+    limit: int = option(
+        0, help="steps after which an episode is cut off; 0: never, as some policies never end one", low=0
+    )
     channels: int = option(0, help="channels of an observation, filled up with empty ones; 0: those of the game", low=0)
 
     @classmethod
