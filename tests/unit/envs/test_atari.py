@@ -40,7 +40,7 @@ def test_a_lost_life_ends_nothing_but_the_value() -> None:
         for training in (True, False)
     )
     lost, episodes = 0, []
-    for actions in some_actions(environment, 220):
+    for actions in some_actions(environment, 400):
         before = environment.observations
         step, other = environment.step(actions), whole.step(actions)
         assert torch.equal(step.observations, other.observations)
