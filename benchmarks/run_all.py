@@ -16,6 +16,8 @@ SCRIPTS = (
     "vision_throughput",
     "optimizer_overhead",
     "stacked_runs",
+    "language_throughput",
+    "language_boundary",
 )
 
 
