@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,9 +13,6 @@ from torch import Tensor
 from replastic.envs import ActionSpace, Family, ObservationSpace
 from replastic.errors import UserError
 from replastic.seeds import generator
-
-_BLOCK = 256
-"""Rows of numbers that are drawn together."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +27,8 @@ class Games:
     """Frames of one step of one copy."""
     episodic: bool
     """Whether episodes can end by themselves."""
+    horizon: int
+    """Most steps of an episode; 0 where there is no limit, or where the stages differ."""
 
     @classmethod
     def of(cls, families: Sequence[Family]) -> Games:
@@ -43,7 +42,8 @@ class Games:
         for family in families:
             if family.spec not in found:
                 one = family.make(1, 0)
-                found[family.spec] = cls(tuple(families), one.observation, one.action, one.frames, one.episodic)
+                looks = one.observation, one.action, one.frames, one.episodic, one.horizon
+                found[family.spec] = cls(tuple(families), *looks)
                 one.close()
         first, *others = found
         for other in others:
@@ -54,7 +54,8 @@ class Games:
                         f"{first} and {other} cannot follow each other: {name} {_in_words(a)} and {_in_words(b)}"
                         + ("; MinAtar games take channels=10" if name == "observation" else "")
                     )
-        return found[first]
+        horizons = {games.horizon for games in found.values()}
+        return replace(found[first], horizon=horizons.pop() if len(horizons) == 1 else 0)
 
     def facts(self) -> dict[str, Any]:
         """Facts of them for run.json."""
@@ -65,17 +66,32 @@ class Games:
 class Draws:
     """Numbers uniform in [0, 1), row by row; a row depends on the seed, the purpose and its number alone."""
 
+    together: ClassVar[int] = 256
+    """Rows that are drawn at once."""
+
     def __init__(self, width: int, seed: int, *purpose: str | int) -> None:
         self._width, self._seed, self._purpose = width, seed, purpose
         self._block, self._rows = -1, torch.empty(0)
 
     def __call__(self, number: int) -> Tensor:
         """Row `number`, (width,) float64."""
-        block, place = divmod(number, _BLOCK)
+        block, place = divmod(number, self.together)
         if block != self._block:
-            draw = generator(self._seed, *self._purpose, block)
-            self._rows, self._block = torch.rand(_BLOCK, self._width, generator=draw, dtype=torch.float64), block
+            self._rows = self._drawn(self.together, self._width, generator(self._seed, *self._purpose, block))
+            self._block = block
         return self._rows[place]
+
+    def _drawn(self, rows: int, width: int, draw: torch.Generator) -> Tensor:
+        return torch.rand(rows, width, generator=draw, dtype=torch.float64)
+
+
+class NormalDraws(Draws):
+    """The same with standard normal numbers in float32, of which an agent with noise needs many in a row."""
+
+    together: ClassVar[int] = 16
+
+    def _drawn(self, rows: int, width: int, draw: torch.Generator) -> Tensor:
+        return torch.randn(rows, width, generator=draw)
 
 
 def evenly(space: ActionSpace, drawn: Tensor) -> Tensor:

@@ -18,8 +18,11 @@ from replastic.learners._games import Draws, Games, evenly, values_of
 from replastic.learners._learner import Descend, Extent
 from replastic.learners._trainer import Trainer
 from replastic.options import option
+from replastic.records import key
 from replastic.seeds import derive, generator
 
+Q_MAGNITUDE = key("q_magnitude")
+"""Record key of the mean |Q(s, a)| over transitions of the replay."""
 PASS = 1000
 """Batches that methods get as one pass over the data: an agent has none of its own."""
 
@@ -175,9 +178,13 @@ class OffPolicyAgent(Agent):
             self.replay_buffer.add(actions, self.step(actions))
 
     def batch(self) -> Transitions:
-        """The batch of the coming update, on the device."""
+        """The batch of the coming update."""
         replay = self.replay_buffer
-        return replay.take((self._picks(self.updates) * len(replay)).long()).to(self.device)
+        return self.ready(replay.take((self._picks(self.updates) * len(replay)).long()))
+
+    def ready(self, batch: Transitions) -> Transitions:
+        """A batch of the replay as `learn` and `loss` take it: on the device."""
+        return batch.to(self.device)
 
     def batches(self, phase: int) -> Sampled:
         """A thousand batches of the replay."""
@@ -237,4 +244,4 @@ class Sampled:
         for _ in range(PASS):
             places = torch.rand(self._size, generator=draw, dtype=torch.float64)
             replay = self._agent.some(self._size)
-            yield replay.take((places * len(replay)).long()).to(self._agent.device)
+            yield self._agent.ready(replay.take((places * len(replay)).long()))

@@ -17,16 +17,14 @@ from replastic.errors import UserError
 from replastic.learners._agent import RETURN
 from replastic.learners._games import Draws, Games
 from replastic.learners._learner import Descend
-from replastic.learners._off_policy import OffPolicyAgent, OffPolicyTask
+from replastic.learners._off_policy import Q_MAGNITUDE, OffPolicyAgent, OffPolicyTask
 from replastic.learners._task import register
 from replastic.learners._trainer import Trainer
 from replastic.options import option
 from replastic.probes import undisturbed
-from replastic.records import key
 from replastic.seeds import derive
 from replastic.weights.followers import Followers
 
-Q_MAGNITUDE = key("q_magnitude")
 _SEEN = 256
 """Transitions of which the magnitude of Q is taken."""
 Loss = Literal["huber", "squared"]

@@ -16,6 +16,8 @@ from replastic.seeds import derive
 LOG_STD = (-10.0, 2.0)
 """Least and largest logarithm of a standard deviation, those of SimBa's public code."""
 _HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
+_unwatched = torch._C.DisableTorchFunction
+"""A block whose torch calls no `TorchFunctionMode` sees."""
 
 
 class GaussianHead(nn.Module):
@@ -59,6 +61,8 @@ def policy(network: Network, observation_shape: Sequence[int], actions: int, see
 class TanhGaussian:
     """tanh(u), u normal with independent components: a distribution over (-1, 1)^A for each row.
 
+    Who watches the activation functions of a network does not see these: outputs are no hidden units.
+
     The log standard deviation is lo + (hi - lo) (1 + tanh(raw)) / 2 with `LOG_STD`.
 
     Reference: Haarnoja et al. (2018), appendix C; the bounds as in the public code of SimBa (Lee et al. 2025).
@@ -70,11 +74,13 @@ class TanhGaussian:
     def __init__(self, outputs: Tensor) -> None:
         self.mean, raw = outputs.chunk(2, dim=-1)
         least, most = LOG_STD
-        self.log_std = torch.tanh(raw) * (0.5 * (most - least)) + 0.5 * (most + least)
+        with _unwatched():
+            self.log_std = torch.tanh(raw) * (0.5 * (most - least)) + 0.5 * (most + least)
 
     def mode(self) -> Tensor:
         """Tanh of the means, (B, A): the action without noise."""
-        return torch.tanh(self.mean)
+        with _unwatched():
+            return torch.tanh(self.mean)
 
     def sample(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Actions and their log densities; differentiable.
@@ -86,8 +92,9 @@ class TanhGaussian:
             Actions (B, A), and the log density of each (B,), in nats. It is accurate where tanh saturates, too:
             log(1 - tanh(u)^2) is taken as 2 (log 2 - u - softplus(-2 u)).
         """
-        u = torch.addcmul(self.mean, noise, self.log_std.exp())
-        normal = noise.square().mul(-0.5) - self.log_std
-        volume = math.log(2) - u - functional.softplus(-2 * u)
-        constant = u.shape[-1] * _HALF_LOG_TAU
-        return torch.tanh(u), torch.sum(normal - 2 * volume, dim=-1) - constant
+        with _unwatched():
+            u = torch.addcmul(self.mean, noise, self.log_std.exp())
+            normal = noise.square().mul(-0.5) - self.log_std
+            volume = math.log(2) - u - functional.softplus(-2 * u)
+            constant = u.shape[-1] * _HALF_LOG_TAU
+            return torch.tanh(u), torch.sum(normal - 2 * volume, dim=-1) - constant

@@ -45,11 +45,15 @@ class Descent:
         """Differentiate the losses one by one, the method's penalty with the last of them; summed over processes."""
         for parameter in parameters:
             parameter.grad = None
+        # Of several optimizers each has parameters that it alone needs the gradients of.
+        several = len(self._attached.optimizers) > 1
+        inputs = [p for p in parameters if p.requires_grad] if several else None
         total: Tensor | None = None
         for loss, following in pairwise(chain(losses, _END)):
             assert loss is not None
             penalty = self._attached.penalty() if following is None else None
-            torch.autograd.backward(loss if penalty is None else loss + penalty / distributed.world_size())
+            whole = loss if penalty is None else loss + penalty / distributed.world_size()
+            torch.autograd.backward(whole, inputs=inputs)
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None, "a learner gives at least one loss"
         if distributed.is_distributed():

@@ -1,0 +1,382 @@
+"""SAC by hand: one update in float64, losses and their gradients, phases, normalisation, and going on after a stop."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from replastic.envs import Transitions
+from replastic.errors import UserError
+from replastic.learners import Trainer
+from replastic.learners._games import Games
+from replastic.learners.sac import Sac, SacAgent
+from replastic.methods import Method, from_spec
+from replastic.networks.mlp import Mlp
+from replastic.networks.simba import Simba
+from replastic.records import RunDirectory
+from replastic.training import Protocol, train
+from replastic.training.failures import DivergedError
+from replastic.training.session import Session
+from support.small_runs import content
+from support.toy_control import control
+from support.toy_games import games
+
+TINY = Simba(width=6, blocks=1, expansion=2)
+TASK = Sac(
+    environment="toy_control/point",
+    steps=60,
+    learning_starts=12,
+    buffer_size=200,
+    evaluations=3,
+    episodes=2,
+    longest=20,
+    network=TINY,
+    actor=TINY,
+)
+TRAINER = Trainer(batch_size=5, learning_rate=1e-3, warmup=0.0, clip_norm=0.0, weight_decay=0.1, save_seconds=0.0)
+
+
+def session(task: Sac = TASK, method: str = "base", trainer: Trainer = TRAINER, recipe: str = "paper-sac") -> Session:
+    return Session(Protocol(task=task, trainer=trainer, recipe=recipe), control(), from_spec(method), 3)
+
+
+def agent_of(run: Session) -> SacAgent:
+    assert isinstance(run.learner, SacAgent)
+    return run.learner
+
+
+def played(run: Session, updates: int = 10, phase: int = 0) -> SacAgent:
+    run.begin(phase)
+    run.learner.begin(phase, 0)
+    for _ in range(updates):
+        run.update(1, 1)
+    return agent_of(run)
+
+
+def transitions(count: int = 5, seed: int = 0) -> Transitions:
+    draw = torch.Generator().manual_seed(seed)
+    seen, then = torch.randn(2, count, 3, generator=draw, dtype=torch.float64)
+    actions = 2 * torch.rand(count, 2, generator=draw, dtype=torch.float64) - 1
+    rewards = torch.randn(count, generator=draw, dtype=torch.float64)
+    return Transitions(seen, actions, rewards, then, torch.arange(count) % 3 == 1)
+
+
+class ByHand:
+    """One SAC update in float64: torch.distributions, separate critics, AdamW as its paper writes it."""
+
+    def __init__(self, agent: SacAgent, lr: float, decay: float) -> None:
+        self.actor = copy.deepcopy(agent.model.actor)
+        self.critics = [copy.deepcopy(q) for q in agent.model.critic.children()]
+        self.targets = [copy.deepcopy(q) for q in agent.target_critic.children()]
+        self.log_temperature = agent.log_temperature.detach().clone().requires_grad_()
+        self.lr, self.decay, self.gamma, self.tau, self.aim = lr, decay, agent.gamma, agent.task.tau, -0.5 * 2
+        self.moments: dict[int, tuple[Tensor, Tensor, int]] = {}
+
+    def adam(self, parameters: list[Tensor], loss: Tensor) -> None:
+        for p, g in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            m, v, t = self.moments.get(id(p), (torch.zeros_like(p), torch.zeros_like(p), 0))
+            m, v, t = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g, t + 1
+            self.moments[id(p)] = m, v, t
+            with torch.no_grad():
+                if p.dim() > 1:
+                    p -= self.lr * self.decay * p
+                p -= self.lr * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+
+    def drawn(self, seen: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        mean, raw = self.actor(seen).chunk(2, 1)
+        std = (-10 + 6 * (1 + raw.tanh())).exp()
+        u = mean + std * noise
+        volume = torch.distributions.TanhTransform().log_abs_det_jacobian(u, u.tanh())  # type: ignore[no-untyped-call]
+        return u.tanh(), (torch.distributions.Normal(mean, std).log_prob(u) - volume).sum(1)
+
+    def update(self, batch: Transitions, noise: Tensor) -> float:
+        actions, density = self.drawn(batch.observations, noise[0])
+        values = torch.stack([q(torch.cat((batch.observations, actions), 1))[:, 0] for q in self.critics])
+        temperature = self.log_temperature.exp()
+        loss = (temperature.detach() * density - values.min(0).values).mean()
+        self.adam(list(self.actor.parameters()), loss)
+        self.adam([self.log_temperature], temperature * (-density.mean().detach() - self.aim))
+        with torch.no_grad():
+            actions, density = self.drawn(batch.next_observations, noise[1])
+            both = torch.cat((batch.next_observations, actions), 1)
+            ahead = torch.stack([q(both)[:, 0] for q in self.targets]).min(0).values
+            soft = ahead - self.log_temperature.exp() * density
+            goals = batch.rewards + self.gamma * torch.where(batch.terminated, 0.0, 1.0) * soft
+        both = torch.cat((batch.observations, batch.actions), 1)
+        error = sum((((q(both)[:, 0] - goals) ** 2).mean() for q in self.critics), torch.zeros(()))
+        self.adam([p for q in self.critics for p in q.parameters()], error)
+        with torch.no_grad():
+            for q, target in zip(self.critics, self.targets, strict=True):
+                for fast, slow in zip(q.parameters(), target.parameters(), strict=True):
+                    slow.copy_(self.tau * fast + (1 - self.tau) * slow)
+        return float(error.detach())
+
+
+def in_float64(run: Session) -> SacAgent:
+    agent = agent_of(run)
+    agent.model.double()
+    agent.copy_target()
+    agent.log_temperature.data = agent.log_temperature.data.double()
+    return agent
+
+
+@pytest.mark.parametrize("double", [True, False])
+def test_updates_equal_those_written_by_hand_in_float64(double: bool) -> None:
+    task = replace(TASK, double=double, tau=0.2, temperature=0.5)
+    with session(task) as run:
+        run.begin(0)
+        agent = in_float64(run)
+        hand = ByHand(agent, 1e-3, 0.1)
+        for number in range(6):
+            batch, draw = transitions(seed=number), torch.Generator().manual_seed(number)
+            noise = torch.randn(2, 5, 2, generator=draw, dtype=torch.float64)
+            agent._noise = lambda _, noise=noise: noise  # type: ignore[assignment,misc]
+            loss = agent.learn(batch, run.descent)
+            assert float(loss) == pytest.approx(hand.update(batch, noise), rel=1e-9)
+        pairs = [(agent.model.actor, hand.actor)]
+        pairs += zip(agent.model.critic.children(), hand.critics, strict=True)
+        pairs += zip(agent.target_critic.children(), hand.targets, strict=True)
+        for mine, its in pairs:
+            for one, other in zip(mine.parameters(), its.parameters(), strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(agent.log_temperature, hand.log_temperature, rtol=1e-9, atol=0)
+        assert not torch.equal(agent.log_temperature, torch.full((), math.log(0.5), dtype=torch.float64))
+
+
+def test_the_gradient_of_the_loss_is_each_networks_own() -> None:
+    """By finite differences: of the actor's loss for the actor, of the critics' for the critics, of none for both."""
+    with session() as run:
+        agent = in_float64(run)
+        batch = transitions()
+        model = agent.model
+        drawn = torch.randn(20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        noises = agent._noises(drawn, 5)
+        agent._noises = lambda *_: noises  # type: ignore[method-assign,assignment]
+        agent.loss(model, batch).backward()
+        goals = agent._goals(model, batch, noises[1])
+
+        def actor_loss() -> float:
+            return float(agent._actor_loss(model, batch, noises[0], []).detach())
+
+        def critic_loss() -> float:
+            return float(agent._critic_loss(model, batch, goals).detach())
+
+        for name, parameter in model.named_parameters():
+            loss = actor_loss if name.startswith("actor.") else critic_loss
+            assert parameter.grad is not None, name
+            place = int(parameter.grad.abs().argmax())
+            flat, step = parameter.data.view(-1), 1e-6
+            flat[place] += step
+            high = loss()
+            flat[place] -= 2 * step
+            low = loss()
+            flat[place] += step
+            slope = float(parameter.grad.view(-1)[place])
+            assert (high - low) / (2 * step) == pytest.approx(slope, rel=1e-5, abs=1e-8), name
+
+
+def test_an_optimizer_of_one_network_leaves_no_gradient_in_another() -> None:
+    with session() as run:
+        run.begin(0)
+        agent = in_float64(run)
+        noise = agent._noises(torch.randn(20, dtype=torch.float64), 5)[0]
+        run.descent(lambda: [agent._actor_loss(agent.model, transitions(), noise, [])], "actor")
+        assert all(p.grad is None for p in agent.model.critic.parameters())
+        assert all(p.grad is not None for p in agent.model.actor.parameters())
+
+
+def test_the_discount_follows_from_the_horizon_in_interactions() -> None:
+    source = control()
+    found = {h: TASK.discount(replace(source, horizon=h)) for h in (500, 20, 10_000)}
+    assert found == {500: pytest.approx(0.99), 20: 0.95, 10_000: 0.995}
+    assert replace(TASK, gamma=0.7).discount(source) == 0.7
+    with pytest.raises(UserError, match="episodes of toy_control/point have no limit: give gamma"):
+        TASK.discount(replace(source, horizon=0))
+    facts = TASK.facts(source)
+    assert facts["updates per interaction"] == 2.0
+    assert facts["updates per frame"] == 1.0
+    assert facts["discount"] == 0.95
+
+
+def test_observations_are_normalised_by_the_whole_stream_and_no_method_touches_that() -> None:
+    with session(method="full_reset") as run:
+        agent = agent_of(run)
+        seen: list[Tensor] = []
+        kept = agent.step
+
+        def step(actions: Tensor) -> Any:
+            taken = kept(actions)
+            seen.append(taken.observations.double())
+            return taken
+
+        agent.step = step  # type: ignore[method-assign]
+        played(run, 20)
+        stream = torch.cat(seen)
+        assert len(stream) == agent.interactions == 22
+        torch.testing.assert_close(agent.normaliser.mean, stream.mean(0), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(agent.normaliser.variance, stream.var(0, correction=0), rtol=1e-3, atol=1e-3)
+        raw = agent.replay_buffer.take(torch.arange(22))
+        ready = agent.ready(raw)
+        expected = (raw.next_observations.double() - stream.mean(0)) / (stream.var(0, correction=0) + 1e-5).sqrt()
+        torch.testing.assert_close(ready.next_observations[:, :2].double(), expected[:, :2], rtol=1e-3, atol=1e-3)
+        before = {name: value.clone() for name, value in agent.normaliser.state_dict().items()}
+        weights = agent.model.actor.stem.weight.detach().clone()
+        run.attached.cross(1, begin=True)
+        run.learner.begin(1, 0)
+        assert not torch.equal(agent.model.actor.stem.weight, weights)
+        assert all(torch.equal(value, before[name]) for name, value in agent.normaliser.state_dict().items())
+
+
+@pytest.mark.parametrize("method", ["base", "full_reset", "fire"])
+def test_temperature_targets_and_optimizers_are_reset_for_every_method_or_for_none(method: str) -> None:
+    for resets in (True, False):
+        policy = "reset_all" if resets else "keep"
+        task = replace(TASK, copy_target=resets, reset_temperature=resets, tau=0.1)
+        with session(task, method, replace(TRAINER, optimizer_policy=policy)) as run:
+            agent = played(run, 20)
+            moved = float(agent.log_temperature.detach())
+            assert moved != math.log(0.01)
+            before = {name: value.clone() for name, value in agent.target.items()}
+            run.attached.cross(1, begin=True)
+            run.learner.begin(1, 0)
+            assert (float(agent.log_temperature.detach().exp()) == pytest.approx(0.01)) == resets
+            assert float(agent.log_temperature.detach()) == moved or resets
+            states = [optimizer.state for optimizer in run.attached.optimizers.values()]
+            assert all(not state for state in states) == resets
+            live = agent.model.critic.state_dict()
+            same = [torch.equal(value, live[name]) for name, value in agent.target_critic.state_dict().items()]
+            kernels = [torch.equal(agent.target[n], live[n]) for n in live if n.endswith("fc1.weight")]
+            if resets:
+                assert all(same)
+            elif method == "base":
+                assert all(torch.equal(value, before[name]) for name, value in agent.target.items())
+            else:
+                assert all(kernels), "a target that is not copied follows what was rewritten"
+            assert agent.target_critic.state_dict().keys() == agent.target.keys()
+
+
+def test_fire_with_the_papers_recipe_projects_every_dense_kernel_of_actor_and_critics() -> None:
+    trainer = replace(TRAINER, optimizer_policy="keep")
+    with session(method="fire", trainer=trainer) as run:
+        agent = played(run, 5)
+        before = {name: value.clone() for name, value in agent.model.state_dict().items()}
+        outcomes = run.attached.cross(1, begin=True)
+        written = [layer.weight for outcome in outcomes for layer in outcome.layers]
+        kernels = [name for name, value in before.items() if value.dim() == 2]
+        assert sorted(written) == sorted(kernels)
+        assert len(kernels) == 5 + 2 * 4
+        for name, value in agent.model.state_dict().items():
+            assert torch.equal(value, before[name]) == (name not in kernels), name
+            if name in kernels:
+                scaled = value.double() / math.sqrt(value.shape[0] / value.shape[1])
+                values = torch.linalg.svdvals(scaled)
+                assert values.max() < 1.3, name
+
+
+def test_evaluations_leave_no_trace_and_their_actions_have_no_noise() -> None:
+    def go(looks: int) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        with session() as run:
+            run.begin(0)
+            run.learner.begin(0, 0)
+            for number in range(15):
+                run.update(1, 1)
+                for _ in range(looks * (number % 3 == 0)):
+                    run.learner.evaluate(0)
+                    run.learner.loss(run.model, run.learner.probe(0, 5))
+            return {k: v.clone() for k, v in run.learner.state_dict().items()}, run.model.state_dict()
+
+    (state, weights), (watched, same) = go(0), go(2)
+    assert state.keys() == watched.keys()
+    assert all(torch.equal(value, watched[name]) for name, value in state.items())
+    assert all(torch.equal(value, same[name]) for name, value in weights.items())
+    agent = TASK.learner(control(), 3, TRAINER)
+    seen = torch.randn(4, 3)
+    mean = agent.model.actor(seen).chunk(2, 1)[0]
+    assert torch.equal(agent.judged_actions(seen, torch.Generator()), mean.tanh())
+
+
+def test_q_magnitude_and_temperature_are_recorded() -> None:
+    with session() as run:
+        agent = played(run)
+        batch = agent.probe(0, 256)
+        values = agent.model(batch.observations, batch.actions)
+        found = agent.evaluate(0)
+    assert values.shape == (2, 256)
+    assert found["metric/q_magnitude"] == pytest.approx(float(values.detach().abs().mean()), rel=1e-5)
+    assert found["metric/temperature"] == pytest.approx(float(agent.log_temperature.detach().exp()))
+
+
+def run_to(path: Path, *, stop_at: float = 99.0, source: Games | None = None, task: Sac = TASK) -> Any:
+    class Stop(Exception):
+        pass
+
+    def progress(phases: float) -> None:
+        if phases >= stop_at:
+            raise Stop
+
+    directory = RunDirectory(path)
+    one = Protocol(task=task, trainer=TRAINER, metrics=("dormant", "feature_srank", "dfi", "weight_norm"))
+    try:
+        train(one, source or control(), Method(), 3, directory, progress=progress)
+    except Stop:
+        assert not directory.done
+    return content(directory)
+
+
+@pytest.mark.parametrize("stop_at", [0.5, 1.0, 1.4])
+def test_a_stopped_run_goes_on_to_the_same_numbers(tmp_path: Path, stop_at: float) -> None:
+    whole = run_to(tmp_path / "whole")
+    run_to(tmp_path / "stopped", stop_at=stop_at)
+    assert run_to(tmp_path / "stopped") == whole
+    last = whole[-1]
+    assert last["frames"] == 2 * last["interactions"] == 120
+    assert {"metric/return", "metric/temperature", "metric/feature_srank"} <= last.keys()
+    named = [name for name in last if name.startswith("metric/dormant/")]
+    assert {name.split("/")[2].partition(".block")[0] for name in named} == {"actor", "critic.q1", "critic.q2"}
+
+
+def test_values_that_are_no_numbers_end_the_run_and_keep_the_last_good_state(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gave observations or rewards that are not finite, near interaction .* its"):
+        run_to(tmp_path / "broken", source=control(breaks_after=3))
+    assert (tmp_path / "broken" / "state" / "state.safetensors").is_file()
+    task = replace(TASK, temperature=1e30)
+    with pytest.raises(DivergedError, match=r"the loss became (inf|nan) at update"):
+        run_to(tmp_path / "diverged", task=task)
+
+
+def test_discrete_actions_are_refused() -> None:
+    with pytest.raises(UserError, match="sac takes actions that are values, and toy/corridor has 3 actions"):
+        replace(TASK, environment="toy/corridor").learner(games(), 3, TRAINER)
+
+
+def test_any_network_can_be_actor_and_critic() -> None:
+    task = replace(TASK, network=Mlp(hidden=(4,)), actor=Mlp(hidden=(5,)))
+    with session(task) as run:
+        agent = played(run, 3)
+    assert isinstance(agent.model.actor.hidden1, nn.Sequential)
+    assert TASK.with_network("mlp").actor == Mlp.reduced()
+
+
+@pytest.mark.slow
+def test_it_learns_to_hold_the_point() -> None:
+    """What a controller that was tuned by hand gets, to a tenth; at random it is far below."""
+    small = Simba(width=32, blocks=1)
+    task = replace(TASK, steps=1500, learning_starts=200, buffer_size=2000, episodes=20, network=small, actor=small)
+    trainer = replace(TRAINER, batch_size=32, learning_rate=3e-3, weight_decay=0.01)
+    with session(replace(task, interventions=(), gamma=0.9), trainer=trainer) as run:
+        run.begin(0)
+        run.learner.begin(0, 0)
+        first = run.learner.evaluate(0)["metric/return"]
+        for _ in range(task.updates_of(0)):
+            run.update(1, 1)
+        last = run.learner.evaluate(0)["metric/return"]
+    assert first < 5
+    assert last > 14
