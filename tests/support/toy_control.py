@@ -70,7 +70,7 @@ class ToyControl(Family):
     def games(cls) -> tuple[str, ...]:
         return ("point", "other")
 
-    def build(self, copies: int, *, training: bool = True) -> Environment:
+    def build(self, copies: int, *, training: bool = True, drawn: bool = False) -> Environment:
         return Point(self, copies)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -27,15 +27,21 @@ class _Loss(nn.Module):
         self.model = model
         self._loss_fn = loss_fn
 
-    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        return self._loss_fn(self.model, (inputs, targets))
+    def forward(self, batch: Any) -> Tensor:
+        return self._loss_fn(self.model, batch)
+
+
+def _like(batch: Any, parts: Iterable[Tensor]) -> Any:
+    """These tensors as a tuple of the batch's kind."""
+    return batch._make(parts) if hasattr(batch, "_make") else tuple(parts)
 
 
 def squared_gradients(run: Run, parameters: Mapping[str, Tensor], samples: int, *, sampled: bool) -> dict[str, Tensor]:
     """Mean over samples of the squared gradient of the sample's own loss, for every parameter, in evaluation mode.
 
     Args:
-        run: Model, loss and past data: batches (inputs, targets), over whose first axis the loss is a mean.
+        run: Model, loss and past data: batches (inputs, targets) or other tuples of tensors, over whose first axis the
+            loss is a mean.
         parameters: Those of the model to differentiate, by any name; tied ones once.
         samples: The first samples of each batch that are used; 0 uses all.
         sampled: Draw the labels from the softmax of the network's outputs (B, classes) instead of those of the data.
@@ -54,24 +60,24 @@ def squared_gradients(run: Run, parameters: Mapping[str, Tensor], samples: int, 
     loss = _Loss(run.model, run.loss_fn)
     draw = generator(run.seed, "fisher", run.phase)
 
-    def of_one(at: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
-        value: Tensor = functional_call(loss, at, (inputs[None], targets[None]))
+    def of_one(at: dict[str, Tensor], sample: Any) -> Tensor:
+        value: Tensor = functional_call(loss, at, (_like(sample, [part[None] for part in sample]),))
         return value
 
-    each = vmap(grad(of_one), in_dims=(None, 0, 0))
+    each = vmap(grad(of_one), in_dims=(None, 0))
     total = {name: torch.zeros_like(value) for name, value in values.items()}
     count, size = 0, max(1, CHUNK // sum(value.numel() for value in values.values()))
     # `grad` differentiates all the same; without this, what is not among `parameters` would keep a graph of its own.
     with undisturbed(run.model), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        for inputs, targets in run.past_batches():
-            inputs, targets = inputs[: samples or None], targets[: samples or None]
+        for batch in run.past_batches():
+            parts = [part[: samples or None] for part in batch]
             if sampled:
-                shares = torch.softmax(run.model(inputs).double(), -1).cpu()
-                targets = torch.multinomial(shares, 1, generator=draw).flatten().to(targets)
-            for some, labels in zip(inputs.split(size), targets.split(size), strict=True):
-                for name, gradient in each(values, some, labels).items():
+                shares = torch.softmax(run.model(parts[0]).double(), -1).cpu()
+                parts[1] = torch.multinomial(shares, 1, generator=draw).flatten().to(parts[1])
+            for some in zip(*(part.split(size) for part in parts), strict=True):
+                for name, gradient in each(values, _like(batch, some)).items():
                     total[name] += gradient.square().sum(0)
-            count += len(targets)
+            count += len(parts[0])
     if not count:
         raise UserError("ewc needs data of the past phase, but there is none")
     return {name: total[inside[id(p)]] / count for name, p in parameters.items()}

@@ -119,24 +119,36 @@ class Classifier(NamedTuple):
         return name.removeprefix(f"{parent}.") if name.startswith(f"{parent}.") else ""
 
 
-def find_classifier(model: nn.Module, hidden: int) -> Classifier | None:
-    """The last Linear of a network and up to `hidden` hidden layers before it, or None if there is no Linear.
+def find_classifiers(model: nn.Module, hidden: int, heads: Sequence[str] = ()) -> list[Classifier]:
+    """The last Linear of a network with up to `hidden` hidden layers before it; none if there is no Linear.
 
     A hidden layer is a sibling right before the last Linear in an `nn.Sequential`, is an `nn.Sequential` itself, and
-    has one Linear and nothing else with parameters. A classifier that has pairs already is found as it is.
+    has one Linear and nothing else with parameters. Classifiers that have pairs already are found as they are.
+
+    Args:
+        model: The network, or several as children of one module.
+        hidden: Most hidden layers.
+        heads: Names of the last Linears, of several networks or of one with several heads; without them the last of
+            all Linears is taken.
     """
     injected = [(name, m) for name, m in model.named_modules() if isinstance(m, Injected)]
     if injected:
-        name, last = injected[-1]
-        plain = last.fresh[-1]
-        assert isinstance(plain, nn.Sequential)
-        parent = name.rpartition(".")[0]
-        names = [f"{parent}.{key}" if parent else key for key, _ in plain.named_children()]
-        return Classifier(model, tuple(names), plain)
+        return [_with_pairs(model, name, last) for name, last in injected]
     linears = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)]
-    if not linears or not linears[-1]:
-        return None
-    parent, _, key = linears[-1].rpartition(".")
+    names = [name for name in linears if name in heads] or linears[-1:]
+    return [_without_pairs(model, name, hidden) for name in names if name]
+
+
+def _with_pairs(model: nn.Module, name: str, last: Injected) -> Classifier:
+    plain = last.fresh[-1]
+    assert isinstance(plain, nn.Sequential)
+    parent = name.rpartition(".")[0]
+    names = [f"{parent}.{key}" if parent else key for key, _ in plain.named_children()]
+    return Classifier(model, tuple(names), plain)
+
+
+def _without_pairs(model: nn.Module, last: str, hidden: int) -> Classifier:
+    parent, _, key = last.rpartition(".")
     siblings = OrderedDict(model.get_submodule(parent).named_children())
     keys = list(siblings)
     first = keys.index(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -25,11 +25,11 @@ from replastic.networks import Network
 from replastic.networks._actor_critic import Act, ActorCritic, actor_critic, mode
 from replastic.networks._policies import TanhGaussian
 from replastic.networks.simba import Simba
-from replastic.options import option
+from replastic.options import option, read
 from replastic.probes import undisturbed
 from replastic.probes.trainee import copied
 from replastic.records import key
-from replastic.seeds import derive, generator
+from replastic.seeds import derive
 from replastic.weights.followers import Followers, PartCopy
 
 TEMPERATURE = key("temperature")
@@ -68,8 +68,9 @@ class Sac(OffPolicyTask):
     buffer_size: int = option(1_000_000, help="frames that the replay holds", low=1)
     network: Network = field(default_factory=Simba)
     """The critic; each has one of its own."""
-    actor: Network = field(default_factory=Simba.reduced)
-    """The actor."""
+    actor: str = option(
+        "simba:width=128,blocks=1", help="network of the actor with its sizes, as name:field=value,field=value"
+    )
     double: bool = option(True, help="two critics, of which the smaller value counts (clipped double Q), or one")
     tau: float = option(0.005, help="how far the target critics move to the critics at each update", above=0, high=1)
     temperature: float = option(0.01, help="first weight of the entropy", above=0)
@@ -85,6 +86,13 @@ class Sac(OffPolicyTask):
                 f"{self.name} takes actions that are values, and {self.stages[0]} has {source.action.count} actions to "
                 "choose from: take another environment, or the learner dqn"
             )
+        usual = Trainer()
+        for name in ("precision", "compiled", "channels_last", "accumulate"):
+            if getattr(trainer, name) != getattr(usual, name):
+                raise UserError(
+                    f"{self.name} makes its updates in float32, whole and uncompiled: leave out {name} "
+                    f"{getattr(trainer, name)}"
+                )
         return SacAgent(self, source, seed, trainer, device)
 
     def facts(self, source: Games) -> dict[str, Any]:
@@ -101,8 +109,22 @@ class Sac(OffPolicyTask):
         return max(least, min(most, 1.0 - 5.0 / games.horizon))
 
     def with_network(self, name: str) -> Sac:
-        """Actor and critics of that name at its reduced size."""
-        return self._with(network=networks.get(name).reduced(), actor=networks.get(name).reduced())
+        """Critics of that name at its reduced size; the actor stays what `actor` says."""
+        return self._with(network=networks.get(name).reduced())
+
+    def validate(self) -> None:
+        """There is an actor of that name and these sizes."""
+        super().validate()
+        self.actor_network()
+
+    def actor_network(self) -> Network:
+        """The network of the actor.
+
+        Raises:
+            UserError: There is none of that name, or it has no such sizes.
+        """
+        kind, given = read(self.actor, networks.get)
+        return kind(**given)
 
     def _with(self, **changes: Any) -> Sac:
         return replace(self, **changes)
@@ -129,6 +151,8 @@ class SacAgent(OffPolicyAgent):
         self._aim = task.entropy * size
         self._noise = NormalDraws(2 * trainer.batch_size * size, seed, "noise of updates")
         self._explored = NormalDraws(task.copies * size, seed, "noise of actions")
+        self._loss_noise, self._kept = NormalDraws(2 * size, seed, "noise of losses"), torch.empty(2, 0, size)
+        self._steady(trainer.batch_size)
 
     def groups(self) -> Mapping[str, list[dict[str, Any]]]:
         """Three optimizers with the trainer's settings."""
@@ -141,6 +165,10 @@ class SacAgent(OffPolicyAgent):
     def followers(self) -> Followers:
         """The target critics."""
         return {"target": PartCopy(self.target, "critic")}
+
+    def renew(self, written: Collection[str]) -> None:
+        """The target critics get the new modules, and keep the weights that were not rewritten."""
+        self.copy_target({name: value for name, value in self.target.items() if f"critic.{name}" not in written})
 
     def draw(self, seed: int) -> Mapping[str, Tensor]:
         """State dict of networks made from another seed."""
@@ -204,9 +232,7 @@ class SacAgent(OffPolicyAgent):
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """The critics' loss plus the actor's, in which critics are constants; the noise is the same at every call."""
-        size, count = values_of(self.games.action), len(batch.rewards)
-        drawn = torch.randn(2 * count * size, generator=generator(self.seed, "noise of losses"))
-        actor_noise, critic_noise = self._noises(drawn, count)
+        actor_noise, critic_noise = self._noises(self._steady(len(batch.rewards)), len(batch.rewards))
         fixed = {name: value.detach() for name, value in model.named_parameters() if name.startswith("critic.")}
 
         def values(observations: Tensor, act: Act) -> Tensor:
@@ -292,7 +318,7 @@ class SacAgent(OffPolicyAgent):
         outputs = model.get_submodule("actor")(batch.next_observations)
         actions, density = TanhGaussian(outputs).sample(noise)
         ahead = self.target_critic(torch.cat((batch.next_observations.flatten(1), actions), 1)).amin(0)
-        follows = (ahead - self.log_temperature.exp() * density).masked_fill_(batch.terminated, 0.0)
+        follows = (ahead - self.log_temperature.exp() * density).masked_fill(batch.terminated, 0.0)
         return batch.rewards.add(follows, alpha=self.gamma)
 
     @staticmethod
@@ -300,6 +326,14 @@ class SacAgent(OffPolicyAgent):
         """Squared distance from the goals: a mean over transitions, a sum over critics."""
         errors: Tensor = model(batch.observations, batch.actions.flatten(1)) - goals
         return torch.sum(errors.square()) / len(goals)
+
+    def _steady(self, count: int) -> Tensor:
+        """The noise of `loss`, (2, B, A), drawn before it is differentiated sample by sample."""
+        rows = range(self._kept.shape[1], count)
+        if rows:
+            new = torch.stack([self._loss_noise(row).view(2, -1) for row in rows], dim=1)
+            self._kept = torch.cat((self._kept, new), dim=1)
+        return self._kept
 
     def _noises(self, drawn: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Noise (B, A) of the actor's step and of the critics'."""
@@ -313,5 +347,5 @@ class SacAgent(OffPolicyAgent):
     def _build(self, seed: int) -> ActorCritic:
         task, games = self.task, self.games
         sizes = games.observation.shape, values_of(games.action)
-        made = actor_critic(task.actor, task.network, *sizes, seed, critics=2 if task.double else 1)
+        made = actor_critic(task.actor_network(), task.network, *sizes, seed, critics=2 if task.double else 1)
         return made.to(self.device)

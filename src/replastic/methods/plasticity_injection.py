@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from replastic.errors import UserError
 from replastic.interventions.aim import choose
 from replastic.interventions.draws import drawn
-from replastic.interventions.injected import Classifier, find_classifier
+from replastic.interventions.injected import Classifier, find_classifiers
 from replastic.interventions.method import Method, register
 from replastic.interventions.run import Need, Run
 from replastic.options import option
@@ -27,7 +27,8 @@ class PlasticityInjection(Method):
     Outputs are the same right after the injection, up to rounding. The encoder below is shared and trained on, through
     all three. At every further boundary another frozen pair is added. Parameters keep their names and identity; the
     frozen copies are ``head.old.0...`` and ``head.fresh.0...``, in evaluation mode always, and measures of features
-    see their units, too. The fresh weights are a new draw at every boundary.
+    see their units, too. The fresh weights are a new draw at every boundary. Of several networks, such as an actor and
+    critics, and of several heads each has a classifier of its own.
 
     The classifier is the last Linear and up to `hidden` hidden layers right before it. Beware: with the last Linear
     alone (``hidden=0``, or a network such as a transformer whose classifier is one layer) the sum of the three is just
@@ -47,28 +48,29 @@ class PlasticityInjection(Method):
     def check(self, run: Run) -> None:
         """See that there is a classifier whose weights may be touched."""
         chosen = {target.entry.name for target in choose("parameters", run)[0]}
-        for name, _ in self._find(run).parameters():
-            if name not in chosen:
-                raise UserError(f"{self.name} puts new weights into the classifier, but {name} is to be left alone")
+        for classifier in self._find(run):
+            for name, _ in classifier.parameters():
+                if name not in chosen:
+                    raise UserError(f"{self.name} puts new weights into the classifier, but {name} is to be left alone")
 
     def setup(self, run: Run) -> None:
-        """Look up the classifier."""
-        self._classifier = self._find(run)
+        """Look up the classifiers."""
+        self._classifiers = self._find(run)
         self._wanted = 0
 
     def on_boundary(self, run: Run) -> Change:
         """A frozen pair more, and fresh weights for what is trained."""
-        draw, classifier = drawn(run), self._classifier
-        fresh = {name: self._of(draw, name).to(value) for name, value in classifier.state().items()}
-        pair = (classifier.copy(classifier.state()), classifier.copy(fresh))
-        return Change(
-            proposals=[Proposal(name, value) for name, value in fresh.items()],
-            modules=classifier.with_pairs([*classifier.pairs(), pair]),
-        )
+        draw, proposals, modules = drawn(run), list[Proposal](), dict[str, nn.Module]()
+        for classifier in self._classifiers:
+            fresh = {name: self._of(draw, name).to(value) for name, value in classifier.state().items()}
+            pair = (classifier.copy(classifier.state()), classifier.copy(fresh))
+            proposals += [Proposal(name, value) for name, value in fresh.items()]
+            modules |= classifier.with_pairs([*classifier.pairs(), pair])
+        return Change(proposals=proposals, modules=modules)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The number of pairs; their weights are saved with the model."""
-        return {"pairs": torch.tensor(len(self._classifier.pairs()))}
+        return {"pairs": torch.tensor(len(self._classifiers[0].pairs()))}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Note how many pairs there are to be."""
@@ -76,18 +78,24 @@ class PlasticityInjection(Method):
 
     def rebuild(self, run: Run) -> Change | None:
         """As many pairs as there were, with any weights: the saved ones come next."""
-        classifier, some = self._classifier, self._classifier.state()
-        pairs = [(classifier.copy(some), classifier.copy(some)) for _ in range(self._wanted)]
-        return Change(modules=classifier.with_pairs(pairs)) if pairs else None
+        if not self._wanted:
+            return None
+        modules = dict[str, nn.Module]()
+        for classifier in self._classifiers:
+            some = classifier.state()
+            pairs = [(classifier.copy(some), classifier.copy(some)) for _ in range(self._wanted)]
+            modules |= classifier.with_pairs(pairs)
+        return Change(modules=modules)
 
     def close(self) -> None:
         """Let go of the model."""
-        self.__dict__.pop("_classifier", None)
+        self.__dict__.pop("_classifiers", None)
 
-    def _find(self, run: Run) -> Classifier:
+    def _find(self, run: Run) -> list[Classifier]:
         assert isinstance(run.model, nn.Module)
-        found = find_classifier(run.model, self.hidden)
-        if found is None:
+        heads = [entry.name.removesuffix(".weight") for entry in run.store.entries() if entry.role == "head"]
+        found = find_classifiers(run.model, self.hidden, heads)
+        if not found:
             raise UserError(f"{self.name} needs a network that ends with an nn.Linear, but this one has none")
         return found
 

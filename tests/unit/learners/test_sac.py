@@ -39,7 +39,7 @@ TASK = Sac(
     episodes=2,
     longest=20,
     network=TINY,
-    actor=TINY,
+    actor="simba:width=6,blocks=1,expansion=2",
 )
 TRAINER = Trainer(batch_size=5, learning_rate=1e-3, warmup=0.0, clip_norm=0.0, weight_decay=0.1, save_seconds=0.0)
 
@@ -109,7 +109,7 @@ class ByHand:
             both = torch.cat((batch.next_observations, actions), 1)
             ahead = torch.stack([q(both)[:, 0] for q in self.targets]).min(0).values
             soft = ahead - self.log_temperature.exp() * density
-            goals = batch.rewards + self.gamma * torch.where(batch.terminated, 0.0, 1.0) * soft
+            goals = batch.rewards + self.gamma * (~batch.terminated).double() * soft
         both = torch.cat((batch.observations, batch.actions), 1)
         error = sum((((q(both)[:, 0] - goals) ** 2).mean() for q in self.critics), torch.zeros(()))
         self.adam([p for q in self.critics for p in q.parameters()], error)
@@ -344,7 +344,7 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(tmp_path: Path, stop_at: floa
 
 
 def test_values_that_are_no_numbers_end_the_run_and_keep_the_last_good_state(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="gave observations or rewards that are not finite, near interaction .* its"):
+    with pytest.raises(UserError, match=r"gave observations or rewards that are not finite, near interaction .* its"):
         run_to(tmp_path / "broken", source=control(breaks_after=3))
     assert (tmp_path / "broken" / "state" / "state.safetensors").is_file()
     task = replace(TASK, temperature=1e30)
@@ -357,19 +357,44 @@ def test_discrete_actions_are_refused() -> None:
         replace(TASK, environment="toy/corridor").learner(games(), 3, TRAINER)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"compiled": True}, {"precision": "bfloat16"}, {"accumulate": 2}], ids=lambda c: next(iter(c))
+)
+def test_settings_of_the_trainer_that_it_does_not_have_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"sac makes its updates in float32.*{next(iter(changes))}"):
+        TASK.learner(control(), 3, replace(TRAINER, **changes))
+
+
 def test_any_network_can_be_actor_and_critic() -> None:
-    task = replace(TASK, network=Mlp(hidden=(4,)), actor=Mlp(hidden=(5,)))
+    task = replace(TASK, network=Mlp(hidden=(4,)), actor="mlp:norm=layer")
     with session(task) as run:
         agent = played(run, 3)
     assert isinstance(agent.model.actor.hidden1, nn.Sequential)
-    assert TASK.with_network("mlp").actor == Mlp.reduced()
+    assert isinstance(agent.model.critic.q2.hidden1, nn.Sequential)
+    assert TASK.with_network("mlp").network == Mlp.reduced()
+
+
+@pytest.mark.parametrize(
+    ("actor", "words"), [("simbo", "did you mean 'simba'"), ("simba:wide=3", "simba has no option 'wide'")]
+)
+def test_an_actor_that_does_not_exist_is_refused(actor: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        replace(TASK, actor=actor)
 
 
 @pytest.mark.slow
 def test_it_learns_to_hold_the_point() -> None:
     """What a controller that was tuned by hand gets, to a tenth; at random it is far below."""
     small = Simba(width=32, blocks=1)
-    task = replace(TASK, steps=1500, learning_starts=200, buffer_size=2000, episodes=20, network=small, actor=small)
+    task = replace(
+        TASK,
+        steps=1500,
+        learning_starts=200,
+        buffer_size=2000,
+        episodes=20,
+        network=small,
+        actor="simba:width=32,blocks=1",
+    )
     trainer = replace(TRAINER, batch_size=32, learning_rate=3e-3, weight_decay=0.01)
     with session(replace(task, interventions=(), gamma=0.9), trainer=trainer) as run:
         run.begin(0)
@@ -380,3 +405,13 @@ def test_it_learns_to_hold_the_point() -> None:
         last = run.learner.evaluate(0)["metric/return"]
     assert first < 5
     assert last > 14
+
+
+def test_full_reset_with_the_papers_recipe_puts_every_tensor_back() -> None:
+    with session(method="full_reset") as run:
+        first = {name: value.clone() for name, value in run.model.state_dict().items()}
+        played(run, 20)
+        moved = [name for name, value in run.model.state_dict().items() if not torch.equal(value, first[name])]
+        assert len(moved) > len(first) / 2
+        run.attached.cross(1, begin=True)
+        assert all(torch.equal(value, first[name]) for name, value in run.model.state_dict().items())
