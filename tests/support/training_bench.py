@@ -89,12 +89,11 @@ def build(
     return model, init
 
 
-def data(phase: int, dtype: torch.dtype = torch.float32) -> list[Batch]:
+def data(phase: int, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> list[Batch]:
     """The batches of a phase, the same at every call."""
     g = torch.Generator().manual_seed(1 + phase)
-    return [
-        (torch.randn(8, 3, 6, 6, generator=g).to(dtype), torch.randint(0, 4, (8,), generator=g)) for _ in range(UPDATES)
-    ]
+    drawn = [(torch.randn(8, 3, 6, 6, generator=g), torch.randint(0, 4, (8,), generator=g)) for _ in range(UPDATES)]
+    return [(inputs.to(device, dtype), targets.to(device)) for inputs, targets in drawn]
 
 
 def checkpoints(dtype: torch.dtype = torch.float32) -> list[Checkpoint]:
@@ -120,7 +119,7 @@ def lively(spec: str) -> str:
 
 def run_of(model: nn.Module, init: Mapping[str, Tensor], **given: Any) -> Run:
     """A run in which nothing is missing, before its first phase."""
-    dtype = next(model.parameters()).dtype
+    dtype, device = next(model.parameters()).dtype, next(model.parameters()).device
     trainable = [p for p in model.parameters() if p.requires_grad]
     return Run(
         **{
@@ -129,8 +128,8 @@ def run_of(model: nn.Module, init: Mapping[str, Tensor], **given: Any) -> Run:
             "model": model,
             "optimizer": torch.optim.Adam(trainable, lr=1e-2),
             "init": init,
-            "fresh": lambda seed: redraw(build(dtype)[0], seed),
-            "batches": lambda: data(0, dtype),
+            "fresh": lambda seed: redraw(build(dtype)[0].to(device), seed),
+            "batches": lambda: data(0, dtype, device),
             "loss_fn": loss_fn,
             "checkpoints": checkpoints(dtype),
             "replay": lambda share: None,
@@ -153,15 +152,18 @@ class Bench:
         averaged: bool = False,
         phase: int = 0,
         policy: Any = "reset_touched",
+        device: str | torch.device = "cpu",
         **given: Any,
     ) -> None:
         self.model, init = build(dtype, layout)
+        self.model.to(device)
+        init = {name: value.to(device) for name, value in init.items()}
         for name in frozen:
             self.model.get_parameter(name).requires_grad_(False)
-        self.dtype = dtype
+        self.dtype, self.device = dtype, device
         self.average = AveragedModel(self.model) if averaged else None
         self.share = 0.0
-        run = run_of(self.model, init, batches=lambda: data(phase, dtype), **{"replay": self.replay, **given})
+        run = run_of(self.model, init, batches=lambda: self.data(phase), **{"replay": self.replay, **given})
         assert run.optimizer is not None
         followers = None if self.average is None else {"average": self.average}
         method = Nothing() if make is None else make()
@@ -178,6 +180,10 @@ class Bench:
     def run(self) -> Run:
         return self.attached.run
 
+    def data(self, phase: int) -> list[Batch]:
+        """The batches of a phase, where the network is."""
+        return data(phase, self.dtype, self.device)
+
     def replay(self, share: float) -> None:
         """Mix a share of the first phase's data into the batches of the others."""
         self.share = share
@@ -185,7 +191,7 @@ class Bench:
     def learn(self, batch: Batch) -> None:
         """One step of the optimizer, penalty included."""
         if self.share and self.run.phase > 0:
-            old, count = data(0, self.dtype)[0], math.ceil(self.share * len(batch[0]))
+            old, count = self.data(0)[0], math.ceil(self.share * len(batch[0]))
             batch = torch.cat([old[0][:count], batch[0][count:]]), torch.cat([old[1][:count], batch[1][count:]])
         self.model.train()
         optimizer = self.attached.optimizer
@@ -210,14 +216,14 @@ class Bench:
         """Let the method act after an update that was made, or cross a boundary."""
         kind, phase, _ = event
         if kind == "cross":
-            return self.attached.cross(phase, batches=data(phase, self.dtype), **options)
+            return self.attached.cross(phase, batches=self.data(phase), **options)
         return self.attached.after_update()
 
     def go(self, first: int = 0, last: int = len(EVENTS)) -> Bench:
         """Do what happens from event `first` up to but not including `last`."""
         for event in EVENTS[first:last]:
             if event[0] == "update":
-                self.learn(data(event[1], self.dtype)[event[2]])
+                self.learn(self.data(event[1])[event[2]])
             self.act(event)
         return self
 

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from replastic import linalg
 from replastic.interventions.method import Solution
+from replastic.linalg.device import at_once
 from replastic.weights.change import LayerOutcome
 from replastic.weights.entries import MatrixInfo
 
 MEASURED = 1 << 18
-"""Elements measured at a time: bounds the float64 temporaries."""
+"""Elements measured at a time on a CPU: bounds the float64 temporaries."""
 
 
 @dataclass(eq=False)
@@ -62,7 +63,7 @@ def measure(parts: Sequence[Part]) -> None:
 def _sums(part: Part) -> Tensor:
     """||new - old||_F^2, ||old||_F^2 and ||new||_F^2 of a part, each times a power of two, squared; and the powers."""
     assert part.new is not None
-    rows = max(1, MEASURED // max(1, part.info.batch * part.info.d_in))
+    rows = max(1, at_once(part.old.device, MEASURED) // max(1, part.info.batch * part.info.d_in))
     powers = _powers(part)
     sums = torch.zeros(3, dtype=torch.float64, device=part.old.device)
     for start in range(0, part.old.shape[-2], rows):

@@ -15,12 +15,13 @@ from replastic.interventions.parts import Part, as_written, measure, outcome, wo
 from replastic.interventions.plan import Job, Plan
 from replastic.interventions.run import Run
 from replastic.interventions.sharded import solved_sharded
+from replastic.linalg.device import at_once, in_working_precision
 from replastic.seeds import derive
 from replastic.weights.change import Change, Proposal
 from replastic.weights.entries import MatrixInfo
 
 CHUNK = 1 << 20
-"""Elements solved in one call: enough to fill the machine, few enough that temporaries stay small."""
+"""Elements solved in one call on a CPU: enough to fill it, few enough that temporaries stay small."""
 
 _Piece = list[tuple[Part, int, int]]
 """Matrices solved in one call: (part, first matrix, end) of parts of equal shape."""
@@ -53,7 +54,8 @@ def _proposals(jobs: Sequence[Job], run: Run, sources: Mapping[int, Initial]) ->
     sharded = [job for job in jobs if job.entry.sharded]
     if sharded:  # first, so that no error of one process alone lets the others wait for it in an exchange
         yield from solved_sharded(sharded, run, sources, chunks=_chunks, answer=_answers, room=CHUNK)
-    for chunk in _chunks([job for job in jobs if not job.entry.sharded]):
+    here = [job for job in jobs if not job.entry.sharded]
+    for chunk in _chunks(here, at_once(_device(run), CHUNK)):
         yield from _answers(chunk, run, sources[id(chunk[0].method)])
 
 
@@ -61,8 +63,14 @@ def _answers(chunk: Sequence[Job], run: Run, initial: Initial) -> Iterator[Propo
     return _tensor(chunk[0], run, initial) if chunk[0].whole else _matrices(chunk, run, initial)
 
 
-def _chunks(jobs: Sequence[Job]) -> Iterator[list[Job]]:
-    """Weights to be solved together: same method, same shapes of matrices, together at most `CHUNK` elements.
+def _device(run: Run) -> torch.device:
+    """Where a live model is; the CPU for weights in a file."""
+    parameters = () if run.model is None else run.model.parameters()
+    return next((p.device for p in parameters), torch.device("cpu"))
+
+
+def _chunks(jobs: Sequence[Job], room: int = CHUNK) -> Iterator[list[Job]]:
+    """Weights to be solved together: same method, same shapes of matrices, together at most `room` elements.
 
     Within a group the order is by name, so that the chunks do not depend on the order of the store.
     """
@@ -76,7 +84,7 @@ def _chunks(jobs: Sequence[Job]) -> Iterator[list[Job]]:
         elements = 0
         for job in sorted(group, key=lambda j: j.entry.name):
             size = sum(i.batch * i.d_out * i.d_in for i in job.infos)
-            if chunk and elements + size > CHUNK:
+            if chunk and elements + size > room:
                 yield chunk
                 chunk, elements = [], 0
             chunk.append(job)
@@ -160,8 +168,8 @@ def _solve_group(method: WeightMethod, group: Sequence[Part], run: Run) -> None:
 
 
 def _pieces(group: Sequence[Part]) -> Iterator[_Piece]:
-    """The matrices of all parts, gathered into calls of at most about `CHUNK` elements."""
-    limit = max(1, CHUNK // (group[0].info.d_out * group[0].info.d_in))
+    """The matrices of all parts, gathered into calls of at most about `CHUNK` elements, more on a GPU."""
+    limit = max(1, at_once(group[0].old.device, CHUNK) // (group[0].info.d_out * group[0].info.d_in))
     piece: _Piece = []
     room = limit
     for part in group:
@@ -179,7 +187,7 @@ def _pieces(group: Sequence[Part]) -> Iterator[_Piece]:
 
 
 def _solve(method: WeightMethod, w: Tensor, info: MatrixInfo, w0: Tensor | None, draw: torch.Generator) -> Solution:
-    with torch.no_grad(), torch.autocast(w.device.type, enabled=False):
+    with torch.no_grad(), in_working_precision(w.device):
         answer = method.solve(w, info, w0, draw)
     solution = answer if isinstance(answer, Solution) else Solution(answer)
     if solution.weight.shape != w.shape:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from replastic.errors import MatrixError, UnknownNameError, UserError
 from replastic.linalg.completion import complete_
+from replastic.linalg.device import at_once, in_working_precision
 from replastic.linalg.exact import exact
 from replastic.linalg.fast import fast
 from replastic.linalg.iterative import iterative
@@ -22,7 +23,7 @@ from replastic.linalg.svd import svd
 from replastic.linalg.tall import Solved, Tall, gram_residual
 
 CHUNK_ELEMENTS = 1 << 18
-"""Elements of a batch that are solved at a time, but one matrix at least. It bounds the extra memory."""
+"""Elements of a batch that are solved at a time, but one matrix at least; more on a GPU. It bounds the extra memory."""
 
 SOLVERS: dict[str, Callable[..., Solved]] = {
     "newton_schulz": newton_schulz,
@@ -78,7 +79,7 @@ def polar(
     aligned = torch.zeros_like(residual)
     iterations = 0
     zero = peak == 0
-    with torch.autocast(w.device.type, enabled=False):  # a caller's autocast must not round the products here
+    with in_working_precision(w.device):
         for chunk in _chunks(source, zero):
             solved = solve(Tall(source[chunk], scale[chunk], target[chunk]), **options)
             residual[chunk], aligned[chunk] = solved.residual, solved.alignment
@@ -157,7 +158,7 @@ def _check(residual: Tensor, aligned: Tensor, zero: Tensor, solver: str) -> None
 
 def _chunks(w: Tensor, without: Tensor | None = None) -> Iterator[slice]:
     """Slices of the batch of about CHUNK_ELEMENTS elements each, without the matrices marked in `without`."""
-    step = max(1, CHUNK_ELEMENTS // w.shape[1:].numel())
+    step = max(1, at_once(w.device, CHUNK_ELEMENTS) // w.shape[1:].numel())
     left_out = [] if without is None else torch.nonzero(without).flatten().tolist()
     edges = [-1, *left_out, len(w)]
     for before, after in itertools.pairwise(edges):

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from replastic.linalg.device import at_once
 from replastic.linalg.products import symmetric_product
 
 BLOCK_ELEMENTS = 1 << 18
-"""Elements that are read, multiplied and written at a time. It bounds the memory beside the weight and its factor."""
+"""Elements that are read, multiplied and written at a time on a CPU. It bounds the memory beside weight and factor."""
 
 
 class Solved(NamedTuple):
@@ -58,7 +59,7 @@ class Tall:
     def row_blocks(self) -> Iterator[slice]:
         """Slices of rows of about BLOCK_ELEMENTS elements over the whole chunk."""
         b, m, n = self.shape
-        step = max(1, BLOCK_ELEMENTS // (b * n))
+        step = max(1, at_once(self.w.device, BLOCK_ELEMENTS) // (b * n))
         return (slice(start, min(start + step, m)) for start in range(0, m, step))
 
     def gram(self, dtype: torch.dtype) -> Tensor:

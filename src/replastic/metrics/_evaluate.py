@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from replastic.errors import UserError
+from replastic.linalg.device import in_working_precision
 from replastic.metrics._metric import Metric, by_name
 from replastic.probes import activations, check_features, forward_on, loss_on, undisturbed
 from replastic.records import Measures, key
@@ -57,7 +58,7 @@ def measure(
     shares: dict[str, dict[str, Tensor]] = {name: {} for name in chosen}
     if any(m.on in ("weight", "change") for m in chosen.values()):
         for info, w, before in _matrices(store, recipe, old):
-            with torch.autocast(w.device.type, enabled=False):
+            with in_working_precision(w.device):
                 given = {"weight": (w, info), "change": (w, before, info)}
                 for name, metric in chosen.items():
                     if metric.on in given:
@@ -158,7 +159,7 @@ def watch_features(
 
     def checked(layer: str, output: Tensor) -> None:
         check_features(f"the output of {layer}", output)
-        with torch.autocast(output.device.type, enabled=False):
+        with in_working_precision(output.device):
             visit(layer, output)
 
     with undisturbed(model), torch.no_grad(), activations(model, checked):
