@@ -42,9 +42,7 @@ def close_to_the_cpus(found: nn.Module, expected: nn.Module, allowed: float = CL
 
 
 @pytest.mark.parametrize("solver", ["exact", "iterative", "svd", "newton_schulz"])
-def test_weights_are_the_cpus(
-    solver: str, network: tuple[nn.Module, Tensor], device: torch.device, tf32: bool
-) -> None:
+def test_weights_are_the_cpus(solver: str, network: tuple[nn.Module, Tensor], device: torch.device, tf32: bool) -> None:
     twin = trained(copy.deepcopy(network[0]), torch.device("cpu"))
     model = trained(network[0], device)
     addresses = {name: (id(p), p.data_ptr()) for name, p in model.named_parameters()}
@@ -67,9 +65,7 @@ def replies(model: nn.Module, batch: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("staging", ["memory", "disk"])
-def test_undo_takes_back_every_bit(
-    staging: Any, network: tuple[nn.Module, Tensor], device: torch.device
-) -> None:
+def test_undo_takes_back_every_bit(staging: Any, network: tuple[nn.Module, Tensor], device: torch.device) -> None:
     model = trained(network[0], device)
     before = state(model)
     outcome = replastic.fire_(model, staging=staging)

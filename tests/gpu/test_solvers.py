@@ -21,9 +21,7 @@ exact_solver = pytest.mark.parametrize("solver", ["exact", "iterative", "svd"])
 @every_shape
 @every_spectrum
 @exact_solver
-def test_exact_solvers(
-    solver: str, kind: str, shape: tuple[int, ...], device: torch.device, tf32: bool
-) -> None:
+def test_exact_solvers(solver: str, kind: str, shape: tuple[int, ...], device: torch.device, tf32: bool) -> None:
     w = matrix(kind, shape).float()
     result = polar(w.to(device), solver)
     assert result.factor.device == result.residual.device == result.alignment.device == device
@@ -51,10 +49,8 @@ def formula(w: Tensor, num_iters: int, coefficients: str) -> Tensor:
     x = x / torch.linalg.matrix_norm(x)[..., None, None]
     for _ in range(num_iters):
         gram = x.mT @ x
-        if coefficients == "cubic":
-            x = 1.5 * x - 0.5 * x @ gram
-        else:
-            x = 2 * x - 1.5 * x @ gram + 0.5 * x @ gram @ gram
+        cubic = 1.5 * x - 0.5 * x @ gram
+        x = cubic if coefficients == "cubic" else 2 * x - 1.5 * x @ gram + 0.5 * x @ gram @ gram
     return x
 
 
@@ -91,9 +87,7 @@ def test_weights_of_every_dtype(solver: str, dtype: torch.dtype, device: torch.d
 
 @exact_solver
 @pytest.mark.parametrize("shape", [(12, 12), (30, 12), (12, 30)], ids=str)
-def test_deficient_ranks_are_completed_as_on_the_cpu(
-    solver: str, shape: tuple[int, int], device: torch.device
-) -> None:
+def test_deficient_ranks_are_completed_as_on_the_cpu(solver: str, shape: tuple[int, int], device: torch.device) -> None:
     draw = torch.Generator().manual_seed(5)
     w = torch.randn(shape[0], 7, generator=draw) @ torch.randn(7, shape[1], generator=draw)
     w[1], w[2] = w[0], 0.0  # a repeated and a dead unit

@@ -1,4 +1,4 @@
-"""Training on the device: every learner, killed and gone on with, to equal records; seeds, data and settings of speed."""
+"""Training on the device: every learner, killed and gone on with, to equal records; seeds, data, settings of speed."""
 
 from __future__ import annotations
 

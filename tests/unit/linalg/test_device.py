@@ -1,4 +1,4 @@
-"""Rounding that a caller allows is off around our products on a GPU, and back afterwards; no GPU is needed to see it."""
+"""Rounding that a caller allows is off around our products on a GPU, and back afterwards; seen without a GPU."""
 
 from __future__ import annotations
 
@@ -30,10 +30,15 @@ def _without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 def test_the_callers_precision_is_off_inside_and_back_after_an_error(precision: str) -> None:
     torch.set_float32_matmul_precision(precision)
-    with pytest.raises(KeyboardInterrupt), in_working_precision(GPU):
-        assert torch.get_float32_matmul_precision() == "highest"
-        assert not torch.backends.cuda.matmul.allow_tf32
-        raise KeyboardInterrupt
+
+    def work() -> None:
+        with in_working_precision(GPU):
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cuda.matmul.allow_tf32
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert torch.get_float32_matmul_precision() == precision
 
 
