@@ -91,3 +91,54 @@ class Toy(Family):
 def games(*names: str, **settings: object) -> Games:
     """The source of an agent's task: the corridor once for each name."""
     return Games.of([Toy(game=name, **settings) for name in names or ("corridor",)])  # type: ignore[arg-type]
+
+
+class Aim(Environment):
+    """Actions that are values: the reward is minus their distance from what is seen; five steps an episode."""
+
+    def __init__(self, family: AimFamily, copies: int) -> None:
+        space = ObservationSpace((2,), torch.float32)
+        super().__init__(family.spec, copies, space, ActionSpace(shape=(2,)), horizon=5, episodic=False)
+
+    def _reset(self, seed: int) -> Tensor:
+        self._seed, self._count = seed, 0
+        return self._next()
+
+    def _next(self) -> Tensor:
+        self._count += 1
+        self._now = torch.rand(self.copies, 2, generator=generator(self._seed, self._count)) - 0.5
+        return self._now
+
+    def _step(self, actions: Tensor) -> Step:
+        rewards = -(actions - self._now).abs().sum(1)
+        ended = self._steps + 1 == self.horizon
+        last = self._next()
+        return Step(
+            self._next() if ended.any() else last, rewards, rewards, torch.zeros_like(ended), ended, last[ended]
+        )
+
+    def _state(self) -> dict[str, Tensor]:
+        return {"count": torch.tensor(self._count), "seed": torch.tensor(self._seed), "now": self._now.clone()}
+
+    def _load(self, state: Mapping[str, Tensor]) -> Tensor:
+        self._seed, self._count, self._now = int(state["seed"]), int(state["count"]), state["now"].clone()
+        return self._now
+
+
+@dataclass(frozen=True, kw_only=True)
+class AimFamily(Family):
+    """Of `Aim`; registered nowhere."""
+
+    name: ClassVar[str] = "aim"
+
+    @classmethod
+    def games(cls) -> tuple[str, ...]:
+        return ("aim",)
+
+    def build(self, copies: int, *, training: bool = True) -> Environment:
+        return Aim(self, copies)
+
+
+def aims(times: int = 1) -> Games:
+    """The source of a task whose actions are values."""
+    return Games.of([AimFamily(game="aim")] * times)

@@ -3,6 +3,7 @@
 from replastic.envs._environment import ActionSpace, Environment, Episode, ObservationSpace, Step
 from replastic.envs._family import Family, entry, from_spec, get, names, register
 from replastic.envs._replay import Replay, ReplaySize, Transitions
+from replastic.envs._shifted import Shifted
 
 __all__ = [
     "ActionSpace",
@@ -12,6 +13,7 @@ __all__ = [
     "ObservationSpace",
     "Replay",
     "ReplaySize",
+    "Shifted",
     "Step",
     "Transitions",
     "entry",

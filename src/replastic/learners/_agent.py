@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from replastic import envs, networks
-from replastic.envs import Environment, Step
+from replastic.envs import Environment, Shifted, Step
 from replastic.errors import UserError
 from replastic.learners._games import Draws, Games, evenly, values_of
 from replastic.learners._learner import Learner
@@ -58,6 +58,12 @@ class AgentTask(Task):
         help="when a method acts within an environment: shares of its steps if below 1, else numbers of interactions",
         above=0,
     )
+    levels: int = option(1, help="times that it goes through the environments", low=1)
+    shift: float = option(
+        0.0,
+        help="spread of the offset of observations in each environment after the first: normal, drawn for the seed",
+        low=0,
+    )
     gamma: float = option(0.99, help="discount of later rewards", low=0, high=1)
     evaluations: int = option(10, help="evaluations in each environment, evenly spaced", low=1)
     episodes: int = option(10, help="episodes of an evaluation, side by side", low=1)
@@ -76,7 +82,7 @@ class AgentTask(Task):
     @property
     def stages(self) -> tuple[str, ...]:
         """Specs of the environments, one for each stage."""
-        return tuple(piece.strip() for piece in pieces(self.environment))
+        return tuple(piece.strip() for piece in pieces(self.environment)) * self.levels
 
     @property
     def cuts(self) -> tuple[int, ...]:
@@ -119,7 +125,8 @@ class AgentTask(Task):
 
     def in_words(self) -> str:
         """Network and environments."""
-        return f"{self.architecture} on {', then '.join(self.stages)}"
+        again = f", {self.levels} times" if self.levels > 1 else ""
+        return f"{self.architecture} on {', then '.join(dict.fromkeys(self.stages))}{again}"
 
     def open(self, device: str = "cpu") -> Games:
         """The environments, each looked at."""
@@ -134,8 +141,10 @@ class AgentTask(Task):
         found = {**super().summary(), "statistics": list(STATISTICS), "game": "environment"}
         found["further"] = {TRAINING_RETURN: "return of the training episodes"}
         if len(self.stages) > 1:
+            found["tasks"] = "phases"
+        if len(set(self.stages)) > 1:
             names = [self.stages[self.stretch(phase).stage] for phase in range(self.lead, self.phases)]
-            found |= {"tasks": "phases", "phase_names": ["priming"] * self.lead + names}
+            found["phase_names"] = ["priming"] * self.lead + names
         return found
 
     def with_network(self, name: str) -> AgentTask:
@@ -268,11 +277,19 @@ class Agent(Learner):
             self._environment.load_state_dict(held)
 
     def _made(self, stage: int) -> Environment:
-        return self.games.families[stage].make(self.task.copies, derive(self.seed, "environment", stage))
+        made = self.games.families[stage].make(self.task.copies, derive(self.seed, "environment", stage))
+        return self._shifted(made, stage)
+
+    def _shifted(self, environment: Environment, stage: int) -> Environment:
+        """The environment of a stage with its offset: none in the first, later ones drawn for the seed."""
+        if not self.task.shift or not stage:
+            return environment
+        draw = generator(self.seed, "offset", stage)
+        return Shifted(environment, self.task.shift * torch.randn(environment.observation.shape, generator=draw))
 
     def _played_what(self) -> str:
         """Network and environments, in words."""
-        return f"{self.task.architecture} on {', then '.join(family.spec for family in self.games.families)}"
+        return f"{self.task.architecture} on {', then '.join(dict.fromkeys(f.spec for f in self.games.families))}"
 
     def _judged(self, stage: int) -> float:
         """Mean return of the evaluation episodes in the environment of a stage."""
@@ -290,7 +307,7 @@ class Agent(Learner):
         """Steps of evaluation, one episode after the other in every copy, without an end."""
         if stage not in self._judges:
             family = self.games.families[stage]
-            self._judges[stage] = family.make(self.task.episodes, 0, training=False)
+            self._judges[stage] = self._shifted(family.make(self.task.episodes, 0, training=False), stage)
         environment, place = self._judges[stage], (stage, self.interactions)
         observations = environment.reset(derive(self.seed, "evaluation", *place))
         draw = generator(self.seed, "evaluation actions", *place)
