@@ -135,7 +135,7 @@ class AimFamily(Family):
     def games(cls) -> tuple[str, ...]:
         return ("aim",)
 
-    def build(self, copies: int, *, training: bool = True) -> Environment:
+    def build(self, copies: int, *, training: bool = True, drawn: bool = False) -> Environment:
         return Aim(self, copies)
 
 

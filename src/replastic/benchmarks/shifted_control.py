@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from replastic.experiments.spec import BenchmarkSpec, Preset, register
+from replastic.experiments.spec import BenchmarkSpec, Preset, every_method, register
 from replastic.learners import Trainer
+from replastic.learners.dqn import Dqn
 from replastic.learners.ppo import Ppo
 from replastic.networks.mlp import Mlp
 from replastic.training import Protocol
 
 CHOSEN = ("base", "full_reset", "optimizer_reset", "head_reset", "fire", "trac")
-"""The reference, networks made anew at every level, the two controls of every table, and the two to look at."""
-FURTHER = (
-    "interpolation:strength=0.8",
-    "shrink_perturb:shrink=0.8,noise=fresh",
-    "redo:every=1000",
-    "l2_init:strength=0.001",
-    "l2:strength=0.001",
-    "weight_clipping",
+"""The reference, networks made anew at every level, the two controls of every table, FIRE, and TRAC, from whose paper
+the experiment comes."""
+EVERY = every_method(
+    interpolation="interpolation:strength=0.8",
+    redo="redo:every=1000",
+    l2_init="l2_init:strength=0.001",
+    l2="l2:strength=0.001",
 )
 """With settings that were not searched."""
-CURVES = ["metric/dormant", "metric/feature_srank", "metric/dfi", "metric/weight_norm"]
+CURVES = ["metric/training_return", "metric/dormant", "metric/feature_srank", "metric/dfi", "metric/weight_norm"]
 
 
 @register("shifted_control", reference="https://arxiv.org/abs/2405.16642")
@@ -53,6 +53,25 @@ def shifted_control() -> BenchmarkSpec:
         probe_samples=512,
     )
     acrobot = replace(small, task=replace(task, environment="gym/Acrobot-v1"))
+    dqn = replace(
+        small,
+        task=Dqn(
+            environment="gym/CartPole-v1",
+            levels=10,
+            shift=2.0,
+            interventions=(),
+            steps=40_000,
+            learning_starts=1000,
+            replay_ratio=0.25,
+            buffer_size=20_000,
+            target_every=250,
+            evaluations=5,
+            episodes=10,
+            longest=500,
+            network=task.network,
+        ),
+        trainer=replace(small.trainer, learning_rate=5e-4),
+    )
     paper = replace(small, task=replace(task, steps=160_000, evaluations=20))
     tiny = replace(
         small,
@@ -80,16 +99,17 @@ def shifted_control() -> BenchmarkSpec:
                 help="CartPole, a quarter of the steps of C-CHAIN; two to three minutes a run on one core",
             ),
             "acrobot": Preset(protocol=acrobot, methods=CHOSEN, seeds=5, help="as small, on Acrobot"),
+            "dqn": Preset(protocol=dqn, methods=CHOSEN, seeds=5, help="CartPole with DQN instead; two minutes a run"),
             "full": Preset(
                 protocol=small,
-                methods=(*CHOSEN, *FURTHER),
+                methods=EVERY,
                 seeds=5,
-                help="as small, with further methods",
+                help="every method and control",
                 folder="small",
             ),
             "paper": Preset(
                 protocol=paper,
-                methods=(*CHOSEN, *FURTHER),
+                methods=EVERY,
                 seeds=10,
                 help="CartPole, 160,000 steps a level as in the code of C-CHAIN; ten minutes a run",
             ),

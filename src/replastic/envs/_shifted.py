@@ -39,7 +39,7 @@ class Shifted(Environment):
             horizon=inside.horizon,
         )
         self._inside, self._offset = inside, offset
-        self.exact = inside.exact  # type: ignore[misc]
+        self.exact = inside.exact
         self.observations = inside.observations + offset
 
     def _reset(self, seed: int) -> Tensor:

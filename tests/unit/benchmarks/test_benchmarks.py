@@ -8,11 +8,12 @@ import pytest
 from replastic import benchmarks, methods
 from replastic.errors import UnknownNameError
 from replastic.experiments.spec import SPECIAL
-from replastic.learners._agent import TRAINING_RETURN
+from replastic.learners._agent import TRAINING_RETURN, AgentTask
 from replastic.learners.classification import ACCURACY, Classification
 from replastic.learners.language import BITS_NEW, BITS_OLD, LOSS_NEW, LOSS_OLD, Language
 from replastic.learners.sac import Sac
 from support.toy_control import control
+from support.toy_games import games
 
 SPECS = [
     spec.on(data) for spec in (benchmarks.get(name)() for name in benchmarks.names()) for data in spec.others or [""]
@@ -34,6 +35,8 @@ def scores(task, trainer):
         return {LOSS_NEW, LOSS_OLD, BITS_NEW, BITS_OLD}
     if isinstance(task, Sac):
         return {*task.learner(control(), 0, trainer).scores, TRAINING_RETURN}
+    if isinstance(task, AgentTask):  # the simulators may not be here
+        return {*task.learner(games(), 0, trainer).scores, TRAINING_RETURN}
     learner = task.learner(task.open(), 0, trainer)
     learner.begin(0, 0)
     learner.update(lambda losses, optimizer="": sum(losses()).detach())
