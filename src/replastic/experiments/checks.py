@@ -53,8 +53,9 @@ def other_code(jobs: Sequence[Job], shared: Iterable[Job], accept: bool) -> Iter
             yield file
     for job in shared:
         file = job.directory.path / SHARED
-        noted = read_object(file).get("environment") if file.is_file() else None
-        if isinstance(noted, dict) and code.check(file, noted, unfinished=not job.ready, accept=accept):
+        content = read_object(file) if file.is_file() else {}
+        known = content.get(code.noted(content))
+        if isinstance(known, dict) and code.check(file, known, unfinished=not job.ready, accept=accept):
             yield file
 
 

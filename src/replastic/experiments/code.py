@@ -15,6 +15,15 @@ from replastic.records import read_object
 ACCEPTED = "accepted_changes"
 """Key in the environment of run.json: the changes of code that were accepted, in order, each with before and now."""
 
+MADE_WITH = "made_with"
+"""Key of the environment in the file of a shared phase, which holds settings at its top. Older files have it as
+``environment``, which is a setting of agents."""
+
+
+def noted(content: Mapping[str, Any]) -> str:
+    """The key of the environment in a run.json, or in the file of a shared phase."""
+    return MADE_WITH if MADE_WITH in content else "environment"
+
 
 def of(known: Mapping[str, Any]) -> dict[str, Any]:
     """The code of an environment as run.json keeps it: the last that was accepted, else that with which it began."""
@@ -67,8 +76,9 @@ def check(file: Path, known: Mapping[str, Any], *, unfinished: bool, accept: boo
 def accept(file: Path) -> None:
     """Note in a run.json that its run is gone on with by the code of this process."""
     content = read_object(file)
-    known = content["environment"]
-    content["environment"] = {
+    key = noted(content)
+    known = content[key]
+    content[key] = {
         **known,
         ACCEPTED: [*known.get(ACCEPTED, []), {"before": of(known), "now": of(environment())}],
     }

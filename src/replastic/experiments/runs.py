@@ -16,7 +16,7 @@ import torch
 from replastic.disk import make_folder, write_text
 from replastic.environment import environment
 from replastic.errors import PluginError, UserError
-from replastic.experiments import when
+from replastic.experiments import code, when
 from replastic.parallel import distributed
 from replastic.records import RunDirectory, RunInfo, read_object
 from replastic.registry import plugins_named
@@ -87,7 +87,10 @@ class Job:
             info = self.directory.info() if self.directory.exists else None
             return None if info is None else {"benchmark": info.benchmark, **info.config}
         file = self.directory.path / SHARED
-        return {k: v for k, v in read_object(file).items() if k != "environment"} if file.is_file() else None
+        if not file.is_file():
+            return None
+        content = read_object(file)
+        return {name: value for name, value in content.items() if name != code.noted(content)}
 
     def settings(self) -> dict[str, Any]:
         """Benchmark and settings of this job, as `known` would give them."""
@@ -176,5 +179,5 @@ def prepare(job: Job, source: Any, **around: Any) -> None:
         directory.create(replace(job.info(), environment={**known, **around}))
     else:
         make_folder(directory.path)
-        content = {**job.settings(), "environment": environment()}
+        content = {**job.settings(), code.MADE_WITH: environment()}
         write_text(directory.path / SHARED, json.dumps(content, indent=2) + "\n")

@@ -10,9 +10,14 @@ from replastic.errors import UserError
 from replastic.experiments import code, runs
 from replastic.experiments.experiment import run
 from replastic.experiments.runs import execute
+from replastic.learners import Trainer
+from replastic.learners.ppo import Ppo
+from replastic.networks.mlp import Mlp
 from replastic.registry import load_plugin
+from replastic.training import Protocol
 from support.in_this_process import work
 from support.small_plans import finish, planned
+from support.toy_games import games
 
 PLUGIN = """
 from replastic import metrics
@@ -101,7 +106,23 @@ def test_the_shared_phase_belongs_to_its_code_too(tmp_path):
     planned(tmp_path)
     file = shared.directory.path / runs.SHARED
     content = json.loads(file.read_text())
-    content["environment"]["replastic"] = "0.0.1"
-    file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"\.shared.seed-0 was begun with other code .*replastic: 0\.0\.1 and"):
+    for key in (code.MADE_WITH, "environment"):  # older files have the second
+        written = {**content, key: content[code.MADE_WITH] | {"replastic": "0.0.1"}}
+        if key != code.MADE_WITH:
+            del written[code.MADE_WITH]
+        file.write_text(json.dumps(written))
+        with pytest.raises(UserError, match=r"\.shared.seed-0 was begun with other code .*replastic: 0\.0\.1 and"):
+            planned(tmp_path)
+        code.accept(file)
         planned(tmp_path)
+
+
+def test_the_environment_of_an_agent_is_a_setting_like_others(tmp_path):
+    task = Ppo(environment="toy/corridor", steps=16, horizon=4, copies=2, network=Mlp(hidden=(4,)))
+    protocol = Protocol(task=task, trainer=Trainer(batch_size=4), methods_from=1)
+    job = runs.Job("agents", protocol, {}, tmp_path, "base", 0)
+    shared = job.shared()
+    for one in (job, shared):
+        runs.prepare(one, games())
+        assert one.known() == one.settings()
+        assert one.known()["environment"] == "toy/corridor"
