@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from replastic.extras import require
 from replastic.report import scales, style, words
 from replastic.report.series import Series
 from replastic.report.statistics import INTERVAL, Estimate
@@ -42,6 +43,7 @@ def curves(
     table: Table,
     *,
     emphasise: str = "",
+    styles: Mapping[str, style.Line] | None = None,
 ) -> None:
     """One line per series, with the band of its interval. Main methods are in front, the others thin and grey.
 
@@ -52,8 +54,9 @@ def curves(
         drawn: The series.
         table: The final table, which decides the styles.
         emphasise: The method that the plot is about. It is drawn in front, and all others grey.
+        styles: Lines by method, where they are to be those of another table.
     """
-    styles = style.lines(table)
+    styles = style.lines(table) if styles is None else styles
     ax.locator_params(axis="x", integer=True)
     points = {x for one in drawn for x in one.x.tolist()}
     if len(points) == 1:
@@ -62,7 +65,7 @@ def curves(
     finite = finite[np.isfinite(finite)]
     close = TIE * float(np.ptp(finite)) if finite.size else 0.0
     for index, one in enumerate(drawn):
-        look = styles[one.method]
+        look = styles.get(one.method, style.OTHER)
         front = one.method == emphasise if emphasise else look.front
         colour, width = look.colour, look.width
         if emphasise:
@@ -231,10 +234,15 @@ def label_ends(ax: Any, drawn: Sequence[Series], table: Table) -> None:
         )
 
 
-def legend(ax: Any, narrow: bool) -> None:
-    """A legend in the upper right, for curves that all end at one place."""
-    found = ax.legend(frameon=False, fontsize=8 if narrow else 9.5, loc="upper right")
-    for text in found.get_texts():
+def legend_below(figure: Any, names: Mapping[str, str], styles: Mapping[str, style.Line], narrow: bool) -> None:
+    """One legend for all panels of a figure: the methods in front, by their names."""
+    lines = require("matplotlib.lines", "report", "drawing curves").Line2D
+    front = [method for method in names if method in styles and styles[method].front]
+    handles = [lines([], [], color=styles[method].colour, linewidth=styles[method].width) for method in front]
+    labels = [wrapped(names[method], LABEL_WIDTH, 1) for method in front]
+    where = {"loc": "outside lower center", "ncols": 2 if narrow else 4}
+    legend = figure.legend(handles, labels, frameon=False, fontsize=9 if narrow else 10, **where)
+    for text in legend.get_texts():
         text.set_color(INK)
 
 

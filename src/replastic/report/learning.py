@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from replastic.records import Event, metric_name
-from replastic.report import axes, scales, series
+from replastic.report import axes, scales, series, style, words
 from replastic.report.experiment import Experiment
 from replastic.report.games import Games
 from replastic.report.plot import PHONE, WIDE, Plot, plot, subplots
 from replastic.report.safe import stem
 from replastic.report.series import Series
-from replastic.report.style import behind
 
 POINTS = 500
 """Largest number of evaluations in one curve. A screen shows no more, and the page stays small."""
@@ -49,29 +48,37 @@ def _plot(games: Games, key: str, name: str, label: str) -> Plot | None:
     logarithmic = {game: scales.is_logarithmic([one.values for one in lines]) for game, lines in drawn.items()}
     marks = {game: boundaries(games.tables[game].experiment) for game in drawn}
 
+    across, styles = 3 if len(drawn) > 2 else 2, style.lines(games.first)
+
     def fill(figure: Any, narrow: bool) -> None:
-        grid = subplots(figure, len(drawn), 1 if narrow else 2)
+        columns = 1 if narrow else across
+        grid = subplots(figure, len(drawn), columns)
         for ax, (game, lines) in zip(grid, drawn.items(), strict=True):
             table = games.tables[game]
-            axes.curves(ax, lines, table)
-            axes.name(ax, shown.axis_label, label if narrow or ax in grid[::2] else "")
+            axes.curves(ax, lines, table, styles=styles)
+            axes.name(ax, shown.axis_label, label if ax in grid[::columns] else "")
             axes.frame(ax, lines, logarithmic=logarithmic[game])
             _mark(ax, marks[game], table.experiment)
-            if game:
+            if game and not shown.phase_names:
                 ax.set_title(axes.wrapped(game, 40), fontsize=10, loc="left", color=axes.SOFT)
-            axes.label_ends(ax, lines, table)
+            if several:
+                ax.locator_params(axis="x", nbins=4)
+            else:
+                axes.label_ends(ax, lines, table)
+        if several:
+            axes.legend_below(figure, words.labels(games.methods), styles, narrow)
 
-    rows = -(-len(drawn) // 2)
+    rows = -(-len(drawn) // across)
     title = f"Within the {shown.phase_label}s" if key == shown.score else f"{label}, within the {shown.phase_label}s"
     return plot(
         name,
         title,
         f"{label} over {shown.axis_label}, one line per method: {_ends(games, drawn)}",
         f"Mean over seeds at {taken}. {axes.BAND}{_said(any(logarithmic.values()), marks, shown.phase_label)}"
-        f"{behind(games.first)}",
+        f"{_behind(games)}",
         fill,
-        (WIDE, 0.4 + 3.4 * rows) if several else (WIDE, 4.3),
-        (PHONE, 0.4 + 2.9 * len(drawn)) if several else (PHONE, 3.6),
+        (WIDE, 0.6 + 2.9 * rows) if several else (WIDE, 4.3),
+        (PHONE, 0.9 + 2.9 * len(drawn)) if several else (PHONE, 3.6),
     )
 
 
@@ -95,7 +102,7 @@ def _mark(ax: Any, places: Sequence[float], experiment: Experiment) -> None:
     ends = [ax.get_xlim()[0], *places, ax.get_xlim()[1]]
     for name, left, right in zip(names, ends, ends[1:], strict=False):
         ax.text(
-            *((left + right) / 2, 1.0, axes.wrapped(name, 24, 1)),
+            *((left + right) / 2, 1.0, axes.wrapped(name.partition(":")[0], 24, 1)),
             transform=ax.get_xaxis_transform(),
             fontsize=8.5,
             color=axes.SOFT,
@@ -116,3 +123,11 @@ def _ends(games: Games, drawn: Mapping[str, Sequence[Series]]) -> str:
     """First and last value of each main line, for the alternative text."""
     said = (f"{f'{game}: ' if game else ''}{axes.ends(games.tables[game], lines)}" for game, lines in drawn.items())
     return "; ".join(said)
+
+
+def _behind(games: Games) -> str:
+    """A sentence on the thin grey lines; of several games their plots are on the pages of the games."""
+    if len(games.tables) == 1:
+        return style.behind(games.first)
+    others = sum(not line.front for line in style.lines(games.first).values())
+    return f" Thin and grey: the other {words.count(others, 'method')}." if others else ""

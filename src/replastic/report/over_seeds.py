@@ -61,15 +61,12 @@ def profiles(games: Games) -> list[Plot]:
             ax.plot(levels, share, color=look.colour, linewidth=look.width, zorder=3 if look.front else 2)
             if look.front and low is not None and high is not None:
                 ax.fill_between(levels, low, high, color=look.colour, alpha=0.16, linewidth=0, zorder=1)
-            ax.plot(
-                [], [], color=look.colour, linewidth=max(look.width, 1.4), label=labels[method] if look.front else ""
-            )
         axes.name(ax, _axis(games), "share of runs and tasks with a better score")
         ax.set_ylim(-0.02, 1.02)
         ax.set_xlim(levels[0], levels[-1])
         if not shown.higher_is_better and not games.normalised:
             ax.xaxis.set_major_formatter(lambda value, _: f"{-value:g}")
-        axes.legend(ax, narrow)
+        axes.legend_below(figure, labels, looks, narrow)
 
     said = "; ".join(f"{label} mean {words.number(value)}" for label, value in middle.items())
     return [
@@ -80,8 +77,8 @@ def profiles(games: Games) -> list[Plot]:
             f"A curve that lies above another everywhere is better. The band is the pointwise {INTERVAL} of the "
             "stratified bootstrap.",
             fill,
-            (WIDE, 4.0),
-            (PHONE, 3.8),
+            (WIDE, 4.5),
+            (PHONE, 4.4),
         )
     ]
 

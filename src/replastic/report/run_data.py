@@ -28,7 +28,7 @@ from replastic.text import printable, shown
 STEP = ("step", "optimizer updates")
 """The axis of runs whose run.json names none."""
 LAST, PHASES = "last", "phases"
-"""What a task of a run is, see `RunInfo.summary`."""
+"""The tasks of a run: its last phase, or each phase with its method. See `RunInfo.summary`."""
 NAME, TEXT = 300, 20_000
 """Longest name and longest text in characters. More is damage: no page or terminal could show it."""
 DEPTH = 12
@@ -58,7 +58,7 @@ class Presentation:
     statistics: tuple[str, ...] = ()
     """Statistics over runs and tasks to show, of `records.STATISTICS`."""
     tasks: str = LAST
-    """What a task of a run is: its last phase, or each phase with its method."""
+    """The tasks of a run: its last phase, or each phase with its method."""
     game: str = ""
     """Dotted name of the setting that tells runs of one game from those of another; empty where there is none."""
     phase_names: tuple[str, ...] = ()

@@ -17,7 +17,8 @@ from replastic import report
 from replastic.cli import main
 from replastic.errors import UserError
 from replastic.records import RunDirectory
-from replastic.report.contest import KEPT, POOLED, WITHIN, contest, somers, spearman
+from replastic.report.contest import KEPT, POOLED, WITHIN, contest, recorded, somers, spearman
+from replastic.report.experiment import load
 
 TASKS, SEEDS = 12, 4
 METHODS = ("base", "fire", "redo")
@@ -209,3 +210,20 @@ def test_runs_that_hold_nothing_for_it(tmp_path: Path, write_run: Callable[..., 
     write(write_run(tmp_path / "even", "base", 0, []), [{"dfi": 1.0 + i} for i in range(8)], [0.5] * 8)
     with pytest.raises(UserError, match="nothing can be ranked: no seed has 4 tasks"):
         contest(report.load(tmp_path / "even"))
+
+
+def test_the_page_has_the_contest_where_starts_were_measured(planted: Path, tmp_path: Path) -> None:
+    assert recorded(load(planted)) == [], "measures at boundaries alone make no contest"
+    for file in planted.rglob("metrics.jsonl"):
+        file.write_text(file.read_text().replace('"event": "boundary"', '"event": "phase_start"'))
+        RunDirectory(file.parent).finish()
+    experiment = load(planted)
+    at_starts = recorded(experiment)
+    assert [sheet.name for sheet in at_starts] == [sheet.name for sheet in contest(experiment)]
+    page = report.build(planted, tmp_path / "out").read_text()
+    for sheet in at_starts:
+        assert f'id="{sheet.name}"' in page
+        assert (tmp_path / "out" / "tables" / f"{sheet.name}.md").is_file()
+    assert page.count('id="plot-contest"') == 1
+    assert page.index('id="plot-contest"') > page.index(f'id="{at_starts[-1].name}"'), "below the last of its tables"
+    assert recorded(experiment.until(3)) == [], "too few tasks to rank"

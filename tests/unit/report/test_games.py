@@ -230,3 +230,28 @@ def test_a_wrong_summary_is_refused(field: str, value: Any, tmp_path: Path, writ
     write_run(tmp_path, "base", 0, [0.5], summary={field: value})
     with pytest.raises(UserError, match=rf"summary\.{field} must be"):
         report.load(tmp_path)
+
+
+def test_a_method_has_one_colour_in_all_panels(tmp_path: Path, write_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders = (("redo", "trac", "snr", "dash"), ("dash", "snr", "trac", "redo"))
+    games = {f"g/{i}": {m: (9.0 - rank,) * 2 for rank, m in enumerate(order)} for i, order in enumerate(orders)}
+    write(tmp_path, write_run, games)
+    seen = []
+    draw = learning.axes.curves
+
+    def curves(ax: Any, drawn: Any, table: Any, *, styles: Any) -> None:
+        seen.append({one.method: styles[one.method].colour for one in drawn})
+        draw(ax, drawn, table, styles=styles)
+
+    monkeypatch.setattr(learning.axes, "curves", curves)
+    learning.curves(load_games(tmp_path))
+    assert len({tuple(sorted(colours.items())) for colours in seen}) == 1
+    assert seen[0]["redo"] != seen[0]["dash"]
+
+
+def test_names_of_phases_stand_between_the_boundaries(tmp_path: Path, write_run: Any) -> None:
+    names = ["minatar/breakout:channels=10", "minatar/asterix:channels=10"]
+    write(tmp_path, write_run, {"+".join(names): RETURNS["minatar/breakout"]}, phase_names=names, tasks="phases")
+    score, _ = learning.curves(load_games(tmp_path))
+    assert all(f">{name.partition(':')[0]}</text>" in score.svg for name in names)
+    assert "channels=10+" not in score.svg, "the panel needs no name of its own"
