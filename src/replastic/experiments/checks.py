@@ -54,8 +54,8 @@ def other_code(jobs: Sequence[Job], shared: Iterable[Job], accept: bool) -> Iter
     for job in shared:
         file = job.directory.path / SHARED
         content = read_object(file) if file.is_file() else {}
-        known = content.get(code.noted(content))
-        if isinstance(known, dict) and code.check(file, known, unfinished=not job.ready, accept=accept):
+        noted = content.get(code.noted(content))
+        if isinstance(noted, dict) and code.check(file, noted, unfinished=not job.ready, accept=accept):
             yield file
 
 
