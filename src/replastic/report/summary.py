@@ -52,9 +52,9 @@ def _what(table: Table) -> str:
 
 
 def _reference(table: Table) -> list[str]:
-    """The change of the reference's score from its first phase to its last."""
+    """The change of the reference's score from its first phase to its last, where these are tasks of one kind."""
     experiment = table.experiment
-    if table.reference is None or experiment.phases < 2:
+    if table.reference is None or experiment.phases < 2 or len(set(experiment.shown.phase_names)) > 1:
         return []
     label = experiment.shown.phase_label
     first = final_scores(experiment.until(1), table.reference)

@@ -12,7 +12,7 @@ import pytest
 from replastic import report
 from replastic.cli import main
 from replastic.errors import UserError
-from replastic.report import learning, over_seeds, overview
+from replastic.report import learning, over_seeds, overview, summary
 from replastic.report.folder import load_games
 
 SUMMARY = {
@@ -255,3 +255,5 @@ def test_names_of_phases_stand_between_the_boundaries(tmp_path: Path, write_run:
     score, _ = learning.curves(load_games(tmp_path))
     assert all(f">{name.partition(':')[0]}</text>" in score.svg for name in names)
     assert "channels=10+" not in score.svg, "the panel needs no name of its own"
+    said = " ".join(summary.sentences(load_games(tmp_path).first))
+    assert "goes from" not in said, "two games have no common scale"
