@@ -51,7 +51,10 @@ def arguments(summary: str, **choices: Sequence[str]) -> argparse.Namespace:
 
 
 def in_turn(
-    variants: Mapping[str, Callable[[], object]], repeats: int, prepare: Callable[[], object]
+    variants: Mapping[str, Callable[[], object]],
+    repeats: int,
+    prepare: Callable[[], object],
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of every variant, one round after the other, so that whatever slows the machine slows all of them.
 
@@ -61,10 +64,10 @@ def in_turn(
     for k in range(repeats + 1):
         for name, work in variants.items():
             prepare()
-            start = time.perf_counter()
+            start = clock()
             work()
             if k > 0:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 

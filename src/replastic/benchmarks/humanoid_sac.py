@@ -61,7 +61,15 @@ def humanoid_sac() -> BenchmarkSpec:
         task=replace(small.task, copy_target=False, reset_temperature=False),
         trainer=replace(small.trainer, optimizer_policy="keep"),
     )
-    walk = replace(small.task, environment=WALK, steps=4000, learning_starts=1000, buffer_size=5000, evaluations=4)
+    walk = replace(
+        small.task,
+        environment=WALK,
+        steps=2000,
+        learning_starts=500,
+        buffer_size=3000,
+        evaluations=4,
+        episodes=4,
+    )
     tiny = replace(
         small,
         task=replace(
@@ -104,7 +112,7 @@ def humanoid_sac() -> BenchmarkSpec:
                 protocol=replace(small, task=walk),
                 methods=("base", "fire"),
                 seeds=1,
-                help="HumanoidBench h1-walk, 8,000 steps with an intervention in the middle; a few minutes",
+                help="HumanoidBench h1-walk, 4,000 steps with an intervention in the middle; a few minutes",
             ),
             "paper": Preset(
                 protocol=paper,

@@ -131,7 +131,7 @@ class Sac(OffPolicyTask):
 
 
 class SacAgent(OffPolicyAgent):
-    """Actor and critics with one optimizer each, and the temperature with its own."""
+    """Actor and critics with one optimizer each; the temperature, a group of its own, goes with the actor."""
 
     task: Sac
     model: ActorCritic
@@ -155,11 +155,10 @@ class SacAgent(OffPolicyAgent):
         self._steady(trainer.batch_size)
 
     def groups(self) -> Mapping[str, list[dict[str, Any]]]:
-        """Three optimizers with the trainer's settings."""
+        """Two optimizers with the trainer's settings: one step less an update than with one for the temperature."""
         return {
-            "actor": [{"params": list(self.model.actor.parameters())}],
+            "actor": [{"params": list(self.model.actor.parameters())}, {"params": [self.log_temperature]}],
             "critic": [{"params": list(self.model.critic.parameters())}],
-            "temperature": [{"params": [self.log_temperature]}],
         }
 
     def followers(self) -> Followers:
@@ -220,10 +219,13 @@ class SacAgent(OffPolicyAgent):
     def learn(self, batch: Transitions, descend: Descend) -> Tensor:
         """One step of the actor, of the temperature and of the critics; the targets move a little."""
         actor_noise, critic_noise = self._noises(self._noise(self.updates), len(batch.rewards))
-        densities: list[Tensor] = []
-        descend(lambda: [self._actor_loss(self.model, batch, actor_noise, densities)], "actor")
-        surplus = -densities[0].mean() - self._aim
-        descend(lambda: [self.log_temperature.exp() * surplus], "temperature")
+
+        def losses() -> list[Tensor]:
+            loss, density = self._actor_loss(self.model, batch, actor_noise)
+            surplus = -density.detach().mean() - self._aim
+            return [loss + self.log_temperature.exp() * surplus]
+
+        descend(losses, "actor")
         goals = self._goals(self.model, batch, critic_noise)
         loss = descend(lambda: [self._critic_loss(self.model, batch, goals)], "critic")
         with torch.no_grad():
@@ -240,7 +242,7 @@ class SacAgent(OffPolicyAgent):
             return found
 
         critic = self._critic_loss(model, batch, self._goals(model, batch, critic_noise))
-        return critic + self._actor_loss(values, batch, actor_noise, [])
+        return critic + self._actor_loss(values, batch, actor_noise)[0]
 
     @torch.no_grad()
     def evaluate(self, phase: int, *, last: bool = False) -> dict[str, float]:
@@ -298,8 +300,8 @@ class SacAgent(OffPolicyAgent):
             f"{self.interactions}: its simulation broke; earlier records are kept"
         )
 
-    def _actor_loss(self, values: Any, batch: Transitions, noise: Tensor, densities: list[Tensor]) -> Tensor:
-        """Mean of temperature times log density minus value; the log densities go into `densities`, detached."""
+    def _actor_loss(self, values: Any, batch: Transitions, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean of temperature times log density minus value; and the log densities, (B,)."""
 
         def act(outputs: Tensor) -> Tensor:
             actions, density = TanhGaussian(outputs).sample(noise)
@@ -308,8 +310,7 @@ class SacAgent(OffPolicyAgent):
 
         drawn: list[Tensor] = []
         found: Tensor = values(batch.observations, act)
-        densities.append(drawn[0].detach())
-        return torch.mean(self.log_temperature.detach().exp() * drawn[0] - found.amin(0))
+        return torch.mean(self.log_temperature.detach().exp() * drawn[0] - found.amin(0)), drawn[0]
 
     @torch.no_grad()
     def _goals(self, model: nn.Module, batch: Transitions, noise: Tensor) -> Tensor:

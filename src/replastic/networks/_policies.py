@@ -94,7 +94,7 @@ class TanhGaussian:
         """
         with _unwatched():
             u = torch.addcmul(self.mean, noise, self.log_std.exp())
-            normal = noise.square().mul(-0.5) - self.log_std
-            volume = math.log(2) - u - functional.softplus(-2 * u)
-            constant = u.shape[-1] * _HALF_LOG_TAU
-            return torch.tanh(u), torch.sum(normal - 2 * volume, dim=-1) - constant
+            half = torch.sub(u + functional.softplus(-2 * u), self.log_std, alpha=0.5)
+            half = torch.addcmul(half, noise, noise, value=-0.25)
+            constant = u.shape[-1] * (_HALF_LOG_TAU + 2 * math.log(2))
+            return torch.tanh(u), 2 * torch.sum(half, dim=-1) - constant

@@ -164,7 +164,7 @@ def test_the_gradient_of_the_loss_is_each_networks_own() -> None:
         goals = agent._goals(model, batch, noises[1])
 
         def actor_loss() -> float:
-            return float(agent._actor_loss(model, batch, noises[0], []).detach())
+            return float(agent._actor_loss(model, batch, noises[0])[0].detach())
 
         def critic_loss() -> float:
             return float(agent._critic_loss(model, batch, goals).detach())
@@ -188,7 +188,7 @@ def test_an_optimizer_of_one_network_leaves_no_gradient_in_another() -> None:
         run.begin(0)
         agent = in_float64(run)
         noise = agent._noises(torch.randn(20, dtype=torch.float64), 5)[0]
-        run.descent(lambda: [agent._actor_loss(agent.model, transitions(), noise, [])], "actor")
+        run.descent(lambda: [agent._actor_loss(agent.model, transitions(), noise)[0]], "actor")
         assert all(p.grad is None for p in agent.model.critic.parameters())
         assert all(p.grad is not None for p in agent.model.actor.parameters())
 
