@@ -22,6 +22,10 @@ OTHERS = (
     "fire+rewarm",
 )
 """Run from the last checkpoint alone; a full reset forgets from which it begins."""
+SOLVERS = ("fire:solver=newton_schulz,num_iters=5", "fire:solver=exact", "rescale")
+"""FIRE as published and to the end, and what its scale alone does, where the recipe sets no solver."""
+PRACTICE = tuple(f"rewarm:peak={peak}+replay:share={share}" for peak in (0.3, 1.0, 2.0) for share in (0.05, 0.25))
+"""What practitioners tune: the peak of the learning rate and the share of old data."""
 AT_WORK = ("average:last=2", "fire+replay+rewarm")
 """Run in the smallest preset to see that they work."""
 
@@ -121,6 +125,31 @@ def language_warm_start() -> BenchmarkSpec:
                 methods=("base", "optimizer_reset", "fire"),
                 seeds=3,
                 help="as small, but the optimizer keeps its state over the boundary",
+            ),
+            "no_head": Preset(
+                protocol=replace(small, recipe="blocks"),
+                methods=("base", *SOLVERS),
+                seeds=3,
+                help="as small, with the tied head and embedding left alone",
+            ),
+            "queries_keys": Preset(
+                protocol=replace(small, recipe="attention"),
+                methods=("base", *SOLVERS),
+                seeds=3,
+                help="as small, with queries and keys alone rewritten",
+            ),
+            "practice": Preset(
+                protocol=small,
+                methods=("base", "fire", *PRACTICE, *(f"fire+{spec}" for spec in PRACTICE)),
+                seeds=3,
+                help="as small: peaks of the re-warmed step size times shares of replay, with FIRE and without",
+                folder="small",
+            ),
+            "decayed": Preset(
+                protocol=replace(small, trainer=replace(small.trainer, weight_decay=0.5)),
+                methods=("base", "fire"),
+                seeds=3,
+                help="as small, with a weight decay of 0.5 in both phases instead of 0.1",
             ),
             "full": Preset(
                 protocol=small,

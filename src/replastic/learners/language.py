@@ -21,6 +21,7 @@ from replastic.errors import UserError
 from replastic.learners._batches import Batch
 from replastic.learners._forward import Forward
 from replastic.learners._learner import Descend, Extent
+from replastic.learners._sharded import shard, unsharded
 from replastic.learners._supervised import SupervisedLearner
 from replastic.learners._task import Score, Task, register
 from replastic.learners._trainer import Trainer
@@ -32,6 +33,7 @@ from replastic.probes import undisturbed
 from replastic.probes.trainee import Trainee, copied
 from replastic.records import key
 from replastic.seeds import derive
+from replastic.weights.shards import reshard
 
 LOSS_NEW, LOSS_OLD, BITS_NEW, BITS_OLD = (key(name) for name in ("loss_new", "loss_old", "bits_new", "bits_old"))
 LEARNED, LEARNED_LAST = key("plasticity_area"), key("plasticity_loss")
@@ -50,12 +52,14 @@ class Texts:
     second: tuple[Tokens, ...]
     held_out: Tokens | None = None
     """A corpus that no phase trains on, for the measure of plasticity."""
+    third: Tokens | None = None
+    """The corpus of fine-tuning."""
 
 
 @register("language", reference="https://arxiv.org/abs/2602.08040")
 @dataclass(frozen=True, kw_only=True)
 class Language(Task):
-    """Trains a language model on one corpus, and then on a mixture of corpora.
+    """Trains a language model on one corpus, and then on a mixture of corpora; a third phase may fine-tune it.
 
     Reference: FIRE (Han et al., ICLR 2026), section 4.2.
     """
@@ -86,12 +90,19 @@ class Language(Task):
         low=0,
     )
     updates: int = option(1000, help="optimizer updates of the second phase", low=1)
+    third: str = option("", help="corpus of a third phase, which is the new one then; none: two phases")
+    third_updates: int = option(300, help="optimizer updates of the third phase", low=1)
     evaluations: int = option(10, help="evaluations in each phase, evenly spaced", low=1)
     validation: int = option(64, help="validation sequences of each corpus, evenly spaced; 0: all", low=0)
     plasticity_corpus: str = option(
         "", help="corpus that no phase trains on: copies learn it after boundaries and at the ends of phases; none: no"
     )
     plasticity_updates: int = option(50, help="updates of such a copy", low=_POINTS)
+    sharded: bool = option(
+        False,
+        help="under torchrun each process keeps a part of weights, gradients and optimizer state (FSDP2), not a copy; "
+        "the numbers are the same but for rounding",
+    )
     network: Network = field(default_factory=lambda: Gpt.reduced())
     """The network that is trained."""
 
@@ -111,8 +122,8 @@ class Language(Task):
 
     @property
     def phases(self) -> int:
-        """Two."""
-        return 2
+        """Two, or three."""
+        return 3 if self.third else 2
 
     def judged_by(self, phase: int) -> Score:
         """The loss on the corpus that is new in the phase: in the first one the first corpus."""
@@ -134,17 +145,18 @@ class Language(Task):
 
     def in_words(self) -> str:
         """Network and corpora."""
-        return (
-            f"{self.architecture} on {self._identity(self.first)}, then {'+'.join(map(self._identity, self.corpora))}"
-        )
+        then = ["+".join(map(self._identity, self.corpora)), *([self._identity(self.third)] if self.third else [])]
+        return f"{self.architecture} on {self._identity(self.first)}, then {', then '.join(then)}"
 
     def config(self) -> dict[str, Any]:
         """Every setting; of the corpora what they are, not where they lie."""
         second = "+".join(map(self._identity, self.corpora))
         found = {**super().config(), "first": self._identity(self.first), "second": second}
-        if self.plasticity_corpus:
-            return {**found, "plasticity_corpus": self._identity(self.plasticity_corpus)}
-        return {name: value for name, value in found.items() if not name.startswith("plasticity_")}
+        for corpus_of, prefix in ((self.plasticity_corpus, "plasticity_"), (self.third, "third")):
+            if not corpus_of:
+                found = {name: value for name, value in found.items() if not name.startswith(prefix)}
+        parts = {"plasticity_corpus": self.plasticity_corpus, "third": self.third}
+        return {**found, **{name: self._identity(spec) for name, spec in parts.items() if spec}}
 
     def open(self, device: str = "cpu") -> Texts:
         """Files of tokens, made now or earlier, mapped into memory and shared by the runs of a process."""
@@ -152,13 +164,13 @@ class Language(Task):
         by = tokenizer_for(self.tokenizer, first)
         second = tuple(tokenise(corpus.from_spec(s), by) for s in self.corpora)
         held_out = tokenise(corpus.from_spec(self.plasticity_corpus), by) if self.plasticity_corpus else None
-        return Texts(by, tokenise(first, by), second, held_out)
+        third = tokenise(corpus.from_spec(self.third), by) if self.third else None
+        return Texts(by, tokenise(first, by), second, held_out, third)
 
     def facts(self, source: Texts) -> dict[str, Any]:
         """Tokens and checksum of each file."""
         named = {"first": source.first, **{f"second {i}": t for i, t in enumerate(source.second)}}
-        if source.held_out is not None:
-            named["held out"] = source.held_out
+        named |= {name: t for name, t in (("held out", source.held_out), ("third", source.third)) if t is not None}
         return {
             f"{name}, {part}": f"{file.facts.tokens} tokens, sha256 {file.facts.checksum[:16]}"
             for name, tokens in named.items()
@@ -191,6 +203,8 @@ class LanguageModel(SupervisedLearner):
         self._mixtures: dict[tuple[int, float], Mixture] = {}
         self._replayed = 0.0
         self._tokens = 0
+        if task.sharded:
+            shard(self.model)
 
     def mixture(self, phase: int) -> Mixture:
         """The sequences of a phase, without those that are replayed."""
@@ -204,7 +218,9 @@ class LanguageModel(SupervisedLearner):
         """The sequences of a phase with a share of old ones."""
         key = phase, replayed
         if key not in self._mixtures:
-            tokens, shares = ((self._texts.first,), None) if not phase else (self._texts.second, self._task.shares)
+            third = () if self._texts.third is None else (self._texts.third,)
+            tokens = ((self._texts.first,), self._texts.second, third)[phase]
+            shares = self._task.shares if phase == 1 else None
             files, draw = [t.train for t in tokens], derive(self.seed, "stream", phase)
             found = Mixture(files, shares or None, self._task.block, draw)
             if replayed:
@@ -216,7 +232,7 @@ class LanguageModel(SupervisedLearner):
     def extent(self, phase: int) -> Extent:
         """As the task says; scored at even distances."""
         task = self._task
-        updates, size = (task.updates if phase else task.first_updates), self.trainer.batch_size
+        updates, size = (task.first_updates, task.updates, task.third_updates)[phase], self.trainer.batch_size
         marks = {max(1, updates * i // task.evaluations) for i in range(1, task.evaluations + 1)}
         windows = sum(len(self._validation(file)) for file in self._scored())
         return Extent(
@@ -269,7 +285,7 @@ class LanguageModel(SupervisedLearner):
             return {}
         updates, seed = self._task.plasticity_updates, derive(self.seed, "held out")
         mixture, size = Mixture([held_out.train], None, self._task.block, seed), self.trainer.batch_size
-        student = copied(self.model)
+        student = unsharded(self.model, self._build(0)) if self._task.sharded else copied(self.model)
         running = Forward(student, replace(self.trainer, compiled=False), self._device)
         copy = Trainee(student, self._plainly_optimized, lambda _, batch: self.criterion(running(batch[0]), batch[1]))
         batches = (self._pair(mixture.batch(number * size, size)) for number in range(updates))
@@ -308,7 +324,7 @@ class LanguageModel(SupervisedLearner):
 
     def _scored(self) -> tuple[TokenFile, TokenFile]:
         """Validation files of the new corpus and of the old one."""
-        return self._texts.second[0].validation, self._texts.first.validation
+        return (self._texts.third or self._texts.second[0]).validation, self._texts.first.validation
 
     def _validation(self, file: TokenFile) -> range:
         """First tokens of the windows of a validation file that are scored; they do not overlap."""
@@ -324,7 +340,9 @@ class LanguageModel(SupervisedLearner):
     def _validation_loss(self, file: TokenFile) -> float:
         starts = self._validation(file)
         mine = starts[distributed.portion(len(starts))]
-        return float(distributed.total(self._summed(file, mine, self.forward))) / len(starts)
+        most = -(-len(starts) // distributed.world_size())
+        passes = -(-most // self.forward.chunk) if self._task.sharded else 0
+        return float(distributed.total(self._summed(file, mine, self.forward, passes))) / len(starts)
 
     def _plainly_optimized(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.Adam(list(parameters), lr=self.trainer.learning_rate, betas=(0.9, self.trainer.beta2))
@@ -343,13 +361,19 @@ class LanguageModel(SupervisedLearner):
         return scored + 3 * self._task.plasticity_updates * self.trainer.batch_size
 
     @torch.no_grad()
-    def _summed(self, file: TokenFile, starts: range, running: Forward) -> Tensor:
-        """Sum of the mean losses of the windows that begin at these tokens, float64 on the CPU."""
+    def _summed(self, file: TokenFile, starts: range, running: Forward, passes: int = 0) -> Tensor:
+        """Sum of the mean losses of the windows that begin at these tokens, float64 on the CPU.
+
+        It makes `passes` forward passes at least, as processes that share the weights gather them in step.
+        """
         total = torch.zeros((), dtype=torch.float64)
         with undisturbed(running.model):
             for i in range(0, len(starts), running.chunk):
                 inputs, targets = self._windows(file, starts[i : i + running.chunk])
                 total += self.criterion(running(inputs), targets).double().cpu() * len(inputs)
+            for _ in range(passes - -(-len(starts) // running.chunk)):
+                running(self._windows(file, range(1))[0])
+        reshard(running.model)
         return total
 
     def _windows(self, file: TokenFile, starts: range) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,8 @@ from replastic.metrics._metric import Metric, by_name
 from replastic.probes import activations, check_features, forward_on, loss_on, undisturbed
 from replastic.records import Measures, key
 from replastic.weights.entries import MatrixInfo, WeightStore
-from replastic.weights.recipe import Recipe
+from replastic.weights.recipe import Recipe, Target
+from replastic.weights.shards import gathered
 from replastic.weights.targets import select
 
 
@@ -104,18 +106,27 @@ def _of_loss(
 
 
 def snapshot(store: WeightStore, recipe: Recipe) -> dict[str, Tensor]:
-    """Copies, by name, of the weights that measures of change compare with."""
-    targets = select(store.entries(), recipe).targets
-    return {t.entry.name: store.read(t.entry.name).clone() for t in targets}
+    """Copies, by name, of the weights that measures of change compare with; of sharded ones whole copies."""
+    targets = _measured(store, recipe)
+    return {t.entry.name: gathered(store.read(t.entry.name)).clone() for t in targets}
+
+
+def _measured(store: WeightStore, recipe: Recipe) -> Sequence[Target]:
+    """The weights that a recipe chooses; where all of these are frozen, as beside adapters, as if they were not."""
+    entries = store.entries()
+    try:
+        return select(entries, recipe).targets
+    except UserError:
+        return select([replace(entry, trainable=True) for entry in entries], recipe).targets
 
 
 def _matrices(
     store: WeightStore, recipe: Recipe, old: Mapping[str, Tensor] | None
 ) -> Iterator[tuple[MatrixInfo, Tensor, Tensor]]:
     """Each batch of matrices with its old values, or with itself if there are no old values."""
-    for target in select(store.entries(), recipe).targets:
+    for target in _measured(store, recipe):
         name = target.entry.name
-        new = store.read(name)
+        new = gathered(store.read(name))
         if old is not None and name not in old:
             raise UserError(f"{name} is missing from the old weights to compare with")
         before = new if old is None else old[name]

@@ -88,6 +88,11 @@ def barrier() -> None:
             distributed.barrier()
 
 
+def first_says(yes: bool) -> bool:
+    """What process 0 says, in all processes."""
+    return bool(total(torch.tensor(float(yes and rank() == 0)))) if is_distributed() else yes
+
+
 def portion(count: int) -> slice:
     """The samples that this process takes, of `count` in all. Portions differ by at most one sample."""
     mine, all_of_us = rank(), world_size()

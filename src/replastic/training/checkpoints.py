@@ -19,6 +19,7 @@ from replastic.methods import Checkpoint
 from replastic.parallel import distributed
 from replastic.records import CHECKPOINTS, Event, RunDirectory
 from replastic.training.session import Session
+from replastic.weights.shards import gathered
 
 _NAME: Final = re.compile(r"phase-(\d+)-step-(\d+)\.safetensors")
 
@@ -29,13 +30,14 @@ def keep(directory: RunDirectory, session: Session) -> None:
     Raises:
         UserError: The disk is full or the folder cannot be written.
     """
+    state: dict[int, tuple[str, Tensor]] = {}
+    for name, value in session.model.state_dict(keep_vars=True).items():
+        if id(value) not in state:
+            state[id(value)] = name, gathered(value).contiguous().cpu()
     if distributed.rank() == 0:
         folder, position = directory.path / CHECKPOINTS, session.position
         make_folder(folder)
         file = folder / f"phase-{position.phase}-step-{position.step}.safetensors"
-        state: dict[int, tuple[str, Tensor]] = {}
-        for name, value in session.model.state_dict(keep_vars=True).items():
-            state.setdefault(id(value), (name, value.detach().contiguous().cpu()))
         try:
             with replacing(file) as draft:
                 save_file(dict(state.values()), draft)

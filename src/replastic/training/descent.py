@@ -12,6 +12,7 @@ from replastic.interventions.attached import Attached
 from replastic.learners import Trainer
 from replastic.parallel import distributed
 from replastic.training import light
+from replastic.weights.shards import is_sharded
 
 _END: list[Tensor | None] = [None]
 
@@ -49,14 +50,18 @@ class Descent:
         several = len(self._attached.optimizers) > 1
         inputs = [p for p in parameters if p.requires_grad] if several else None
         total: Tensor | None = None
+        averaged = bool(parameters) and is_sharded(parameters[0])  # FSDP2 gives the mean of the processes' gradients
+        scale = distributed.world_size() if averaged else 1
         for loss, following in pairwise(chain(losses, _END)):
             assert loss is not None
             penalty = self._attached.penalty() if following is None else None
             whole = loss if penalty is None else loss + penalty / distributed.world_size()
-            torch.autograd.backward(whole, inputs=inputs)
+            torch.autograd.backward(scale * whole, inputs=inputs)
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None, "a learner gives at least one loss"
-        if distributed.is_distributed():
+        if averaged:
+            total = distributed.total(total)
+        elif distributed.is_distributed():
             total = distributed.sum_gradients(parameters, total)
         return total
 

@@ -82,10 +82,10 @@ def _adam(optimizer: Optimizer) -> bool:
 
 
 def _alike(gradients: Sequence[Tensor]) -> bool:
-    """Whether there is one at least, and all are dense and of one dtype on one device, as then their weights are."""
+    """Whether there is one at least, and all are dense, whole and of one dtype on one device, as then their weights."""
     if not gradients:
         return False
     device, dtype = gradients[0].device, gradients[0].dtype
     return not dtype.is_complex and all(
-        g.dtype == dtype and g.device == device and g.layout == torch.strided for g in gradients
+        type(g) is Tensor and g.dtype == dtype and g.device == device and g.layout == torch.strided for g in gradients
     )

@@ -23,6 +23,7 @@ from replastic.training.failures import DivergedError, memory_in_words
 from replastic.training.protocol import Protocol
 from replastic.training.session import Session
 from replastic.triggers import Trigger
+from replastic.weights.shards import is_sharded, local
 
 Progress = Callable[[float], None]
 """Called with the phases completed so far, a part of one counting as that part."""
@@ -206,7 +207,7 @@ def _phase(session: Session, phase: int, log: resume.Log, progress: Progress) ->
         if session.protocol.trainer.checkpoints and (ends or phase + 1 < session.protocol.task.phases):
             checkpoints.keep(log.directory, session)
         if not ends:
-            if log.due(session.protocol.trainer.save_seconds):
+            if distributed.first_says(log.due(session.protocol.trainer.save_seconds)):
                 resume.save(session, log)
             progress(phase + mark / extent.updates)
     position.phase, position.step_in_phase, position.crossed = phase + 1, 0, False
@@ -262,5 +263,6 @@ def _act(session: Session, phase: int, reason: str, log: resume.Log) -> None:
 
 
 def _weights_are_finite(session: Session) -> bool:
-    state = [value for value in session.model.state_dict().values() if value.is_floating_point()]
-    return bool(nn.utils.get_total_norm(state).isfinite())
+    tensors = [value for value in session.model.state_dict().values() if value.is_floating_point()]
+    norm = nn.utils.get_total_norm([local(value) for value in tensors])
+    return bool((distributed.total(norm) if any(map(is_sharded, tensors)) else norm).isfinite())

@@ -27,6 +27,7 @@ from replastic.records import STATE, Record, RunDirectory, Seal
 from replastic.training import state_file
 from replastic.training.session import Position, Session
 from replastic.weights.naming import RUN_STATE
+from replastic.weights.shards import cut_like, gathered, is_sharded
 
 NAME = "state.safetensors"
 _WORTH = 20
@@ -75,7 +76,7 @@ def save(session: Session, log: Log) -> None:
     Raises:
         UserError: The disk is full or the folder cannot be written.
     """
-    if distributed.rank() != 0:
+    if distributed.rank() != 0 and not _shares_weights(session):
         return
     began = time.perf_counter()
     tensors, scalars = _optimizer_state(session)
@@ -84,6 +85,9 @@ def save(session: Session, log: Log) -> None:
     tensors |= {f"learner/{name}": value for name, value in session.learner.state_dict().items()}
     if session.trigger is not None:
         tensors |= {f"trigger/{name}": value for name, value in session.trigger.state_dict().items()}
+    tensors = {name: gathered(value) for name, value in tensors.items()}
+    if distributed.rank() != 0:
+        return
     facts = {
         "position": asdict(session.position),
         "records": asdict(log.directory.seal(log.count)),
@@ -92,6 +96,11 @@ def save(session: Session, log: Log) -> None:
     }
     state_file.write(_file(log.directory), tensors, facts)
     log.saved(time.perf_counter() - began)
+
+
+def _shares_weights(session: Session) -> bool:
+    """Whether this process holds a part of the weights, so that all processes gather what one of them saves."""
+    return any(is_sharded(parameter) for parameter in session.model.parameters())
 
 
 def _file(directory: RunDirectory) -> Path:
@@ -174,7 +183,8 @@ def _load(session: Session, facts: Mapping[str, Any], tensors: Mapping[str, Tens
     session.inform(min(position.phase, session.protocol.task.phases - 1))
     session.attached.load_state_dict(_under("method/", tensors))
     session.position = position
-    session.model.load_state_dict(_under(RUN_STATE, tensors))
+    present, saved = session.model.state_dict(), _under(RUN_STATE, tensors)
+    session.model.load_state_dict({n: cut_like(v, present[n]) if n in present else v for n, v in saved.items()})
     session.learner.load_state_dict(_under("learner/", tensors))
     watched = _under("trigger/", tensors)
     if session.trigger is not None and watched:  # a phase that all methods share has none
@@ -202,6 +212,8 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
     """State on the parameter's device and in its memory layout: fused optimizers walk both in the order of memory."""
     if value.shape != parameter.shape:
         return value.to(parameter.device)
+    if is_sharded(parameter):
+        return cut_like(value, parameter)
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 

@@ -93,6 +93,20 @@ def alike(tensor: Any, other: Any) -> bool:
     return bool(tensor.device_mesh == other.device_mesh and tensor.placements == other.placements)
 
 
+def gathered(tensor: Tensor) -> Tensor:
+    """The whole tensor, detached; of a DTensor all processes make this call, and each gets the whole."""
+    if not is_sharded(tensor):
+        return tensor.detach()
+    with torch.no_grad():
+        found: Tensor = tensor.detach().full_tensor()  # type: ignore[attr-defined]
+    return found
+
+
+def cut_like(value: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, the same in every process, cut as `like` is; a copy. The tensor itself if `like` is whole."""
+    return whole_of(own_part(value, like).to(like.device, copy=True), like) if is_sharded(like) else value
+
+
 def own_part(value: Tensor, like: Tensor) -> Tensor:
     """The part of a new value that this process keeps, for a tensor `like` that may be sharded.
 

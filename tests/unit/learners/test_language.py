@@ -244,3 +244,22 @@ def test_a_copy_is_counted_twice_in_a_phase_with_a_boundary() -> None:
     for phase, times in ((0, 1), (1, 2)):
         one, other = (_scored(phase, each.extent(phase)) for each in (with_copy, without))
         assert one - other == times * cost
+
+
+def test_a_third_phase_learns_a_third_corpus_and_is_scored_on_it() -> None:
+    chosen = task(third="grammar:count=12,sentences=10,dialect=2", third_updates=5, validation=0)
+    found, texts = learner(chosen), chosen.open()
+    assert texts.third is not None
+    assert chosen.phases == 3
+    assert [found.extent(phase).updates for phase in range(3)] == [6, 4, 5]
+    assert [file.path for file in found.mixture(2).files] == [texts.third.train.path]
+    file = texts.third.validation
+    windows = (file.facts.tokens - 1) // 16
+    sequences = torch.stack([file.slice(16 * i, 17) for i in range(windows)])
+    assert found.evaluate(2)[LOSS_NEW] == pytest.approx(by_hand(found.model, sequences), rel=1e-4)
+    assert found.evaluate(2)[LOSS_OLD] == learner(task(validation=0)).evaluate(1)[LOSS_OLD]
+    assert "dialect=2" in str(chosen.config()["third"])
+    assert not any(name.startswith("third") for name in task().config())
+    assert "third, train" in chosen.facts(texts)
+    found.replay(0.25)
+    assert found._mixture(2, 0.25).shares == (0.75, 0.25)
