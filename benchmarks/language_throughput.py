@@ -18,7 +18,8 @@ from plain_gpt import PlainGpt
 from torch import Tensor
 
 from replastic import benchmarks, methods
-from replastic.learners.language import Language, LanguageModel, Texts
+from replastic.learners._texts import Texts
+from replastic.learners.language import Language, LanguageModel
 from replastic.networks.gpt import Gpt
 from replastic.training import Protocol
 from replastic.training.session import Session

@@ -70,7 +70,7 @@ ACTING = {
 """Options with which methods act in so few updates, by name."""
 NORMALISED = ("bn_reestimate", "dash", "lr_matched", "plasticity_injection", "muon", "average", "from_checkpoint")
 """Run on the network that has kernels and batch normalisation, whose checkpoints are kept."""
-TEXT = ("lora", "replay")
+TEXT = ("replay",)
 """Run on text; all others on random labels."""
 JOINED = ("ewc:samples=20+fire", "fire+hare_tortoise:every=7", "fire:solver=newton_schulz,num_iters=5")
 ONCE = [name for name in methods.names() if name not in {spec.split(":")[0] for spec in TWICE}]

@@ -1,4 +1,4 @@
-"""The method lora beside peft: the same outputs, trained factors and merged weights; and models of peft itself."""
+"""Adapters beside peft: the same outputs, trained factors and merged weights; and models of peft itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from replastic import fire_, networks
 from replastic.errors import UserError
-from replastic.interventions.low_rank import LowRank
+from replastic.networks._low_rank import LowRank
 from replastic.networks.gpt import Gpt
 
 peft = pytest.importorskip("peft")

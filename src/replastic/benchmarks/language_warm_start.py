@@ -25,7 +25,7 @@ OTHERS = (
 SOLVERS = ("fire:solver=newton_schulz,num_iters=5", "fire:solver=exact", "rescale")
 """FIRE as published and to the end, and what its scale alone does, where the recipe sets no solver."""
 PRACTICE = tuple(f"rewarm:peak={peak}+replay:share={share}" for peak in (0.3, 1.0, 2.0) for share in (0.05, 0.25))
-"""What practitioners tune: the peak of the learning rate and the share of old data."""
+"""Settings that practitioners tune: the peak of the learning rate and the share of old data."""
 AT_WORK = ("average:last=2", "fire+replay+rewarm")
 """Run in the smallest preset to see that they work."""
 

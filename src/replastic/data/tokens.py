@@ -26,7 +26,8 @@ def tokenise(corpus: Corpus, by: Tokenizer) -> Tokens:
     """The files of tokens of a corpus, from the cache or made now.
 
     Raises:
-        UserError: The corpus cannot be read, has no text, or the cache cannot be written.
+        UserError: The corpus cannot be read, has no text, the cache cannot be written, or holds a file under this
+            corpus's name that another tokenizer made.
         MissingExtraError: `datasets` is not installed.
     """
     return Tokens(_part(corpus, by, "train"), _part(corpus, by, "validation"))
@@ -52,9 +53,13 @@ def _part(corpus: Corpus, by: Tokenizer, part: Part) -> TokenFile:
     path = cache_folder() / f"{words}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.tokens"
     if path.is_file():
         try:
-            return read_tokens(path)
+            found = read_tokens(path)
         except UserError:
             path.unlink(missing_ok=True)  # damaged: it is made again
+        else:
+            if (found.facts.tokenizer, found.facts.vocabulary) != (by.digest, by.size):
+                raise UserError(f"{path} was made with another tokenizer: remove it, so that it is made again")
+            return found
     with corpus.documents(part) as documents:
         write_tokens(path, documents, by)
     return read_tokens(path)

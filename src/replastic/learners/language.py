@@ -15,8 +15,7 @@ from replastic import networks
 from replastic.data import corpus
 from replastic.data.mixture import Mixture
 from replastic.data.token_file import TokenFile
-from replastic.data.tokenizer import Tokenizer
-from replastic.data.tokens import Tokens, tokenise, tokenizer_for
+from replastic.data.tokens import tokenise, tokenizer_for
 from replastic.errors import UserError
 from replastic.learners._batches import Batch
 from replastic.learners._forward import Forward
@@ -24,8 +23,10 @@ from replastic.learners._learner import Descend, Extent
 from replastic.learners._sharded import shard, unsharded
 from replastic.learners._supervised import SupervisedLearner
 from replastic.learners._task import Score, Task, register
+from replastic.learners._texts import Texts
 from replastic.learners._trainer import Trainer
 from replastic.networks import Inputs, Network
+from replastic.networks._low_rank import adapt, train_adapters
 from replastic.networks.gpt import Gpt
 from replastic.options import option
 from replastic.parallel import distributed
@@ -37,23 +38,14 @@ from replastic.weights.shards import reshard
 
 LOSS_NEW, LOSS_OLD, BITS_NEW, BITS_OLD = (key(name) for name in ("loss_new", "loss_old", "bits_new", "bits_old"))
 LEARNED, LEARNED_LAST = key("plasticity_area"), key("plasticity_loss")
+THIRD = 2
+"""Number of the phase of fine-tuning."""
+ADAPTER_SCALE = 2.0
+"""Factor on the product of an adapter: alpha is twice the rank."""
 _POINTS = 5
 """Evaluations of a copy that learns the held-out corpus, beside the one before it learns."""
 _PADDED = 64
 """The vocabulary is rounded up to a multiple of this, as the products of the head are faster then."""
-
-
-@dataclass(frozen=True)
-class Texts:
-    """The tokens of all corpora of a task."""
-
-    tokenizer: Tokenizer
-    first: Tokens
-    second: tuple[Tokens, ...]
-    held_out: Tokens | None = None
-    """A corpus that no phase trains on, for the measure of plasticity."""
-    third: Tokens | None = None
-    """The corpus of fine-tuning."""
 
 
 @register("language", reference="https://arxiv.org/abs/2602.08040")
@@ -92,6 +84,11 @@ class Language(Task):
     updates: int = option(1000, help="optimizer updates of the second phase", low=1)
     third: str = option("", help="corpus of a third phase, which is the new one then; none: two phases")
     third_updates: int = option(300, help="optimizer updates of the third phase", low=1)
+    adapters: int = option(
+        0,
+        help="rank of the adapters (LoRA) that the third phase trains, beside frozen weights; 0: it trains all",
+        low=0,
+    )
     evaluations: int = option(10, help="evaluations in each phase, evenly spaced", low=1)
     validation: int = option(64, help="validation sequences of each corpus, evenly spaced; 0: all", low=0)
     plasticity_corpus: str = option(
@@ -112,6 +109,9 @@ class Language(Task):
             raise UserError(
                 f"first_schedule must be 0 or at least first_updates, {self.first_updates}, got {self.first_schedule}"
             )
+        if self.adapters and (not self.third or self.sharded):
+            why = "there is none: give third" if not self.third else "its weights are sharded: leave out one of them"
+            raise UserError(f"adapters are trained in the third phase, and {why}")
         if self.shares and len(self.shares) != len(self.corpora):
             raise UserError(f"shares must name one share for each of {self.second}, got {len(self.shares)}")
 
@@ -152,7 +152,11 @@ class Language(Task):
         """Every setting; of the corpora what they are, not where they lie."""
         second = "+".join(map(self._identity, self.corpora))
         found = {**super().config(), "first": self._identity(self.first), "second": second}
-        for corpus_of, prefix in ((self.plasticity_corpus, "plasticity_"), (self.third, "third")):
+        for corpus_of, prefix in (
+            (self.plasticity_corpus, "plasticity_"),
+            (self.third, "third"),
+            (self.third, "adapters"),
+        ):
             if not corpus_of:
                 found = {name: value for name, value in found.items() if not name.startswith(prefix)}
         parts = {"plasticity_corpus": self.plasticity_corpus, "third": self.third}
@@ -169,13 +173,7 @@ class Language(Task):
 
     def facts(self, source: Texts) -> dict[str, Any]:
         """Tokens and checksum of each file."""
-        named = {"first": source.first, **{f"second {i}": t for i, t in enumerate(source.second)}}
-        named |= {name: t for name, t in (("held out", source.held_out), ("third", source.third)) if t is not None}
-        return {
-            f"{name}, {part}": f"{file.facts.tokens} tokens, sha256 {file.facts.checksum[:16]}"
-            for name, tokens in named.items()
-            for part, file in (("train", tokens.train), ("validation", tokens.validation))
-        }
+        return source.facts()
 
     def learner(self, source: Texts, seed: int, trainer: Trainer, device: str = "cpu") -> LanguageModel:
         """A new model."""
@@ -197,9 +195,9 @@ class LanguageModel(SupervisedLearner):
     inputs: ClassVar[Inputs] = "tokens"
 
     def __init__(self, task: Language, texts: Texts, seed: int, trainer: Trainer, device: str) -> None:
+        self._task, self._texts = task, texts
         vocabulary = -(-texts.tokenizer.size // _PADDED) * _PADDED
         super().__init__(task.network, (task.block,), vocabulary, seed, trainer, device)
-        self._task, self._texts = task, texts
         self._mixtures: dict[tuple[int, float], Mixture] = {}
         self._replayed = 0.0
         self._tokens = 0
@@ -245,6 +243,12 @@ class LanguageModel(SupervisedLearner):
             examined=self._learning_cost(),
             schedule=0 if phase else task.first_schedule,
         )
+
+    def begin(self, phase: int, done: int) -> None:
+        """Seek the place; adapters learn in the third phase, alone."""
+        super().begin(phase, done)
+        if self._task.adapters:
+            train_adapters(self.model, alone=phase == THIRD)
 
     def update(self, descend: Descend) -> Tensor:
         """Train on the next batch, and count its tokens."""
@@ -321,6 +325,13 @@ class LanguageModel(SupervisedLearner):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore it."""
         self._tokens = int(state["tokens"])
+
+    def _build(self, seed: int) -> torch.nn.Module:
+        model = super()._build(seed)
+        if self._task.adapters:
+            adapt(model, self._task.adapters, ADAPTER_SCALE, seed)
+            train_adapters(model, alone=False)
+        return model
 
     def _scored(self) -> tuple[TokenFile, TokenFile]:
         """Validation files of the new corpus and of the old one."""

@@ -89,7 +89,7 @@ def barrier() -> None:
 
 
 def first_says(yes: bool) -> bool:
-    """What process 0 says, in all processes."""
+    """The answer of process 0, in all processes."""
     return bool(total(torch.tensor(float(yes and rank() == 0)))) if is_distributed() else yes
 
 

@@ -111,3 +111,13 @@ def test_the_end_of_shakespeare_is_held_out_in_whole_speeches(tmp_path: Path) ->
     half = corpus.from_spec(f"tinyshakespeare:source={tmp_path},held_out=0.5,characters=100")
     assert all_of(half, "train") == speeches[:2]
     assert all_of(half, "validation") == speeches[10:]
+
+
+def test_a_file_of_tokens_that_another_tokenizer_made_is_refused_and_left(folder: Path) -> None:
+    found = corpus.from_spec(f"text:source={folder},held_out=0.1")
+    one, other = (tokenizer_for(f"bpe:size={size}", found) for size in (300, 290))
+    mine, theirs = tokenise(found, one).train.path, tokenise(found, other).train.path
+    mine.write_bytes(theirs.read_bytes())
+    with pytest.raises(UserError, match="made with another tokenizer: remove it"):
+        tokenise(found, one)
+    assert mine.read_bytes() == theirs.read_bytes()

@@ -18,6 +18,7 @@ from replastic.data.mixture import Mixture
 from replastic.errors import UserError
 from replastic.experiments.cost import _scored
 from replastic.learners import Trainer
+from replastic.learners._texts import Texts
 from replastic.learners.language import (
     BITS_OLD,
     LEARNED,
@@ -26,7 +27,6 @@ from replastic.learners.language import (
     LOSS_OLD,
     Language,
     LanguageModel,
-    Texts,
 )
 from replastic.networks.gpt import Gpt
 from replastic.networks.mlp import Mlp

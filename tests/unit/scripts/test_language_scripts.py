@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from replastic import benchmarks, networks
-from replastic.learners.language import Language, Texts
+from replastic.learners._texts import Texts
+from replastic.learners.language import Language
 from replastic.networks.gpt import Gpt
 from replastic.training import Protocol
 
