@@ -56,7 +56,7 @@ class Descent:
             assert loss is not None
             penalty = self._attached.penalty() if following is None else None
             whole = loss if penalty is None else loss + penalty / distributed.world_size()
-            torch.autograd.backward(scale * whole, inputs=inputs)
+            torch.autograd.backward(whole if scale == 1 else scale * whole, inputs=inputs)
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None, "a learner gives at least one loss"
         if averaged:
