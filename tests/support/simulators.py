@@ -24,16 +24,18 @@ EXAMPLES = {
     "gym": {
         "gym/CartPole-v1": "gymnasium",
         "gym/Acrobot-v1": "gymnasium",
-        "gym/Pendulum-v1": "gymnasium",
+        "gym/Pendulum-v1:repeat=3": "gymnasium",
         "gym/FrozenLake-v1": "gymnasium",
         "gym/HalfCheetah-v5": "mujoco",
         "gym/Ant-v5": "mujoco",
     },
+    "shifted": {"shifted/gym/CartPole-v1:level=1,every=7": "gymnasium"},
+    "humanoidbench": {"humanoidbench/h1-walk:repeat=2": "humanoid_bench"},
     "dm_control": {"dm_control/humanoid-walk:repeat=2": "dm_control", "dm_control/reacher-easy": "dm_control"},
 }
 """Specs of each family, with the module that it needs."""
-HEAVY = ("mujoco", "dm_control")
-"""Modules that only ./run test-all installs."""
+HEAVY = ("mujoco", "dm_control", "humanoid_bench")
+"""Modules that only ./run test-all installs, or only who has a checkout of HumanoidBench."""
 
 
 def params(specs: Iterable[str] | None = None) -> list[object]:

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Any, ClassVar
 
 from replastic.envs._environment import Environment
-from replastic.errors import MissingExtraError, UserError, did_you_mean
+from replastic.errors import UserError, did_you_mean
 from replastic.options import Settings, check_known, option, read
 from replastic.registry import Registry
 
@@ -119,11 +119,11 @@ def _families() -> str:
 
 
 def _everything() -> list[str]:
-    """Every game of every family whose simulator is installed, and the bare names of games after them."""
+    """Every game of every family whose simulator is installed, but none that only changes another."""
     found = []
     for name in names():
         try:
-            found += [f"{name}/{game}" for game in get(name).games()]
-        except (MissingExtraError, UserError):
+            found += [f"{name}/{game}" for game in get(name).games() if "/" not in game]
+        except UserError:  # its simulator is not installed
             continue
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -27,7 +26,7 @@ def without_display() -> Iterator[None]:
 
     The variable is back to what it was after the block. `Drawing` needs no choice: it makes its own GL context.
     """
-    if _CHOICE in os.environ or "mujoco" in sys.modules:
+    if _CHOICE in os.environ:
         yield
         return
     os.environ[_CHOICE] = "disable"

@@ -17,6 +17,7 @@ from replastic.envs._python_state import as_tensor, from_tensor
 from replastic.envs._separate import Array, Outcome, SeparateCopies
 from replastic.errors import MissingExtraError, UserError
 from replastic.extras import require
+from replastic.options import option
 
 
 @register("gym", reference="https://gymnasium.farama.org")
@@ -31,6 +32,8 @@ class Gym(Family):
     extra: ClassVar[str] = "rl"
     packages: ClassVar[tuple[str, ...]] = ("gymnasium",)
 
+    repeat: int = option(1, help="steps for which an action is repeated; their rewards are summed", low=1)
+
     @classmethod
     def games(cls) -> Sequence[str]:
         """Every registered name."""
@@ -42,7 +45,10 @@ class Gym(Family):
         Raises:
             UserError: The environment needs a package that is not installed, or its spaces are not supported.
         """
-        return GymEnvironment(self.spec, [self._one(drawn) for _ in range(copies)])
+        made = [self._one(drawn) for _ in range(copies)]
+        spec = made[0].spec
+        limit = spec.max_episode_steps if spec is not None else None
+        return GymEnvironment(self.spec, made, limit or 0, self.repeat)
 
     def _one(self, drawn: bool) -> Any:
         gymnasium = require("gymnasium", "rl", "Gymnasium")
@@ -68,13 +74,18 @@ class GymEnvironment(SeparateCopies):
     episodes.
     """
 
-    def __init__(self, name: str, made: Sequence[Any]) -> None:
-        self._made, self._over = made, [False] * len(made)
+    kept: ClassVar[tuple[str, ...]] = ()
+    """Attributes of an environment that hold objects with a state of their own."""
+    fixed: ClassVar[tuple[str, ...]] = ("gymnasium.", "mujoco", "pygame")
+    """Packages whose objects never change while an episode is played, or are kept by `Memory`: spaces, renderers."""
+
+    def __init__(self, name: str, made: Sequence[Any], limit: int, repeat: int) -> None:
+        self._made, self._repeat = made, repeat
         first = made[0]
         self._action_space = first.action_space
         self._flat = require("gymnasium", "rl", "Gymnasium").spaces
-        limit = first.spec.max_episode_steps if first.spec is not None else None
-        super().__init__(name, len(made), self._seen(), self._taken_actions(name), horizon=limit or 0)
+        space, actions = self._shown(), self._actions_of(name)
+        super().__init__(name, len(made), space, actions, frames=repeat, horizon=-(-limit // repeat))
         core = first.unwrapped
         self._memory = Memory(core.model, core.data) if _is_mujoco(core) else None
         self._drawing: Drawing | None = None
@@ -84,7 +95,7 @@ class GymEnvironment(SeparateCopies):
         except TypeError:
             self.exact = False
 
-    def _seen(self) -> ObservationSpace:
+    def _shown(self) -> ObservationSpace:
         space = self._made[0].observation_space
         self._is_box = isinstance(space, self._flat.Box)
         if self._is_box and space.dtype == np.uint8:
@@ -92,7 +103,7 @@ class GymEnvironment(SeparateCopies):
         shape = space.shape if self._is_box else (self._flat.flatdim(space),)
         return ObservationSpace(tuple(shape), torch.float32)
 
-    def _taken_actions(self, name: str) -> ActionSpace:
+    def _actions_of(self, name: str) -> ActionSpace:
         space = self._action_space
         if isinstance(space, self._flat.Discrete):
             return ActionSpace(count=int(space.n))
@@ -112,8 +123,13 @@ class GymEnvironment(SeparateCopies):
             taken = action + int(space.start)
         else:
             taken = (space.low + (space.high - space.low) * (action + 1) / 2).astype(space.dtype)
-        observation, reward, terminated, truncated, _ = self._made[copy].step(taken)
-        return Outcome(self._as_array(observation), float(reward), bool(terminated), bool(truncated))
+        total = 0.0
+        for _ in range(self._repeat):
+            observation, reward, terminated, truncated, _ = self._made[copy].step(taken)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return Outcome(self._as_array(observation), total, bool(terminated), bool(truncated))
 
     def _as_array(self, observation: Any) -> Array:
         if not self._is_box:
@@ -133,7 +149,7 @@ class GymEnvironment(SeparateCopies):
     def _load(self, state: Mapping[str, Tensor]) -> Tensor:
         for copy, made in enumerate(self._made):
             made.reset()  # so that Gymnasium's wrappers count it as begun
-            for layer, attributes in zip(_layers(made), from_tensor(state[f"{copy}/attributes"]), strict=True):
+            for layer, attributes in zip(self._layers(copy), from_tensor(state[f"{copy}/attributes"]), strict=True):
                 vars(layer).update(attributes)
             if self._memory is not None:
                 own = {n.removeprefix(f"{copy}/"): v for n, v in state.items() if n.startswith(f"{copy}/")}
@@ -141,7 +157,25 @@ class GymEnvironment(SeparateCopies):
         return state["seen"].clone()
 
     def _encoded(self, copy: int) -> Tensor:
-        return as_tensor([_attributes(layer) for layer in _layers(self._made[copy])])
+        """All that may change while it is played, of every layer.
+
+        Raises:
+            TypeError: Something in it cannot be kept.
+        """
+        changing = [
+            {name: value for name, value in vars(layer).items() if not type(value).__module__.startswith(self.fixed)}
+            for layer in self._layers(copy)
+        ]
+        return as_tensor(changing)
+
+    def _layers(self, copy: int) -> Iterator[Any]:
+        """The wrappers from outside to inside, the environment itself, and objects in it with a state of their own."""
+        made = self._made[copy]
+        yield made
+        while made is not made.unwrapped:
+            made = made.env
+            yield made
+        yield from (getattr(made, name) for name in self.kept)
 
     def render(self, copy: int = 0) -> Tensor:
         """The environment's own picture; of MuJoCo's scenes one of `Drawing`."""
@@ -165,26 +199,5 @@ class GymEnvironment(SeparateCopies):
             self._drawing.close()
 
 
-def _layers(made: Any) -> Iterator[Any]:
-    """The wrappers from outside to inside, and the environment itself."""
-    yield made
-    while made is not made.unwrapped:
-        made = made.env
-        yield made
-
-
 def _is_mujoco(core: Any) -> bool:
     return all(type(getattr(core, name, None)).__module__.startswith("mujoco") for name in ("model", "data"))
-
-
-def _attributes(layer: Any) -> dict[str, Any]:
-    """All that may change in a layer while it is played: what is not made of Gymnasium's or MuJoCo's own objects."""
-    return {name: value for name, value in vars(layer).items() if not _is_fixed(value)}
-
-
-def _is_fixed(value: Any) -> bool:
-    """Whether an attribute is a space, a wrapped environment, a model, a renderer: nothing that `as_tensor` is to keep.
-
-    MuJoCo's model and data are kept by `Memory`.
-    """
-    return type(value).__module__.startswith(("gymnasium.", "mujoco", "pygame"))

@@ -27,7 +27,7 @@ def test_games_are_found_whatever_their_case() -> None:
         ("minatar/breakout:stiky=1", "minatar has no option 'stiky'; did you mean 'sticky'?"),
         ("minatar/breakout:sticky=2", "minatar: sticky must lie in [0, 1], got 2"),
         ("minatar/breakout:game=asterix", "names its game before the colon: leave game= out"),
-        ("freewy", "environment 'freewy' must be family/game; did you mean 'minatar/freeway'"),
+        ("12345", "environment '12345' must be family/game; families: atari, dm_control, gym, "),
     ],
 )
 def test_wrong_names_are_answered_with_near_ones(spec: str, said: str) -> None:
