@@ -16,6 +16,7 @@ SCRIPTS = (
     "vision_throughput",
     "optimizer_overhead",
     "stacked_runs",
+    "acting",
     "language_throughput",
     "language_boundary",
 )

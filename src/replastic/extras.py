@@ -17,9 +17,10 @@ PACKAGES: Final[Mapping[str, Mapping[str, str]]] = {
     "language": {"datasets": "datasets", "tokenizers": "tokenizers"},
     "hf": {"transformers": "transformers"},
     "sweep": {"ray": "ray"},
-    "rl": {"gymnasium": "gymnasium", "ale_py": "ale-py", "minatar": "MinAtar"},
+    "rl": {"gymnasium": "gymnasium", "ale_py": "ale-py", "minatar": "MinAtar", "PIL": "pillow"},
     "mujoco": {"gymnasium": "gymnasium", "mujoco": "mujoco", "dm_control": "dm_control", "imageio": "imageio"},
-    "humanoidbench": {"mujoco": "mujoco", "dm_control": "dm_control", "imageio": "imageio"},
+    "video": {"imageio": "imageio", "imageio_ffmpeg": "imageio-ffmpeg"},
+    "humanoidbench": {"gymnasium": "gymnasium", "mujoco": "mujoco", "dm_control": "dm_control", "imageio": "imageio"},
 }
 """For each extra the modules that are imported, with the names of their distributions."""
 

@@ -55,6 +55,15 @@ class Corridor(Environment):
             self._begin(copy)
         return Step(self._seen(), rewards, rewards, terminated, ended, last)
 
+    def render(self, copy: int = 0) -> Tensor:
+        """The marker, white on black."""
+        return (
+            (self._seen()[copy, 0].to(torch.uint8) * 255)
+            .repeat_interleave(4, 0)
+            .repeat_interleave(4, 1)[..., None]
+            .expand(-1, -1, 3)
+        )
+
     def _state(self) -> dict[str, Tensor]:
         return {"at": self._at.clone(), "begun": self._begun.clone(), "seed": torch.tensor(self._seed)}
 

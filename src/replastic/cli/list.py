@@ -17,7 +17,7 @@ from replastic.interventions.polar import AUTO, PolarMethod
 from replastic.registry import load_plugin
 from replastic.weights.known import table
 
-REGISTRIES = ("methods", "metrics", "benchmarks", "data", "corpora", "networks", "streams", "triggers")
+REGISTRIES = ("methods", "metrics", "benchmarks", "data", "corpora", "networks", "streams", "triggers", "envs")
 EXAMPLES = """\
 examples:
   replastic list                                  everything

@@ -46,6 +46,9 @@ class Options(ExperimentOptions):
     whether it is faster here and how many at a time, a number says how many at most. Prints why a method stays out."""
     estimate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Only print what is to be done and how long it will take."""
+    record: Literal["", "gif", "mp4"] = ""
+    """Film one evaluation episode of the agent at the end of every run that is trained: agent.gif or agent.mp4 in its
+    folder."""
     report: bool = True
     """Write report.html and print the final table."""
 
@@ -65,6 +68,20 @@ class Run(Command):
         return {**({"report": "the report (--no-report leaves it out)"} if reports else {}), **super()._extras()}
 
     def _plan(self, device: str) -> Plan:
+        if self.options.record:
+            self._check_films()
+        planned = self._probed(device)
+        film = f"agent.{self.options.record}" if self.options.record else ""
+        return replace(planned, jobs=tuple(replace(job, film=film) for job in planned.jobs))
+
+    def _check_films(self) -> None:
+        """Refuse a film of what cannot be filmed, before anything is trained."""
+        task = self.protocol.task
+        if not task.films:
+            raise UserError(f"--record films agents, and {self.protocol.task.name} is none: leave it out")
+        task.check_films(f"agent.{self.options.record}")
+
+    def _probed(self, device: str) -> Plan:
         if self.options.speed == "given":
             return super()._plan(device)
         given, preset = self.protocol.trainer, self.chosen.protocol.trainer

@@ -2,6 +2,7 @@
 
 from replastic.envs._environment import ActionSpace, Environment, Episode, ObservationSpace, Step
 from replastic.envs._family import Family, entry, from_spec, get, names, register
+from replastic.envs._recording import check_recording, record
 from replastic.envs._replay import Replay, ReplaySize, Transitions
 from replastic.envs._shifted import Shifted
 
@@ -16,9 +17,11 @@ __all__ = [
     "Shifted",
     "Step",
     "Transitions",
+    "check_recording",
     "entry",
     "from_spec",
     "get",
     "names",
+    "record",
     "register",
 ]

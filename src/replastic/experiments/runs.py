@@ -46,6 +46,8 @@ class Job:
     command: str = ""
     until: int | None = None
     """Train only the phases before this one, which all methods share."""
+    film: str = ""
+    """Name of a film of what the learner does when the run has finished, in the run's folder; empty for none."""
 
     @property
     def name(self) -> str:
@@ -72,7 +74,7 @@ class Job:
         """The job that trains what this one begins from, if its method is off at first."""
         if self.until is not None or not self.protocol.methods_from:
             return None
-        return replace(self, method="base", until=self.protocol.methods_from)
+        return replace(self, method="base", until=self.protocol.methods_from, film="")
 
     def info(self) -> RunInfo:
         """The contents of its run.json, but for the environment."""
@@ -154,6 +156,7 @@ def _execute(job: Job, report: Callable[[float], None]) -> None:
         until=job.until,
         start=shared.directory if shared else None,
         progress=report,
+        film=job.directory.path / job.film if job.film and job.until is None else None,
     )
 
 

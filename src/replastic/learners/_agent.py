@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -49,6 +51,7 @@ class AgentTask(Task):
 
     score: ClassVar[Score] = Score(RETURN, "return of the evaluation episodes")
     axis: ClassVar[tuple[str, str]] = ("frames", "environment frames")
+    films: ClassVar[bool] = True
 
     environment: str = option("minatar/breakout", help="family/game; several, joined by +, follow each other")
     copies: int = option(1, help="copies of the environment that are stepped together", low=1)
@@ -147,6 +150,12 @@ class AgentTask(Task):
             found["phase_names"] = ["priming"] * self.lead + names
         return found
 
+    def check_films(self, file: str) -> None:
+        """Draw each environment once."""
+        for spec in dict.fromkeys(self.stages):
+            with closing(envs.from_spec(spec).make(1, 0, training=False, drawn=True)) as environment:
+                envs.check_recording(environment, Path(file))
+
     def with_network(self, name: str) -> AgentTask:
         """The network of that name at its reduced size."""
         return self._with(network=networks.get(name).reduced())
@@ -225,6 +234,13 @@ class Agent(Learner):
     @abstractmethod
     def judged_actions(self, observations: Tensor, draw: torch.Generator) -> Tensor:
         """Actions (N, ...) that it takes in an evaluation, on the CPU; what it draws comes from `draw`."""
+
+    def record(self, file: Path) -> None:
+        """Play one episode as in an evaluation, and write what is seen."""
+        family, seed = self.games.families[self.stage], derive(self.seed, "recording")
+        environment, draw = family.make(1, seed, training=False, drawn=True), generator(seed, "actions")
+        with undisturbed(self.model), torch.no_grad(), closing(environment):
+            envs.record(environment, lambda seen: self.judged_actions(self.inputs(seen), draw), file)
 
     def evaluate(self, phase: int, *, last: bool = False) -> dict[str, float]:
         """Mean return of evaluation episodes, and of the last training episodes where any has ended.

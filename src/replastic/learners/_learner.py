@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -175,6 +176,14 @@ class Learner(ABC):
     def position(self) -> dict[str, int]:
         """Where it stands beside the number of updates: tokens, frames; they go into every record."""
         return {}
+
+    def saved_bytes(self) -> int:
+        """Most bytes that `state_dict` will take, for a look whether the disk has room; 0 where it is little."""
+        return 0
+
+    def record(self, file: Path) -> None:
+        """Write a film of what it does; only learners of tasks with `Task.films` are asked."""
+        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Tensor]:
         """State for going on, beside weights, optimizers and method: replay, environments, counters, normalisers."""

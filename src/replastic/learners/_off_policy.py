@@ -209,6 +209,12 @@ class OffPolicyAgent(Agent):
         environment.close()
         return found
 
+    def saved_bytes(self) -> int:
+        """Those of the replay, as far as the run can fill it."""
+        task, space = self.task, self.games.observation
+        written = len(task.stages) * (task.steps + task.copies) * (1 + space.stack)
+        return ReplaySize(min(task.buffer_size, written), space, self.games.action).bytes
+
     def state_dict(self) -> dict[str, Tensor]:
         """Also the replay."""
         found = {**super().state_dict(), "updates": torch.tensor(self.updates), "is_cut": torch.tensor(self._is_cut)}

@@ -39,6 +39,16 @@ class Task(Settings, ABC):
     axis: ClassVar[tuple[str, str]] = ("step", "optimizer updates")
     """Record key of how far training has come, and how to call it: updates, tokens or frames."""
 
+    films: ClassVar[bool] = False
+    """Whether its learners can `record` a film of what they do."""
+
+    def check_films(self, file: str) -> None:
+        """See that a film of that name could be made here, before anything long begins; only asked with `films`.
+
+        Raises:
+            UserError: The message says what is missing.
+        """
+
     def judged_by(self, phase: int) -> Score:
         """The score by which the best checkpoint of a phase is chosen; `score` unless a phase aims at another."""
         return self.score

@@ -6,12 +6,14 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from replastic.denormals import flushed
+from replastic.disk import check_disk
 from replastic.errors import UserError
 from replastic.learners import Extent
 from replastic.methods import Method
@@ -42,6 +44,7 @@ def train(
     until: int | None = None,
     start: RunDirectory | None = None,
     progress: Progress = lambda phases: None,
+    film: Path | None = None,
 ) -> None:
     """Train one method with one seed, or go on where `directory` says a killed run stood.
 
@@ -58,13 +61,25 @@ def train(
         until: Stop before this phase, keeping the state; None runs all and removes it.
         start: A run stopped by `until` to begin from, used when `directory` holds no state yet.
         progress: Told how far the run is.
+        film: File for a film of what the learner does when the run has finished; None makes none.
 
     Raises:
         DivergedError: The loss or the weights are not finite.
         LostProcessError: Another process of a data parallel run has gone.
         UserError: The settings do not fit the data or the method, the saved state is damaged, or memory ran out.
     """
-    run = course(protocol, source, method, seed, directory, device=device, until=until, start=start, progress=progress)
+    run = course(
+        protocol,
+        source,
+        method,
+        seed,
+        directory,
+        device=device,
+        until=until,
+        start=start,
+        progress=progress,
+        film=film,
+    )
     with memory_in_words(protocol.trainer, device), closing(run):
         for segment in run:
             segment.train()
@@ -82,6 +97,7 @@ def course(
     start: RunDirectory | None = None,
     progress: Progress = lambda phases: None,
     share: float = 1.0,
+    film: Path | None = None,
 ) -> Generator[Segment]:
     """A run as `train` makes it, but for the updates: it hands out its segments one by one, to be trained by others.
 
@@ -96,6 +112,7 @@ def course(
         start: A run to begin from.
         progress: Told how far the run is.
         share: The part of this process's time that is the run's own.
+        film: File for a film.
 
     Yields:
         The updates up to the next moment at which it evaluates, records or saves; to be made before it goes on.
@@ -104,16 +121,31 @@ def course(
     with Session(protocol, source, method, seed, device) as session:
         session.kept = partial(checkpoints.of_phase, protocol.task, directory, start)
         diagnostics.watch(session)
+        _check_room(session, directory)
         log = resume.restore(session, directory, start, share)
         for index in range(session.position.phase, phases):
             progress(index)
             yield from _phase(session, index, log, progress)
         progress(phases)
         if distributed.rank() == 0:
+            if film is not None:
+                session.learner.record(film)
             directory.finish()
             if until is None:
                 resume.forget(directory)
         distributed.barrier()
+
+
+def _check_room(session: Session, directory: RunDirectory) -> None:
+    """See that the disk has room for the saved state of a learner that keeps much, before anything is trained.
+
+    Raises:
+        UserError: It has less.
+    """
+    needed = session.learner.saved_bytes()
+    if needed:
+        remedy = "give --out on another disk, or make the replay smaller with --buffer-size"
+        check_disk(directory.path, needed, "the saved state of a run, with its replay,", remedy)
 
 
 @dataclass

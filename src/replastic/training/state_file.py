@@ -22,13 +22,13 @@ def write(file: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -
     Raises:
         UserError: The disk is full or the folder cannot be written.
     """
-    # A copy of each, because safetensors refuses tensors that share memory.
-    copies = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+    separate = _separate(tensors)
     text = json.dumps(facts)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as temporary:
-            save_file(copies, temporary, metadata={FACTS: text, CHECKSUM: checksum(copies, copies.__getitem__, text)})
+            found = checksum(separate, separate.__getitem__, text)
+            save_file(separate, temporary, metadata={FACTS: text, CHECKSUM: found})
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot save the state of the run in {file.parent}: {error}") from error
 
@@ -49,6 +49,21 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if metadata[CHECKSUM] != checksum(tensors, tensors.__getitem__, metadata.get(FACTS, "")):
         raise ValueError("its content is not what was saved")
     return tensors, json.loads(metadata[FACTS])
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, each in memory of its own, as safetensors wants them.
+
+    Those that are so already are not copied: a replay may take most of the memory.
+    """
+    taken: set[int] = set()
+    separate = {}
+    for name, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        separate[name] = value.clone() if place in taken else value
+        taken.add(place)
+    return separate
 
 
 def updates(file: Path) -> int | None:
