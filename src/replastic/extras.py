@@ -17,10 +17,22 @@ PACKAGES: Final[Mapping[str, Mapping[str, str]]] = {
     "language": {"datasets": "datasets", "tokenizers": "tokenizers"},
     "hf": {"transformers": "transformers"},
     "sweep": {"ray": "ray"},
-    "rl": {"gymnasium": "gymnasium", "ale_py": "ale-py", "minatar": "MinAtar", "PIL": "pillow"},
-    "mujoco": {"gymnasium": "gymnasium", "mujoco": "mujoco", "dm_control": "dm_control", "imageio": "imageio"},
+    "rl": {"gymnasium": "gymnasium", "ale_py": "ale-py", "minatar": "minatar", "PIL": "pillow"},
+    "mujoco": {
+        "gymnasium": "gymnasium",
+        "mujoco": "mujoco",
+        "dm_control": "dm_control",
+        "imageio": "imageio",
+        "PIL": "pillow",
+    },
+    "humanoidbench": {
+        "gymnasium": "gymnasium",
+        "mujoco": "mujoco",
+        "dm_control": "dm_control",
+        "imageio": "imageio",
+        "PIL": "pillow",
+    },
     "video": {"imageio": "imageio", "imageio_ffmpeg": "imageio-ffmpeg"},
-    "humanoidbench": {"gymnasium": "gymnasium", "mujoco": "mujoco", "dm_control": "dm_control", "imageio": "imageio"},
 }
 """For each extra the modules that are imported, with the names of their distributions."""
 
