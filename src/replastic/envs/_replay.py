@@ -78,8 +78,8 @@ class Replay:
             UserError: The capacity is too small to hold a transition of every copy, or memory for it is not free.
         """
         self.places = capacity // copies
-        if self.places < observation.stack + 1:
-            least = copies * (observation.stack + 1)
+        least = copies * (2 * observation.stack + 1)  # first frames, the last one, and first frames of the next episode
+        if capacity < least:
             raise UserError(
                 f"the replay's capacity must be at least {least} frames for {copies} copies, got {capacity}"
             )

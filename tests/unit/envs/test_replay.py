@@ -79,7 +79,7 @@ def assert_equal(got: Transitions, wanted: list[tuple[Tensor, ...]]) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    SCRIPTS, st.integers(1, 4), st.sampled_from((1, 2, 4)), st.integers(6, 60), st.integers(1, 70), st.integers(0, 9)
+    SCRIPTS, st.integers(1, 4), st.sampled_from((1, 2, 4)), st.integers(9, 60), st.integers(1, 70), st.integers(0, 9)
 )
 def test_it_holds_the_newest_transitions(
     scripts: list[Script], copies: int, stack: int, places: int, steps: int, restart: int
@@ -205,7 +205,7 @@ def test_its_tensors_take_what_was_said() -> None:
 
 def test_what_cannot_work_is_said() -> None:
     space = ObservationSpace((4, 4), torch.float32, stack=4)
-    with pytest.raises(UserError, match="capacity must be at least 10 frames for 2 copies, got 9"):
-        Replay(9, 2, space, ActionSpace(3))
+    with pytest.raises(UserError, match="capacity must be at least 18 frames for 2 copies, got 17"):
+        Replay(17, 2, space, ActionSpace(3))
     with pytest.raises(UserError, match="the replay is empty"):
-        Replay(10, 2, space, ActionSpace(3)).sample(1, generator(0))
+        Replay(18, 2, space, ActionSpace(3)).sample(1, generator(0))

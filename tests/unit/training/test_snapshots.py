@@ -89,7 +89,7 @@ def test_a_finished_run_leaves_a_film(tmp_path: Path) -> None:
     train(PROTOCOL, games(), from_spec("base"), 0, plain)
     with image.open(tmp_path / "agent.gif") as film:
         assert film.size == (20, 20)
-        assert 1 < film.n_frames <= 10
+        assert film.n_frames <= 10, "pictures that show the same are one"
     assert [{**record, "seconds": 0} for record in directory.records()] == [
         {**record, "seconds": 0} for record in plain.records()
     ]
