@@ -29,7 +29,6 @@ EXAMPLES = {
         "gym/HalfCheetah-v5": "mujoco",
         "gym/Ant-v5": "mujoco",
     },
-    "shifted": {"shifted/gym/CartPole-v1:level=1,every=7": "gymnasium"},
     "humanoidbench": {"humanoidbench/h1-walk:repeat=2": "humanoid_bench"},
     "dm_control": {"dm_control/humanoid-walk:repeat=2": "dm_control", "dm_control/reacher-easy": "dm_control"},
 }

@@ -39,7 +39,7 @@ class Shifted(Environment):
             horizon=inside.horizon,
         )
         self._inside, self._offset = inside, offset
-        self.exact = inside.exact
+        self.exact, self._seed = inside.exact, inside._seed
         self.observations = inside.observations + offset
 
     def _reset(self, seed: int) -> Tensor:

@@ -238,7 +238,8 @@ class Agent(Learner):
     def record(self, file: Path) -> None:
         """Play one episode as in an evaluation, and write what is seen."""
         family, seed = self.games.families[self.stage], derive(self.seed, "recording")
-        environment, draw = family.make(1, seed, training=False, drawn=True), generator(seed, "actions")
+        environment = self._shifted(family.make(1, seed, training=False, drawn=True), self.stage)
+        draw = generator(seed, "actions")
         with undisturbed(self.model), torch.no_grad(), closing(environment):
             envs.record(environment, lambda seen: self.judged_actions(self.inputs(seen), draw), file)
 
