@@ -263,3 +263,18 @@ def test_a_third_phase_learns_a_third_corpus_and_is_scored_on_it() -> None:
     assert "third, train" in chosen.facts(texts)
     found.replay(0.25)
     assert found._mixture(2, 0.25).shares == (0.75, 0.25)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Skipping serialization of skipfiles:UserWarning")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_compiled_and_in_parts_it_trains_as_it_does_plainly(precision: str, tmp_path: Path) -> None:
+    losses = []
+    for compiled in (False, True):
+        trainer = Trainer(batch_size=4, accumulate=2, learning_rate=1e-3, compiled=compiled, precision=precision)
+        protocol = Protocol(task=task(), trainer=trainer)
+        directory = RunDirectory(tmp_path / f"{compiled}")
+        train(protocol, protocol.task.open(), methods.from_spec("base"), 0, directory)
+        losses.append([r[LOSS_NEW] for r in directory.records()])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5 if precision == "float32" else 3e-3)
