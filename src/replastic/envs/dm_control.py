@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from replastic.envs._family import Family, register
 from replastic.envs._mujoco import Drawing, Memory, without_display
 from replastic.envs._python_state import as_tensor, from_tensor
 from replastic.envs._separate import Array, Outcome, SeparateCopies
+from replastic.errors import UserError
 from replastic.extras import require
 from replastic.options import option
 
@@ -39,8 +41,19 @@ class DmControl(Family):
         return sorted(f"{domain}-{task}" for domain, task in _suite().ALL_TASKS)
 
     def build(self, copies: int, *, training: bool = True, drawn: bool = False) -> Environment:
-        """The same for training, evaluation and drawing."""
-        return DmControlEnvironment(self, copies)
+        """The same for training, evaluation and drawing.
+
+        Raises:
+            UserError: The versions of dm_control, MuJoCo and NumPy do not go together.
+        """
+        try:
+            return DmControlEnvironment(self, copies)
+        except (AttributeError, ValueError) as error:
+            there = ", ".join(f"{name} {version(name)}" for name in (*self.packages, "numpy"))
+            raise UserError(
+                f"{self.spec} cannot be made: {there} do not go together ({str(error).splitlines()[0]}); pip install "
+                "'replastic[mujoco]' in an environment of its own"
+            ) from error
 
 
 class DmControlEnvironment(SeparateCopies):
