@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,8 +13,8 @@ from replastic.errors import UserError
 from replastic.interventions.aim import choose
 from replastic.interventions.method import Method, register
 from replastic.interventions.parts import working_dtype
-from replastic.interventions.passes import in_random_order
 from replastic.interventions.penalties import total
+from replastic.interventions.reading import Reading
 from replastic.interventions.run import Need, Run
 from replastic.linalg.rank_gradient import effective_rank_gradient
 from replastic.options import option
@@ -90,8 +90,7 @@ class L2Er(Method):
         """Look up the parameters."""
         assert isinstance(run.store, LiveStore)
         self._parameters = {t.entry.name: run.store.tensor(t.entry.name) for t in choose("parameters", run)[0]}
-        self._place = [run.phase, 0, 0]
-        self._coming: Iterator[Any] | None = None
+        self._reading: Reading | None = Reading(self.name, run.phase)
 
     def penalty(self, run: Run) -> Tensor | None:
         """Half the squared norm of the weights, times `decay`."""
@@ -114,23 +113,25 @@ class L2Er(Method):
 
     def state_dict(self) -> dict[str, Tensor]:
         """The phase, the passes over its data so far, and the batches taken from the one under way."""
-        return {"place": torch.tensor(self._place)}
+        assert self._reading is not None
+        return {"place": self._reading.state()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from that batch."""
-        self._place = [int(value) for value in state["place"]]
-        self._coming = None
+        assert self._reading is not None
+        self._reading.load(state["place"])
 
     def close(self) -> None:
         """Let go of the parameters and of the data."""
         self._parameters = {}
-        self._coming = None
+        self._reading = None
 
     def _ascent(self, run: Run) -> dict[str, Tensor]:
         """Gradient of the mean effective rank, by name of the parameters that it depends on."""
         assert run.model is not None
+        assert self._reading is not None
         with undisturbed(run.model, training=True), torch.enable_grad():
-            passes = [self._features(run, self._next(run)) for _ in range(self.er_batch)]
+            passes = [self._features(run, self._reading.next(run)) for _ in range(self.er_batch)]
             layers = [torch.cat(parts) for parts in zip(*passes, strict=True)]
             slopes = [effective_rank_gradient(features)[1] / len(layers) for features in layers]
             found = torch.autograd.grad(layers, list(self._parameters.values()), slopes, allow_unused=True)
@@ -146,26 +147,3 @@ class L2Er(Method):
         loss_fn, model = run.loss_fn, run.model
         with torch.enable_grad():
             return last_features(lambda: loss_fn(model, batch), LAYERS)
-
-    def _next(self, run: Run) -> Any:
-        """The next batch of the phase's data, in a drawn order, pass after pass."""
-        if self._place[0] != run.phase:
-            self._place, self._coming = [run.phase, 0, 0], None
-        for _ in range(2):
-            if self._coming is None:
-                self._coming = self._pass(run)
-            batch = next(self._coming, None)
-            if batch is not None:
-                self._place[2] += 1
-                return batch
-            self._place, self._coming = [run.phase, self._place[1] + 1, 0], None
-        raise UserError(f"{self.name} needs data of the phase, but batches gave none")
-
-    def _pass(self, run: Run) -> Iterator[Any]:
-        """The pass under way, from the batch on that was not taken yet."""
-        assert run.batches is not None
-        phase, number, taken = self._place
-        coming = iter(in_random_order(run.batches(), run.seed, self.name, phase, number))
-        for _ in range(taken):
-            next(coming, None)
-        return coming

@@ -31,6 +31,23 @@ def probing(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Passes of the model inside the block are in evaluation mode, may be differentiated, and are no training passes.
+
+    Unlike `undisturbed` it does not touch buffers, which a backward pass after the block may need.
+    """
+    training = [module for module in model.modules() if module.training]
+    with probing(model):
+        try:
+            for module in training:
+                module.training = False
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
+
+@contextmanager
 def undisturbed(model: nn.Module, *, training: bool | None = False, seed: int | None = None) -> Iterator[None]:
     """Run forward and backward passes inside the block without a trace in the model.
 

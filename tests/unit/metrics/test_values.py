@@ -215,3 +215,23 @@ def test_normalised_sfe_of_a_network_is_the_error_over_the_energy_of_all_its_wei
 def test_unknown_measure() -> None:
     with pytest.raises(UserError, match="did you mean 'dormant'"):
         metrics.measure(["dorment"], store=ModuleStore(nn.Linear(2, 2)), recipe=LINEAR)
+
+
+def test_churn_of_a_linear_model_is_that_of_one_sign_step_by_hand():
+    """The first step of Adam moves every weight by its step size against the sign of the gradient."""
+    torch.manual_seed(0)
+    model, lr = nn.Linear(3, 2), 1e-2
+    batch = torch.randn(40, 3), torch.randn(40, 2)
+
+    def loss_fn(m, given):
+        return nn.functional.mse_loss(m(given[0]), given[1])
+
+    metric = metrics.from_spec(f"churn:lr={lr},batch_size=8")
+    found = metric.compute(model, [batch], loss_fn, generator=torch.Generator().manual_seed(4))
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(4))
+    x, y = batch[0][order[:8]], batch[1][order[:8]]
+    residual = (model(x) - y).detach()
+    step = {"weight": -lr * (residual.T @ x).sign(), "bias": -lr * residual.sum(0).sign()}
+    reference = batch[0][order[8:]]
+    moved = (reference @ step["weight"].T + step["bias"]).abs().mean()
+    assert float(found) == pytest.approx(float(moved / model(reference).detach().abs().mean()), rel=1e-4)
