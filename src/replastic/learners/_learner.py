@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -98,6 +98,14 @@ class Learner(ABC):
         A copy of a part of the model, such as the target of a critic, is a `weights.followers.PartCopy`.
         """
         return {}
+
+    def renew(self, written: Collection[str]) -> None:
+        """Make the followers anew: a method has put other modules into the model.
+
+        Args:
+            written: Names of the tensors that it has given new values besides; followers take these over.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def draw(self, seed: int) -> Mapping[str, Tensor]:

@@ -184,7 +184,7 @@ class OffPolicyAgent(Agent):
 
     def ready(self, batch: Transitions) -> Transitions:
         """A batch of the replay as `learn` and `loss` take it: on the device."""
-        return batch.to(self.device)
+        return batch if self.device == "cpu" else batch.to(self.device)
 
     def batches(self, phase: int) -> Sampled:
         """A thousand batches of the replay."""
