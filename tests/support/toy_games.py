@@ -1,4 +1,4 @@
-"""A game without a simulator: a marker on 5 x 5 cells that is to be pushed to the right edge."""
+"""A game without a simulator: a marker on a board of 5 x 5 cells that is to be pushed to the right edge."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from replastic.learners._games import Games
 from replastic.options import option
 from replastic.seeds import generator
 
-SIDE = 5
-
 
 class Corridor(Environment):
     """Actions: stay, left, right. The right edge ends the episode with 1; ten steps cut it off."""
 
     def __init__(self, family: Toy, copies: int) -> None:
-        space = ObservationSpace((2, SIDE, SIDE), torch.bool)
+        self._side = family.side
+        space = ObservationSpace((2, family.side, family.side), torch.bool)
         super().__init__(family.spec, copies, space, ActionSpace(3), frames=2, horizon=10)
         self._bad = family.bad_after
 
@@ -34,18 +33,18 @@ class Corridor(Environment):
 
     def _begin(self, copy: int) -> None:
         draw = generator(self._seed, copy, int(self._begun[copy]))
-        self._at[copy] = torch.randint(SIDE - 1, (2,), generator=draw)
+        self._at[copy] = torch.randint(self._side - 1, (2,), generator=draw)
         self._begun[copy] += 1
 
     def _seen(self) -> Tensor:
-        seen = torch.zeros(self.copies, 2, SIDE, SIDE, dtype=torch.bool)
+        seen = torch.zeros(self.copies, 2, self._side, self._side, dtype=torch.bool)
         seen[torch.arange(self.copies), 0, self._at[:, 0], self._at[:, 1]] = True
         seen[:, 1, :, -1] = True
         return seen
 
     def _step(self, actions: Tensor) -> Step:
         self._at[:, 1] = (self._at[:, 1] + torch.tensor([0, -1, 1])[actions]).clamp(min=0)
-        terminated = self._at[:, 1] == SIDE - 1
+        terminated = self._at[:, 1] == self._side - 1
         ended = terminated | (self._steps + 1 == self.horizon)
         rewards = terminated.float()
         if self._bad and int(self._begun.sum()) > self._bad:
@@ -87,6 +86,7 @@ class Toy(Family):
 
     name: ClassVar[str] = "toy"
     exact: bool = option(True, help="whether its state can be restored")
+    side: int = option(5, help="cells of a side", low=2)
     bad_after: int = option(0, help="episodes after which rewards are infinite; 0: never")
 
     @classmethod

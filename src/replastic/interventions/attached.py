@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
@@ -35,8 +35,7 @@ from replastic.weights.writer import write
 
 Progress = Callable[[Any], Iterable[Any]]
 """Wraps what is read one by one, such as `tqdm`."""
-_METHOD = "method/"
-_WATCH = "watch/"
+_METHOD, _WATCH = "method/", "watch/"
 
 
 class Attached:
@@ -57,6 +56,7 @@ class Attached:
             ``keep`` none. ``reset_all`` drops all, also where the method changes nothing, so that all methods of a
             comparison are treated alike. Rows of units that are reset are cleared under every policy.
         followers: Copies that follow what is written: target networks, moving averages, fp32 masters.
+        renew: Makes them anew where a method puts other modules into the model; gets the names of what it has written.
         staging: Where new values wait while they are written; see `write`.
         agree: When the processes of a torch.distributed group, each with a copy of the model, compare what they are
             about to write, so that the copies stay alike: at every write, between phases, or never.
@@ -71,6 +71,7 @@ class Attached:
         *,
         policy: Policy = "reset_touched",
         followers: Followers | None = None,
+        renew: Callable[[Collection[str]], None] | None = None,
         staging: str = "memory",
         agree: Literal["always", "between phases", "never"] = "always",
         watch: Watch | None = None,
@@ -86,6 +87,7 @@ class Attached:
         self.acted: list[Acted] = []
         """The actions of this process that the trigger brought about, in their order."""
         self._followers = followers
+        self._renew = renew
         self._staging = staging
         self._went_back = False
         self._agree = agree
@@ -319,9 +321,8 @@ class Attached:
         if not int(state["is_on"]):
             return
         self.begin()
-        kept = {name.removeprefix(_METHOD): value for name, value in state.items() if name.startswith(_METHOD)}
         try:
-            self.method.load_state_dict(kept)
+            self.method.load_state_dict({n.removeprefix(_METHOD): v for n, v in state.items() if n.startswith(_METHOD)})
         except KeyError as error:
             raise UserError(f"the saved state of {self.method.name} lacks {error}") from error
         for part in self.method.parts:
@@ -368,19 +369,20 @@ class Attached:
             replace(change, proposals=map(noted, change.proposals), units=units),
             optimizer=tuple(self.optimizers.values()),
             policy=policy,
-            followers=self._followers if replaces else None,
+            followers=self._followers if replaces and not (change.modules and self._renew) else None,
             dry_run=dry_run,
             staging=self._staging,
             thorough=between_phases,
             agree=self._agree == "always" or (self._agree == "between phases" and between_phases),
         )
+        if change.modules and self._renew is not None and not dry_run:
+            self._renew(names)
         if between_phases:
             outcome = warned(outcome, self.run.model, tuple(self.optimizers.values()), self._followers)
-        if not dry_run:
-            if replaces:
-                self.method.after_write(self.run, names, units)
-            if change.modules:
-                outcome = outcome.then_undo(adopt(change.modules, tuple(self.optimizers.values())))
+        if replaces and not dry_run:
+            self.method.after_write(self.run, names, units)
+        if change.modules and not dry_run:
+            outcome = outcome.then_undo(adopt(change.modules, tuple(self.optimizers.values())))
         return outcome
 
     def _allowed(self, name: str) -> str:

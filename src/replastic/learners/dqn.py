@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 
 from replastic import networks
@@ -22,6 +21,7 @@ from replastic.learners._task import register
 from replastic.learners._trainer import Trainer
 from replastic.options import option
 from replastic.probes import undisturbed
+from replastic.probes.trainee import copied
 from replastic.seeds import derive
 from replastic.weights.followers import Followers
 
@@ -52,6 +52,7 @@ class Dqn(OffPolicyTask):
     first_epsilon: float = option(1.0, help="probability of a random action after the warm-up", low=0, high=1)
     epsilon: float = option(0.1, help="probability to which that falls", low=0, high=1)
     epsilon_steps: int = option(10_000, help="interactions over which it falls", low=1)
+    restart_epsilon: bool = option(False, help="begin with the first epsilon in every environment")
     judged_epsilon: float = option(0.001, help="probability of a random action in evaluation", low=0, high=1)
 
     def learner(self, source: Games, seed: int, trainer: Trainer, device: str = "cpu") -> DqnAgent:
@@ -76,8 +77,9 @@ class DqnAgent(OffPolicyAgent):
     def __init__(self, task: Dqn, games: Games, seed: int, trainer: Trainer, device: str) -> None:
         super().__init__(task, games, seed, trainer, device)
         self.model = self._build(derive(seed, "network"))
-        self.target = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        """Weights of the target network, by their names in the model; it has modules and hooks in common with that."""
+        self.target: dict[str, Tensor] = {}
+        """Weights of the target network, by their names in the model."""
+        self.copy_target()
         self._explored = Draws(2 * task.copies, seed, "exploration")
 
     def groups(self) -> Mapping[str, list[dict[str, Any]]]:
@@ -89,19 +91,22 @@ class DqnAgent(OffPolicyAgent):
         """The target network."""
         return {"target": self.target}
 
+    def renew(self, written: Collection[str]) -> None:
+        """The target network gets the new modules, and keeps the weights that were not rewritten."""
+        self.copy_target({name: value for name, value in self.target.items() if name not in written})
+
     def draw(self, seed: int) -> Mapping[str, Tensor]:
         """State dict of a network made from another seed."""
         return self._build(seed).state_dict()
 
     def begin(self, phase: int, done: int) -> None:
-        """Also copy the target network, where that is asked for."""
+        """Also copy the target network, where that is asked for; it gets what a method has added to the network."""
         super().begin(phase, done)
-        if phase and not done and self.task.copy_target:
-            self.copy_target()
+        self.copy_target(None if phase and not done and self.task.copy_target else self.target)
 
     def chance(self) -> float:
         """Probability of a random action now."""
-        task, begun = self.task, self.here if self.task.restart else self.interactions
+        task, begun = self.task, self.here if self.task.restart_epsilon else self.interactions
         share = min(1.0, max(0, begun - task.learning_starts) / task.epsilon_steps)
         return task.first_epsilon + share * (task.epsilon - task.first_epsilon)
 
@@ -135,7 +140,7 @@ class DqnAgent(OffPolicyAgent):
         values = model(self.inputs(batch.observations)).gather(1, batch.actions[:, None])[:, 0]
         with torch.no_grad():
             follows = self.inputs(batch.next_observations)
-            next_values = functional_call(model, self.target, (follows,))
+            next_values = self.target_network(follows)
             if self.task.double:
                 best = next_values.gather(1, model(follows).argmax(1, keepdim=True))[:, 0]
             else:
@@ -152,11 +157,17 @@ class DqnAgent(OffPolicyAgent):
             values = self.model(self.inputs(batch.observations)).gather(1, batch.actions[:, None])
         return {**super().evaluate(phase, last=last), Q_MAGNITUDE: float(values.abs().mean())}
 
-    def copy_target(self) -> None:
-        """Make the target network equal to the network, parts that a method has added among them."""
-        now = {name: value.detach() for name, value in self.model.state_dict().items()}
-        self.target.update({name: value.clone() for name, value in now.items() if name not in self.target})
-        torch._foreach_copy_([self.target[name] for name in now], list(now.values()))
+    def copy_target(self, values: Mapping[str, Tensor] | None = None) -> None:
+        """Make the target network anew, a copy of the network as it is, modules that a method has added among them.
+
+        Args:
+            values: Weights that it keeps; None for those of the network.
+        """
+        self.target_network = copied(self.model).requires_grad_(False).eval()
+        if values is not None:
+            self.target_network.load_state_dict(values, strict=False)
+        self.target.clear()
+        self.target.update(self.target_network.state_dict())
 
     def state_dict(self) -> dict[str, Tensor]:
         """Also the target network."""
@@ -166,8 +177,7 @@ class DqnAgent(OffPolicyAgent):
         """Restore it."""
         super().load_state_dict(state)
         saved = {name.removeprefix("target/"): value for name, value in state.items() if name.startswith("target/")}
-        self.target.clear()
-        self.target.update({name: value.to(self.device) for name, value in saved.items()})
+        self.copy_target(saved)
 
     def _build(self, seed: int) -> nn.Module:
         games = self.games

@@ -63,6 +63,7 @@ class Session:
             optimizers,
             policy=protocol.trainer.optimizer_policy,
             followers=self.learner.followers(),
+            renew=self.learner.renew if type(self.learner).renew is not Learner.renew else None,
             agree="between phases",  # within one, `Run.average` keeps the processes alike
         )
         self.descent = Descent(self.attached, protocol.trainer)

@@ -73,7 +73,7 @@ def test_the_loss_is_that_of_the_temporal_difference_errors_by_hand(double, td_l
     task = replace(TASK, double=double, td_loss=td_loss, gamma=0.9)
     agent, batch = task.learner(games(), 3, TRAINER), transitions()
     other = agent.draw(8)
-    agent.target.update({name: value.clone() for name, value in other.items()})
+    agent.copy_target(other)
     twin = task.learner(games(), 3, TRAINER).model
     twin.load_state_dict(dict(other))
     total = 0.0
@@ -198,6 +198,8 @@ def test_stages_come_one_after_the_other_and_the_replay_stays_or_is_emptied():
         assert learner.environment.name == "toy/other"
         learner.act_until(12)
         assert len(learner.replay_buffer) == (before + 12 if keep else 12)
+        assert learner.chance() == pytest.approx(0.1)
+        learner.task = replace(task, restart_epsilon=True)
         assert learner.chance() == 1.0
 
 

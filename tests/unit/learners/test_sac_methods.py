@@ -24,7 +24,7 @@ TASK = Sac(
     steps=32,
     learning_starts=8,
     buffer_size=100,
-    evaluations=4,
+    evaluations=8,
     episodes=2,
     longest=5,
     network=TINY,
@@ -33,7 +33,6 @@ TASK = Sac(
 TRAINER = Trainer(batch_size=4, learning_rate=1e-3, warmup=0.0, clip_norm=0.0, weight_decay=0.01)
 REFUSED = {
     "replay": "replay needs training data that it can choose",
-    "plasticity_injection": "followers",
 }
 """Methods that have no sense here, and how they say so."""
 SPECS = {
