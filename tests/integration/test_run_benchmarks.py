@@ -8,11 +8,14 @@ import pytest
 
 from replastic import benchmarks
 from replastic.cli import main
+from replastic.errors import MissingExtraError
+from replastic.extras import require_all
 from replastic.records import find_runs
 from support.commands import content
 
 MEASURES = {
     "classification": {"metric/accuracy", "metric/dfi", "metric/dormant", "metric/effective_rank"},
+    "dqn": {"metric/training_return", "metric/q_magnitude", "metric/dormant", "metric/churn"},
     "bit_flipping": {"metric/error", "metric/dormant", "metric/effective_rank"},
 }
 """Some of what the last record of a run holds, by its learner."""
@@ -24,6 +27,10 @@ def test_every_benchmark_smokes_and_ends_with_a_page(benchmark, tmp_path, capsys
     out = tmp_path / "out"
     preset = benchmarks.get(benchmark)().presets["smoke"]
     protocol = preset.protocol
+    try:
+        require_all(protocol.task.extras())
+    except MissingExtraError as error:
+        pytest.skip(str(error))
     if protocol.config().get("data", "digits") != "digits":
         monkeypatch.setenv("REPLASTIC_DATA", str(request.getfixturevalue("shared_data")))
     assert main(["run", benchmark, "--preset", "smoke", "--out", str(out)]) == 0

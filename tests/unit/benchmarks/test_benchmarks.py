@@ -36,7 +36,7 @@ def scores(task, trainer):
     if isinstance(task, Sac):
         return {*task.learner(control(), 0, trainer).scores, TRAINING_RETURN}
     if isinstance(task, AgentTask):  # the simulators may not be here
-        return {*task.learner(games(), 0, trainer).scores, TRAINING_RETURN}
+        return {*task.learner(games(side=36), 0, trainer).scores, TRAINING_RETURN}
     learner = task.learner(task.open(), 0, trainer)
     learner.begin(0, 0)
     learner.update(lambda losses, optimizer="": sum(losses()).detach())
