@@ -407,6 +407,29 @@ def test_it_learns_to_hold_the_point() -> None:
     assert last > 14
 
 
+def test_plasticity_injection_changes_no_output_of_actor_and_critics_and_gives_each_a_new_head() -> None:
+    with session(method="plasticity_injection") as run:
+        agent = played(run, 20)
+        seen, actions = torch.randn(7, 3), torch.rand(7, 2)
+        target = agent.target_critic(torch.cat((seen, actions), 1))
+        before = agent.model.actor(seen), agent.model(seen, actions)
+        run.attached.cross(1, begin=True)
+        for now, then in zip((agent.model.actor(seen), agent.model(seen, actions)), before, strict=True):
+            torch.testing.assert_close(now, then, rtol=1e-4, atol=1e-5)
+        injected = [name for name, module in agent.model.named_modules() if type(module).__name__ == "Injected"]
+        assert injected == ["actor.head.mean", "actor.head.log_std", "critic.q1.head", "critic.q2.head"]
+        heads = agent.model.critic.q1.head.old[0].head.weight, agent.model.critic.q1.head.weight
+        assert not torch.equal(*heads)
+        run.learner.begin(1, 0)
+        now = agent.target_critic(torch.cat((seen, actions), 1))
+        torch.testing.assert_close(now, before[1], rtol=1e-4, atol=1e-5)
+        assert not torch.equal(target, before[1])
+        run.position.phase = 1
+        for _ in range(5):
+            run.update(1, 1)
+        assert torch.equal(agent.model.critic.q1.head.old[0].head.weight, heads[0])
+
+
 def test_full_reset_with_the_papers_recipe_puts_every_tensor_back() -> None:
     with session(method="full_reset") as run:
         first = {name: value.clone() for name, value in run.model.state_dict().items()}
