@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from replastic.experiments import agents
 from replastic.experiments.spec import BenchmarkSpec, Preset, every_method, register
-from replastic.learners import Trainer
 from replastic.learners.sac import Sac
 from replastic.networks.simba import Simba
 from replastic.training import Protocol
 
-INTERPOLATION: Final = "interpolation:strength=0.8,toward=fresh"
-OF_THE_PAPER: Final = ("base", "full_reset", INTERPOLATION, "plasticity_injection", "fire")
-CONTROLS: Final = ("optimizer_reset", "head_reset")
-MEASURES: Final = ("dormant", "feature_srank", "dfi", "weight_norm")
 WALK: Final = "humanoidbench/h1-walk:repeat=2"
 """An action is taken for two steps of the simulator, so that two updates an interaction are one a step."""
 
@@ -25,21 +21,13 @@ def humanoid_sac() -> BenchmarkSpec:
 
     The paper's tasks are ``--environment humanoidbench/h1-walk:repeat=2``, ``h1-run`` and ``h1-balance_simple``.
     """
-    trainer = Trainer(
-        learning_rate=1e-4,
-        weight_decay=0.01,
-        batch_size=256,
-        warmup=0.0,
-        clip_norm=0.0,
-        optimizer_policy="reset_all",
-        save_seconds=600.0,
-    )
+    trainer = agents.trainer(1e-4, weight_decay=0.01, batch_size=256, optimizer_policy="reset_all", save_seconds=600.0)
     paper = Protocol(
         task=Sac(environment=WALK, evaluations=20),
         trainer=trainer,
         recipe="paper-sac",
-        metrics=MEASURES,
-        boundary_metrics=("sfe", "dfi", "dormant"),
+        metrics=agents.MEASURES,
+        boundary_metrics=agents.BOUNDARY_MEASURES,
         probe_samples=512,
     )
     assert isinstance(paper.task, Sac)
@@ -86,24 +74,25 @@ def humanoid_sac() -> BenchmarkSpec:
         trainer=replace(small.trainer, batch_size=8),
         probe_samples=16,
     )
+    shown = agents.summary()
     return BenchmarkSpec(
         name="humanoid_sac",
         presets={
             "small": Preset(
                 protocol=small,
-                methods=("base", "full_reset", INTERPOLATION, "fire", "head_reset"),
+                methods=("base", "full_reset", agents.INTERPOLATION, "fire", "head_reset"),
                 seeds=3,
                 help="dm_control, one block of 128 in every network, 100,000 steps; twenty minutes a run on one core",
             ),
             "kept": Preset(
                 protocol=kept,
-                methods=("base", *CONTROLS, "full_reset", INTERPOLATION, "fire"),
+                methods=(*agents.CONTROLS, agents.INTERPOLATION, "fire"),
                 seeds=3,
                 help="as small, but optimizers, temperature and targets are reset for no method",
             ),
             "full": Preset(
                 protocol=small,
-                methods=every_method(interpolation=INTERPOLATION),
+                methods=every_method(**agents.TUNED),
                 seeds=3,
                 help="as small, with every method and control",
                 folder="small",
@@ -116,14 +105,11 @@ def humanoid_sac() -> BenchmarkSpec:
             ),
             "paper": Preset(
                 protocol=paper,
-                methods=(*OF_THE_PAPER, *CONTROLS),
+                methods=(*agents.CONTROLS, agents.INTERPOLATION, "plasticity_injection", "fire"),
                 seeds=5,
                 help="table 4 of the paper: HumanoidBench, a million steps; needs a GPU (3 updates a second on a core)",
             ),
             "smoke": Preset(protocol=tiny, methods=("base", "fire"), seeds=2, help="does it run? seconds"),
         },
-        summary={
-            "score_label": "return of the evaluation episodes",
-            "curves": [f"metric/{name}" for name in ("training_return", *MEASURES, "q_magnitude", "temperature")],
-        },
+        summary={**shown, "curves": [*shown["curves"], "metric/temperature"]},
     )

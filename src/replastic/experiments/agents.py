@@ -1,4 +1,4 @@
-"""Shared by the benchmarks of DQN agents: methods with their settings, measures, curves, and the trainer."""
+"""Shared by the benchmarks of agents with a replay: methods with their settings, measures, curves, and the trainer."""
 
 from __future__ import annotations
 
