@@ -91,7 +91,7 @@ def test_the_readme_is_short_and_begins_with_the_picture_and_the_two_commands() 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_commands_in_the_docs_exist(page: Path) -> None:
-    known = {*cli.commands(), "demo", "test", "test-all", "bench", "lint", "COMMAND"}
+    known = {*cli.commands(), "demo", "test", "test-all", "bench", "gpu", "lint", "COMMAND"}
     text = page.read_text(encoding="utf-8")
     for command in re.findall(r"\./run ([a-zA-Z-]+)|(?:^ +|`)replastic ([a-z]+)", text, re.MULTILINE):
         assert "".join(command) in known, f"{page.name} shows the command {''.join(command)}"
