@@ -202,7 +202,7 @@ def from_runs(here: Place) -> str:
         records = file.read_text(encoding="utf-8").splitlines()
         if records:
             last = json.loads(records[-1])
-            score = last.get("metric/test_accuracy")
+            score = last.get("metric/accuracy")
             run = f"{file.parent.parent.name}, {file.parent.name}"
             state = "finished" if (file.parent / "DONE").exists() else "unfinished"
             lines.append(f"| {run} | {state} | {last['phase']} | {last['step']} | {score} | {last.get('seconds')} |")
