@@ -16,6 +16,7 @@ from support.commands import content
 MEASURES = {
     "classification": {"metric/accuracy", "metric/dfi", "metric/dormant", "metric/effective_rank"},
     "dqn": {"metric/training_return", "metric/q_magnitude", "metric/dormant", "metric/churn"},
+    "sac": {"metric/q_magnitude", "metric/temperature", "metric/dormant", "metric/churn"},
     "bit_flipping": {"metric/error", "metric/dormant", "metric/effective_rank"},
 }
 """Some of what the last record of a run holds, by its learner."""
