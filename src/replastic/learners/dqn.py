@@ -128,6 +128,12 @@ class DqnAgent(OffPolicyAgent):
         others = (drawn[1] * self.games.action.count).long()
         return torch.where(drawn[0] < self.task.judged_epsilon, others, best)
 
+    def ready(self, batch: Transitions) -> Transitions:
+        """Also with observations as the network reads them, for methods that call it with a batch."""
+        found = super().ready(batch)
+        seen, follows = self.inputs(found.observations), self.inputs(found.next_observations)
+        return found._replace(observations=seen, next_observations=follows)
+
     def learn(self, batch: Transitions, descend: Descend) -> Tensor:
         """One step of the optimizer, and now and then a new target network."""
         found = descend(lambda: [self.loss(self.model, batch)])

@@ -104,7 +104,8 @@ class CChain(Method):
             self._before = {name: value.clone() for name, value in self._now.items()}
         else:
             self._before, self._now = self._now, self._before
-        torch._foreach_copy_(list(self._now.values()), [p.detach() for _, p in self._trained()])
+        trained = self._trained()
+        torch._foreach_copy_([self._now[name] for name, _ in trained], [p.detach() for _, p in trained])
 
     def after_write(self, run: Run, names: Collection[str], units: Sequence[UnitReset]) -> None:
         """A replacement is no churn: begin with the weights as they are."""
