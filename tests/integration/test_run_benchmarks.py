@@ -15,9 +15,11 @@ from support.commands import content
 
 MEASURES = {
     "classification": {"metric/accuracy", "metric/dfi", "metric/dormant", "metric/effective_rank"},
-    "dqn": {"metric/training_return", "metric/q_magnitude", "metric/dormant", "metric/churn"},
+    "dqn": {"metric/q_magnitude", "metric/dormant", "metric/churn"},
+    "ppo": {"metric/training_return", "metric/dormant", "metric/weight_norm"},
     "sac": {"metric/q_magnitude", "metric/temperature", "metric/dormant", "metric/churn"},
     "bit_flipping": {"metric/error", "metric/dormant", "metric/effective_rank"},
+    "language": {"metric/loss_old", "metric/bits_new", "metric/dfi"},
 }
 """Some of what the last record of a run holds, by its learner."""
 
