@@ -15,6 +15,7 @@ SCRIPTS = (
     "boundary_cost",
     "vision_throughput",
     "optimizer_overhead",
+    "denormals",
     "stacked_runs",
     "acting",
     "language_throughput",

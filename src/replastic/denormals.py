@@ -13,8 +13,9 @@ def flushed() -> Iterator[None]:
     """Take denormal numbers (float32 below 1.2e-38) as zero inside the block; afterwards it is as it was before.
 
     Where a gradient has become zero, as for a dormant unit, Adam's moving average halves every few updates until it is
-    such a number, and stays one. A step of Adam was seen to take six times as long then. In that step the average is
-    divided by at least eps = 1e-8 and added to a weight, so that only weights below 1e-23 could tell the difference.
+    such a number, and stays one. A step of Adam takes several times as long then (benchmarks/denormals.py). In that
+    step the average is divided by at least eps = 1e-8 and added to a weight, so that only weights below 1e-23 could
+    tell the difference.
 
     It holds for this thread. Other threads, as torch has for large products, compute as ever.
     """
