@@ -16,10 +16,8 @@ from replastic.data import Dataset, Pixels, Splits
 from replastic.learners import Trainer
 from replastic.learners.bit_flipping import BitFlipping
 from replastic.learners.classification import Classification
-from replastic.learners.dqn import Dqn
 from replastic.learners.language import Language
 from replastic.networks.gpt import Gpt
-from replastic.networks.minatar_cnn import MinAtarCnn
 from replastic.networks.mlp import Mlp
 from replastic.networks.resnet18 import ResNet18
 from replastic.records import RunDirectory
@@ -27,6 +25,7 @@ from replastic.seeds import drawing_from
 from replastic.streams.warm_start import WarmStart
 from replastic.training import Protocol, speed, train
 from support.small_runs import content
+from support.tiny_agents import IN_CORRIDOR
 from support.toy_games import games
 
 pytestmark = pytest.mark.gpu
@@ -80,20 +79,8 @@ def texts(device: str) -> Source:
 
 
 def corridor(device: str) -> Source:
-    task = Dqn(
-        environment="toy/corridor",
-        steps=60,
-        learning_starts=12,
-        buffer_size=200,
-        evaluations=3,
-        episodes=2,
-        longest=10,
-        epsilon_steps=20,
-        target_every=7,
-        network=MinAtarCnn(channels=(3,), hidden=(8,)),
-    )
     trainer = Trainer(batch_size=4, learning_rate=1e-3, warmup=0.0, clip_norm=0.0, save_seconds=0.0)
-    return Protocol(task=task, trainer=trainer), games()
+    return Protocol(task=IN_CORRIDOR, trainer=trainer), games()
 
 
 LEARNERS: dict[str, Callable[[str], Source]] = {

@@ -9,28 +9,16 @@ from torch.nn import functional
 from replastic.envs import Transitions
 from replastic.errors import UserError
 from replastic.learners import Trainer
-from replastic.learners.dqn import Dqn
 from replastic.methods import Method, from_spec
-from replastic.networks.minatar_cnn import MinAtarCnn
 from replastic.records import RunDirectory
 from replastic.training import Protocol, train
 from replastic.training.failures import DivergedError
 from replastic.training.session import Session
 from support.small_runs import content
+from support.tiny_agents import IN_CORRIDOR
 from support.toy_games import games
 
-TASK = Dqn(
-    environment="toy/corridor",
-    steps=60,
-    learning_starts=12,
-    buffer_size=200,
-    evaluations=3,
-    episodes=2,
-    longest=10,
-    epsilon_steps=20,
-    target_every=7,
-    network=MinAtarCnn(channels=(3,), hidden=(8,)),
-)
+TASK = IN_CORRIDOR
 TRAINER = Trainer(batch_size=4, learning_rate=1e-3, warmup=0.0, clip_norm=0.0, save_seconds=0.0)
 
 

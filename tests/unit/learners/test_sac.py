@@ -26,21 +26,11 @@ from replastic.training import Protocol, train
 from replastic.training.failures import DivergedError
 from replastic.training.session import Session
 from support.small_runs import content
+from support.tiny_agents import AT_POINT
 from support.toy_control import control
 from support.toy_games import games
 
-TINY = Simba(width=6, blocks=1, expansion=2)
-TASK = Sac(
-    environment="toy_control/point",
-    steps=60,
-    learning_starts=12,
-    buffer_size=200,
-    evaluations=3,
-    episodes=2,
-    longest=20,
-    network=TINY,
-    actor="simba:width=6,blocks=1,expansion=2",
-)
+TASK = AT_POINT
 TRAINER = Trainer(batch_size=5, learning_rate=1e-3, warmup=0.0, clip_norm=0.0, weight_decay=0.1, save_seconds=0.0)
 
 

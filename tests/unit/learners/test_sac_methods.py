@@ -10,26 +10,14 @@ import pytest
 from replastic import methods
 from replastic.errors import UserError
 from replastic.learners import Trainer, _off_policy
-from replastic.learners.sac import Sac
 from replastic.methods import from_spec
-from replastic.networks.simba import Simba
 from replastic.records import RunDirectory
 from replastic.training import Protocol, train
 from support.small_runs import content
+from support.tiny_agents import AT_POINT
 from support.toy_control import control
 
-TINY = Simba(width=6, blocks=1, expansion=2)
-TASK = Sac(
-    environment="toy_control/point",
-    steps=32,
-    learning_starts=8,
-    buffer_size=100,
-    evaluations=8,
-    episodes=2,
-    longest=5,
-    network=TINY,
-    actor="simba:width=6,blocks=1,expansion=2",
-)
+TASK = replace(AT_POINT, steps=32, learning_starts=8, buffer_size=100, evaluations=8, longest=5)
 TRAINER = Trainer(batch_size=4, learning_rate=1e-3, warmup=0.0, clip_norm=0.0, weight_decay=0.01)
 REFUSED = {
     "replay": "replay needs training data that it can choose",
