@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
-from torch.nn.utils import parametrizations
 
 from replastic.errors import UserError
 from replastic.networks._activations import ACTIVATIONS
 from replastic.networks._layers import NORMS, ChannelsAt, image_shape
 from replastic.networks._network import Network, register
+from replastic.networks._orthonormal import keep_orthonormal
 from replastic.options import option
 
 
@@ -46,7 +46,7 @@ class ConvNet(Network):
     )
     weights: str = option(
         "free",
-        help="orthonormal: no kernels, but matrices over channels that stay so by a parametrization (torch's); biases "
+        help="orthonormal: no kernels, but matrices over channels that stay so by a parametrization; biases "
         "and the head are free",
         choices=("free", "orthonormal"),
     )
@@ -84,7 +84,7 @@ class ConvNet(Network):
         if halve:
             layers["unshuffle"], c_in = nn.PixelUnshuffle(2), 4 * c_in
         linear = nn.Linear(c_in, c_out)
-        parametrizations.orthogonal(linear)
+        keep_orthonormal(linear)
         layers |= {"last": ChannelsAt(-1), "linear": linear, "first": ChannelsAt(1)}
         return self._stage(layers, c_out)
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
-from torch.nn.utils import parametrizations
 
 from replastic.networks._activations import ACTIVATIONS
 from replastic.networks._network import Network, register
+from replastic.networks._orthonormal import keep_orthonormal, start_orthonormal
 from replastic.options import option
 
 
@@ -31,7 +31,7 @@ class Mlp(Network):
     norm: str = option("none", help="norm before each activation function", choices=("none", "layer"))
     weights: str = option(
         "free",
-        help="orthonormal: hidden matrices stay so by a parametrization (torch's), biases and the head are free; "
+        help="orthonormal: hidden matrices stay so by a parametrization, biases and the head are free; "
         "orthonormal_start: all matrices begin so (rows or columns, the fewer), biases at 0, and are free from there",
         choices=("free", "orthonormal", "orthonormal_start"),
     )
@@ -46,23 +46,17 @@ class Mlp(Network):
             width = outputs * units
         layers["head"] = head = nn.Linear(width, classes)
         if self.weights == "orthonormal_start":
-            _orthonormal(head)
+            start_orthonormal(head)
         return nn.Sequential(layers)
 
     def _block(self, d_in: int, units: int, activation: nn.Module) -> nn.Sequential:
         linear = nn.Linear(d_in, units)
         if self.weights == "orthonormal":
-            parametrizations.orthogonal(linear)
+            keep_orthonormal(linear)
         elif self.weights == "orthonormal_start":
-            _orthonormal(linear)
+            start_orthonormal(linear)
         block: OrderedDict[str, nn.Module] = OrderedDict(linear=linear)
         if self.norm == "layer":
             block["norm"] = nn.LayerNorm(units)
         block[self.activation] = activation
         return nn.Sequential(block)
-
-
-def _orthonormal(linear: nn.Linear) -> None:
-    """Draw the matrix with orthonormal rows or columns (Saxe et al. 2014), and put the bias at 0."""
-    nn.init.orthogonal_(linear.weight)
-    nn.init.zeros_(linear.bias)

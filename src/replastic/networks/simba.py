@@ -11,6 +11,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from replastic.networks._network import Network, register
+from replastic.networks._orthonormal import start_orthonormal
 from replastic.options import option
 
 _EPSILON = 1e-6
@@ -77,8 +78,7 @@ class Block(nn.Module):
 def _orthogonal(d_in: int, d_out: int) -> nn.Linear:
     """A Linear whose rows or columns, the fewer, are orthonormal; bias 0."""
     linear = nn.Linear(d_in, d_out)
-    nn.init.orthogonal_(linear.weight)
-    nn.init.zeros_(linear.bias)
+    start_orthonormal(linear)
     return linear
 
 
