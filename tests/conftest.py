@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from replastic.errors import UserError
 from replastic.interventions.method import REGISTRY as METHODS
@@ -20,6 +21,8 @@ DATA = Path(os.environ.get("REPLASTIC_TEST_DATA", Path(__file__).resolve().paren
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
+    settings.register_profile("replastic", deadline=None)  # tests prove values; a busy machine fails none of them
+    settings.load_profile("replastic")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -166,7 +166,7 @@ def test_moments_see_the_task_gradient_alone() -> None:
             assert torch.equal(mine.state[p][name], adam.state[q][name])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shapes=st.lists(st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=5),
     together=st.sampled_from([1, 40, 1 << 18]),
