@@ -69,5 +69,5 @@ def language_fine_tuning() -> BenchmarkSpec:
                 help="made-up text: does it run? seconds",
             ),
         },
-        summary={"phase_label": "phase", "curves": ["metric/loss_new", "metric/loss_old"]},
+        summary={"phase_label": "phase", "curves": ["metric/loss_new", "metric/loss_between", "metric/loss_old"]},
     )

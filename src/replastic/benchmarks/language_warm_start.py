@@ -146,10 +146,10 @@ def language_warm_start() -> BenchmarkSpec:
                 folder="small",
             ),
             "decayed": Preset(
-                protocol=replace(small, trainer=replace(small.trainer, weight_decay=0.5)),
+                protocol=replace(small, task=replace(text, first_weight_decay=0.5)),
                 methods=("base", "fire"),
                 seeds=3,
-                help="as small, with a weight decay of 0.5 in both phases instead of 0.1",
+                help="as small, with a weight decay of 0.5 in the first phase instead of 0.1",
             ),
             "full": Preset(
                 protocol=small,

@@ -35,6 +35,8 @@ class Extent:
     schedule: int = 0
     """Updates over which the schedule of the step size is laid out; 0 is `updates`. More of them end the phase while
     the step size is still high."""
+    weight_decay: float | None = None
+    """Weight decay of the phase; None is the trainer's."""
     scored_last: int = 0
     """Samples (or steps) that the phase's last evaluation takes beyond those."""
     examined: int = 0

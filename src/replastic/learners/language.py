@@ -36,7 +36,7 @@ from replastic.records import key
 from replastic.seeds import derive
 from replastic.weights.shards import reshard
 
-LOSS_NEW, LOSS_OLD, BITS_NEW, BITS_OLD = (key(name) for name in ("loss_new", "loss_old", "bits_new", "bits_old"))
+LOSS_NEW, LOSS_OLD = key("loss_new"), key("loss_old")
 LEARNED, LEARNED_LAST = key("plasticity_area"), key("plasticity_loss")
 THIRD = 2
 """Number of the phase of fine-tuning."""
@@ -80,6 +80,9 @@ class Language(Task):
         help="updates for which the step size of the first phase is planned; more than first_updates ends it "
         "mid-schedule, at a high step size; 0: as many as the phase has",
         low=0,
+    )
+    first_weight_decay: float | None = option(
+        None, help="weight decay of the first phase; none: that of the others, --weight-decay", low=0
     )
     updates: int = option(1000, help="optimizer updates of the second phase", low=1)
     third: str = option("", help="corpus of a third phase, which is the new one then; none: two phases")
@@ -152,6 +155,8 @@ class Language(Task):
         """Every setting; of the corpora what they are, not where they lie."""
         second = "+".join(map(self._identity, self.corpora))
         found = {**super().config(), "first": self._identity(self.first), "second": second}
+        if self.first_weight_decay is None:
+            del found["first_weight_decay"]
         for corpus_of, prefix in (
             (self.plasticity_corpus, "plasticity_"),
             (self.third, "third"),
@@ -232,16 +237,17 @@ class LanguageModel(SupervisedLearner):
         task = self._task
         updates, size = (task.first_updates, task.updates, task.third_updates)[phase], self.trainer.batch_size
         marks = {max(1, updates * i // task.evaluations) for i in range(1, task.evaluations + 1)}
-        windows = sum(len(self._validation(file)) for file in self._scored())
+        windows = sum(len(self._validation(file)) for file in self._scored().values())
         return Extent(
             updates=updates,
             marks=tuple(sorted(marks)),
             pass_updates=max(1, sum(f.facts.tokens for f in self.mixture(phase).files) // (size * task.block)),
             batch=size,
-            scores=(LOSS_NEW, LOSS_OLD, BITS_NEW, BITS_OLD),
+            scores=tuple(key(f"{measure}_{which}") for measure in ("loss", "bits") for which in self._scored()),
             scored=windows,
             examined=self._learning_cost(),
             schedule=0 if phase else task.first_schedule,
+            weight_decay=None if phase else task.first_weight_decay,
         )
 
     def begin(self, phase: int, done: int) -> None:
@@ -268,11 +274,14 @@ class LanguageModel(SupervisedLearner):
         return functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
 
     def evaluate(self, phase: int, *, last: bool = False) -> dict[str, float]:
-        """Validation loss on the new corpus and on the old one, in nats a token and in bits a byte of text."""
-        new, old = self._scored()
-        losses = [self._validation_loss(file) for file in (new, old)]
-        bits = [loss / math.log(2) / file.bytes_per_token for loss, file in zip(losses, (new, old), strict=True)]
-        return {LOSS_NEW: losses[0], LOSS_OLD: losses[1], BITS_NEW: bits[0], BITS_OLD: bits[1]}
+        """Validation loss on the new corpus and on the old one, in nats a token and in bits a byte of text.
+
+        Where a third corpus is the new one, ``between`` is the one that was new in the second phase.
+        """
+        losses = {which: self._validation_loss(file) for which, file in self._scored().items()}
+        per_bit = {which: math.log(2) * file.bytes_per_token for which, file in self._scored().items()}
+        bits = {key(f"bits_{which}"): loss / per_bit[which] for which, loss in losses.items()}
+        return {key(f"loss_{which}"): loss for which, loss in losses.items()} | bits
 
     def examine(self, phase: int) -> dict[str, float]:
         """Plasticity itself: a copy learns the held-out corpus for a fixed number of updates of Adam.
@@ -309,7 +318,7 @@ class LanguageModel(SupervisedLearner):
 
     def rehearse(self) -> int:
         """Score one chunk of validation sequences."""
-        file = self._scored()[0]
+        file = self._scored()["new"]
         starts = self._validation(file)[: self.forward.chunk]
         self._summed(file, starts, self.forward)
         return len(starts)
@@ -333,9 +342,11 @@ class LanguageModel(SupervisedLearner):
             train_adapters(model, alone=False)
         return model
 
-    def _scored(self) -> tuple[TokenFile, TokenFile]:
-        """Validation files of the new corpus and of the old one."""
-        return (self._texts.third or self._texts.second[0]).validation, self._texts.first.validation
+    def _scored(self) -> dict[str, TokenFile]:
+        """Validation files of the new corpus and of the old one, and of the one between them where there is one."""
+        second, third = self._texts.second[0], self._texts.third
+        found = {"new": (third or second).validation, "old": self._texts.first.validation}
+        return found if third is None else {**found, "between": second.validation}
 
     def _validation(self, file: TokenFile) -> range:
         """First tokens of the windows of a validation file that are scored; they do not overlap."""

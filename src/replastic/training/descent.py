@@ -25,6 +25,8 @@ class Descent:
         self._trainer = trainer
         self.rate = 1.0
         """Factor on every group's learning rate."""
+        self.weight_decay = trainer.weight_decay
+        """Of the phase under way."""
 
     def __call__(self, losses: Callable[[], Iterable[Tensor]], optimizer: str = "") -> Tensor:
         """Have the gradients computed as the method wants it, and step."""
@@ -37,7 +39,7 @@ class Descent:
             factor = self._attached.rate()  # the step itself heeds it
             for group in chosen.param_groups:
                 group["lr"] = self.rate * group.setdefault("initial_lr", group["lr"])
-                if self._trainer.weight_decay:
+                if self.weight_decay:
                     self._decay(group["params"], factor * group["lr"])
             light.step(chosen)
         return total
@@ -69,4 +71,4 @@ class Descent:
         """Decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2) of what has two axes or more."""
         shrunk = [p for p in parameters if p.dim() >= 2 and p.grad is not None]
         if shrunk:
-            torch._foreach_mul_(shrunk, 1.0 - rate * self._trainer.weight_decay)
+            torch._foreach_mul_(shrunk, 1.0 - rate * self.weight_decay)

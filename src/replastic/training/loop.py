@@ -170,9 +170,16 @@ class Segment:
         """Updates over which the step size is scheduled."""
         return self.extent.schedule or self.extent.updates
 
+    @property
+    def weight_decay(self) -> float:
+        """Weight decay of the phase."""
+        own = self.extent.weight_decay
+        return self.session.protocol.trainer.weight_decay if own is None else own
+
     def train(self) -> None:
         """Make the updates one after the other."""
         session = self.session
+        session.descent.weight_decay = self.weight_decay
         # Processes that share a batch draw for different samples, so each has a seed of its own.
         seed = derive(session.seed, "training", self.phase, self.first, distributed.rank())
         with drawing_from(seed, session.model), flushed():

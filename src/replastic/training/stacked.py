@@ -98,6 +98,7 @@ class _Stack:
         self.sessions = [segment.session for segment in segments]
         self.optimizers = [next(iter(s.attached.optimizers.values())) for s in self.sessions]
         self.trainer = self.sessions[0].protocol.trainer
+        self.weight_decay = segments[0].weight_decay
         pieces = [session.learner.pieces() for session in self.sessions]
         self.pieces = [one for one in pieces if one is not None]
         self.own = [list(session.model.parameters()) for session in self.sessions]
@@ -159,9 +160,9 @@ class _Stack:
         for optimizer in (*self.optimizers, self.state.optimizer):
             group = optimizer.param_groups[0]
             group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
-        if self.trainer.weight_decay:
+        if self.weight_decay:
             rate = self.state.optimizer.param_groups[0]["lr"]
-            torch._foreach_mul_([w for w in self.weights if w.dim() >= 3], 1.0 - rate * self.trainer.weight_decay)
+            torch._foreach_mul_([w for w in self.weights if w.dim() >= 3], 1.0 - rate * self.weight_decay)
         self.state.step()
 
     def _note(self, losses: Sequence[Tensor]) -> None:

@@ -10,7 +10,7 @@ from replastic.errors import UnknownNameError
 from replastic.experiments.spec import SPECIAL
 from replastic.learners._agent import TRAINING_RETURN, AgentTask
 from replastic.learners.classification import ACCURACY, Classification
-from replastic.learners.language import BITS_NEW, BITS_OLD, LOSS_NEW, LOSS_OLD, Language
+from replastic.learners.language import Language
 from replastic.learners.sac import Sac
 from support.toy_control import control
 from support.toy_games import games
@@ -32,7 +32,8 @@ def scores(task, trainer):
     if isinstance(task, Classification):
         return {ACCURACY, f"{ACCURACY}_all", "metric/train_accuracy"}
     if isinstance(task, Language):
-        return {LOSS_NEW, LOSS_OLD, BITS_NEW, BITS_OLD}
+        corpora = ("new", "old", "between") if task.third else ("new", "old")
+        return {f"metric/{measure}_{corpus}" for measure in ("loss", "bits") for corpus in corpora}
     if isinstance(task, Sac):
         return {*task.learner(control(), 0, trainer).scores, TRAINING_RETURN}
     if isinstance(task, AgentTask):  # the simulators may not be here

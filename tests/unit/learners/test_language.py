@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from replastic.experiments.cost import _scored
 from replastic.learners import Trainer
 from replastic.learners._texts import Texts
 from replastic.learners.language import (
-    BITS_OLD,
     LEARNED,
     LEARNED_LAST,
     LOSS_NEW,
@@ -86,7 +86,7 @@ def test_losses_equal_the_sum_by_hand() -> None:
         expected = by_hand(found.model, torch.stack([file.slice(start, 17) for start in starts]))
         assert scores[key] == pytest.approx(expected, rel=1e-5)
     bytes_per_token = texts.first.validation.facts.bytes / texts.first.validation.facts.tokens
-    assert scores[BITS_OLD] == pytest.approx(scores[LOSS_OLD] / math.log(2) / bytes_per_token)
+    assert scores["metric/bits_old"] == pytest.approx(scores[LOSS_OLD] / math.log(2) / bytes_per_token)
     sequences = torch.stack([found.mixture(1).sample(i) for i in range(5)])
     batch = (sequences[:, :-1], sequences[:, 1:])
     assert float(found.loss(found.model, batch)) == pytest.approx(by_hand(found.model, sequences), rel=1e-5)
@@ -257,7 +257,10 @@ def test_a_third_phase_learns_a_third_corpus_and_is_scored_on_it() -> None:
     windows = (file.facts.tokens - 1) // 16
     sequences = torch.stack([file.slice(16 * i, 17) for i in range(windows)])
     assert found.evaluate(2)[LOSS_NEW] == pytest.approx(by_hand(found.model, sequences), rel=1e-4)
-    assert found.evaluate(2)[LOSS_OLD] == learner(task(validation=0)).evaluate(1)[LOSS_OLD]
+    in_two = learner(task(validation=0)).evaluate(1)
+    assert found.evaluate(2)[LOSS_OLD] == in_two[LOSS_OLD]
+    assert found.evaluate(2)["metric/loss_between"] == in_two[LOSS_NEW]
+    assert found.evaluate(2)["metric/bits_between"] == in_two["metric/bits_new"]
     assert "dialect=2" in str(chosen.config()["third"])
     assert not any(name.startswith("third") for name in task().config())
     assert "third, train" in chosen.facts(texts)
@@ -278,3 +281,26 @@ def test_compiled_and_in_parts_it_trains_as_it_does_plainly(precision: str, tmp_
         train(protocol, protocol.task.open(), methods.from_spec("base"), 0, directory)
         losses.append([r[LOSS_NEW] for r in directory.records()])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5 if precision == "float32" else 3e-3)
+
+
+def test_the_first_phase_may_decay_its_weights_more() -> None:
+    chosen = task(first_weight_decay=0.5)
+    found = learner(chosen)
+    assert [found.extent(phase).weight_decay for phase in (0, 1)] == [0.5, None]
+    assert chosen.config()["first_weight_decay"] == 0.5
+    assert "first_weight_decay" not in task().config()
+
+
+def test_its_decay_is_that_of_a_run_which_decays_so_all_the_time(tmp_path: Path) -> None:
+    """In the first phase the weights are the same; in the second they part."""
+    trainer = Trainer(batch_size=4, learning_rate=1e-2, checkpoints=True, weight_decay=0.1)
+    own = Protocol(task=task(first_weight_decay=0.5), trainer=trainer, methods_from=1)
+    always = replace(own, task=task(), trainer=replace(trainer, weight_decay=0.5))
+    losses = []
+    for name, protocol in (("own", own), ("always", always)):
+        directory = RunDirectory(tmp_path / name)
+        train(protocol, protocol.task.open(), methods.from_spec("base"), 0, directory)
+        losses.append({(r["phase"], r["step"]): r[LOSS_NEW] for r in directory.records()})
+    ends = {phase: max(step for p, step in losses[0] if p == phase) for phase in (0, 1)}
+    assert losses[0][0, ends[0]] == losses[1][0, ends[0]]
+    assert losses[0][1, ends[1]] != losses[1][1, ends[1]]
