@@ -24,6 +24,10 @@ OTHERS = (
 """Run from the last checkpoint alone; a full reset forgets from which it begins."""
 SOLVERS = ("fire:solver=newton_schulz,num_iters=5", "fire:solver=exact", "rescale")
 """FIRE as published and to the end, and what its scale alone does, where the recipe sets no solver."""
+PARTS = ("fire:targets=transformer.h.*", "rescale:targets=transformer.h.*", "fire:targets=*attn.c_attn")
+"""FIRE without the tied head and embedding, what its scale does there, and FIRE on queries, keys and values alone."""
+KEPT = ("keep_optimizer", "keep_optimizer+fire")
+"""Without the reset of the optimizer that all others share."""
 PRACTICE = tuple(f"rewarm:peak={peak}+replay:share={share}" for peak in (0.3, 1.0, 2.0) for share in (0.05, 0.25))
 """Settings that practitioners tune: the peak of the learning rate and the share of old data."""
 AT_WORK = ("average:last=2", "fire+replay+rewarm")
@@ -120,17 +124,12 @@ def language_warm_start() -> BenchmarkSpec:
                 seeds=3,
                 help="as small, but the first phase ends while its step size is still high, as in the authors' code",
             ),
-            "kept": Preset(
-                protocol=replace(small, trainer=replace(small.trainer, optimizer_policy="keep")),
-                methods=("base", "optimizer_reset", "fire"),
+            "parts": Preset(
+                protocol=small,
+                methods=("base", "fire", *PARTS, *KEPT),
                 seeds=3,
-                help="as small, but the optimizer keeps its state over the boundary",
-            ),
-            "no_head": Preset(
-                protocol=replace(small, recipe="blocks"),
-                methods=("base", *SOLVERS),
-                seeds=3,
-                help="as small, with the tied head and embedding left alone",
+                help="as small: FIRE without the tied head, on attention alone, and with the optimizer's state kept",
+                folder="small",
             ),
             "queries_keys": Preset(
                 protocol=replace(small, recipe="attention"),

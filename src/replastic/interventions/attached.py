@@ -77,7 +77,7 @@ class Attached:
         watch: Watch | None = None,
     ) -> None:
         self.method = method
-        self.policy = check_policy(policy)
+        self.policy = check_policy(next((part.policy for part in method.parts if part.policy), policy))
         self.run = run
         self.optimizers: dict[str, Optimizer] = dict(optimizers or {})
         self.is_on = False

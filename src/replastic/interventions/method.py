@@ -14,6 +14,7 @@ from replastic.linalg import GramRoot
 from replastic.registry import Registry
 from replastic.weights.change import Change, UnitReset
 from replastic.weights.entries import MatrixInfo
+from replastic.weights.optimizer_state import Policy
 
 Scope = Literal["matrices", "layers", "parameters", "state"]
 """Which tensors a weight method gets, and how; see `WeightMethod.scope`."""
@@ -54,6 +55,8 @@ class Method:
     others did. One method of this kind is enough."""
     changes_forward: ClassVar[bool] = False
     """Whether `setup` changes what the network computes, by hooks: other parts of a combination are set up after it."""
+    policy: ClassVar[Policy | None] = None
+    """What becomes of the optimizers' state at a boundary, in place of what the run says; None leaves it to the run."""
     takes_shards: ClassVar[bool] = False
     """Whether it works on a model of whose weights each process holds a part alone (FSDP2); others are refused there. A
     `WeightMethod` does: it gets its weights whole."""
