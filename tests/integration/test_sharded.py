@@ -14,7 +14,7 @@ import pytest
 
 from support.sharded_ranks import CASES
 
-SCRIPT = Path(__file__).parents[1] / "support" / "sharded_ranks.py"
+TESTS = Path(__file__).parents[1]
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -25,10 +25,11 @@ def told(processes: int) -> list[dict[str, str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meet = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "REPLASTIC_PATIENCE": "60"}
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "REPLASTIC_PATIENCE": "60"}
     started = [
         subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(rank), str(processes), meet],
+            [sys.executable, "-m", "support.sharded_ranks", str(rank), str(processes), meet],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -25,16 +25,14 @@ from replastic.learners._supervised import SupervisedLearner
 from replastic.learners._task import Score, Task, register
 from replastic.learners._texts import Texts
 from replastic.learners._trainer import Trainer
+from replastic.learners._validation import Validation
 from replastic.networks import Inputs, Network
 from replastic.networks._low_rank import adapt, train_adapters
 from replastic.networks.gpt import Gpt
 from replastic.options import option
-from replastic.parallel import distributed
-from replastic.probes import undisturbed
 from replastic.probes.trainee import Trainee, copied
 from replastic.records import key
 from replastic.seeds import derive
-from replastic.weights.shards import reshard
 
 LOSS_NEW, LOSS_OLD = key("loss_new"), key("loss_old")
 LEARNED, LEARNED_LAST = key("plasticity_area"), key("plasticity_loss")
@@ -203,6 +201,7 @@ class LanguageModel(SupervisedLearner):
         self._task, self._texts = task, texts
         vocabulary = -(-texts.tokenizer.size // _PADDED) * _PADDED
         super().__init__(task.network, (task.block,), vocabulary, seed, trainer, device)
+        self._validation = Validation(task.block, task.validation, self._pair, self.criterion)
         self._mixtures: dict[tuple[int, float], Mixture] = {}
         self._replayed = 0.0
         self._tokens = 0
@@ -237,7 +236,7 @@ class LanguageModel(SupervisedLearner):
         task = self._task
         updates, size = (task.first_updates, task.updates, task.third_updates)[phase], self.trainer.batch_size
         marks = {max(1, updates * i // task.evaluations) for i in range(1, task.evaluations + 1)}
-        windows = sum(len(self._validation(file)) for file in self._scored().values())
+        windows = sum(len(self._validation.starts(file)) for file in self._scored().values())
         return Extent(
             updates=updates,
             marks=tuple(sorted(marks)),
@@ -278,7 +277,11 @@ class LanguageModel(SupervisedLearner):
 
         Where a third corpus is the new one, ``between`` is the one that was new in the second phase.
         """
-        losses = {which: self._validation_loss(file) for which, file in self._scored().items()}
+        task = self._task
+        losses = {
+            which: self._validation.loss_of_all(file, self.forward, sharded=task.sharded)
+            for which, file in self._scored().items()
+        }
         per_bit = {which: math.log(2) * file.bytes_per_token for which, file in self._scored().items()}
         bits = {key(f"bits_{which}"): loss / per_bit[which] for which, loss in losses.items()}
         return {key(f"loss_{which}"): loss for which, loss in losses.items()} | bits
@@ -303,7 +306,7 @@ class LanguageModel(SupervisedLearner):
         copy = Trainee(student, self._plainly_optimized, lambda _, batch: self.criterion(running(batch[0]), batch[1]))
         batches = (self._pair(mixture.batch(number * size, size)) for number in range(updates))
         marks = [updates * i // _POINTS for i in range(1, _POINTS + 1)]
-        scores = copy.curve(batches, lambda _: self._copy_loss(held_out.validation, running), marks, seed)
+        scores = copy.curve(batches, lambda _: self._validation.loss(held_out.validation, running), marks, seed)
         losses, at = torch.tensor(scores, dtype=torch.float64), torch.tensor([0, *marks], dtype=torch.float64)
         return {LEARNED: float(torch.trapezoid(losses, at)) / updates, LEARNED_LAST: scores[-1]}
 
@@ -318,10 +321,7 @@ class LanguageModel(SupervisedLearner):
 
     def rehearse(self) -> int:
         """Score one chunk of validation sequences."""
-        file = self._scored()["new"]
-        starts = self._validation(file)[: self.forward.chunk]
-        self._summed(file, starts, self.forward)
-        return len(starts)
+        return self._validation.rehearse(self._scored()["new"], self.forward)
 
     def position(self) -> dict[str, int]:
         """Tokens trained on so far."""
@@ -348,58 +348,16 @@ class LanguageModel(SupervisedLearner):
         found = {"new": (third or second).validation, "old": self._texts.first.validation}
         return found if third is None else {**found, "between": second.validation}
 
-    def _validation(self, file: TokenFile) -> range:
-        """First tokens of the windows of a validation file that are scored; they do not overlap."""
-        block, most = self._task.block, self._task.validation
-        windows = (file.facts.tokens - 1) // block
-        if not windows:
-            raise UserError(
-                f"{file.path.name} has {file.facts.tokens} tokens to validate on, fewer than block + 1 = {block + 1}"
-            )
-        apart = max(1, windows // most) if most else 1
-        return range(0, windows * block, apart * block)[: most or windows]
-
-    def _validation_loss(self, file: TokenFile) -> float:
-        starts = self._validation(file)
-        mine = starts[distributed.portion(len(starts))]
-        most = -(-len(starts) // distributed.world_size())
-        passes = -(-most // self.forward.chunk) if self._task.sharded else 0
-        return float(distributed.total(self._summed(file, mine, self.forward, passes))) / len(starts)
-
     def _plainly_optimized(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.Adam(list(parameters), lr=self.trainer.learning_rate, betas=(0.9, self.trainer.beta2))
-
-    def _copy_loss(self, file: TokenFile, running: Forward) -> float:
-        """Mean validation loss of a copy, which every process has; as `evaluate` takes it."""
-        starts = self._validation(file)
-        return float(self._summed(file, starts, running)) / len(starts)
 
     def _learning_cost(self) -> int:
         """Sequences scored in the time that `examine` takes; an update takes about that of three."""
         held_out = self._texts.held_out
         if held_out is None:
             return 0
-        scored = (_POINTS + 1) * len(self._validation(held_out.validation))
+        scored = (_POINTS + 1) * len(self._validation.starts(held_out.validation))
         return scored + 3 * self._task.plasticity_updates * self.trainer.batch_size
-
-    @torch.no_grad()
-    def _summed(self, file: TokenFile, starts: range, running: Forward, passes: int = 0) -> Tensor:
-        """Sum of the mean losses of the windows that begin at these tokens, float64 on the CPU.
-
-        It makes `passes` forward passes at least, as processes that share the weights gather them in step.
-        """
-        total = torch.zeros((), dtype=torch.float64)
-        with undisturbed(running.model):
-            for i in range(0, len(starts), running.chunk):
-                inputs, targets = self._windows(file, starts[i : i + running.chunk])
-                total += self.criterion(running(inputs), targets).double().cpu() * len(inputs)
-            for _ in range(passes - -(-len(starts) // running.chunk)):
-                running(self._windows(file, range(1))[0])
-        reshard(running.model)
-        return total
-
-    def _windows(self, file: TokenFile, starts: range) -> Batch:
-        return self._pair(torch.stack([file.slice(start, self._task.block + 1) for start in starts]))
 
     def _pair(self, sequences: Tensor) -> Batch:
         """(B, block + 1) to inputs and targets (B, block) on the device."""
