@@ -64,6 +64,38 @@ def test_a_language_model_killed_on_the_way_ends_in_the_same_records(tmp_path):
     assert all(records == found["whole"] for records in found["resumed"])
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.parametrize(
+    ("benchmark", "package", "compared"),
+    [
+        ("minatar_priming", "minatar", None),
+        ("shifted_control", "gymnasium", None),
+        ("humanoid_sac", "dm_control", None),
+        ("atari_dqn", "ale_py", ("phase", "step", "event", "frames")),  # this simulator cannot be restored
+    ],
+)
+def test_an_agent_killed_on_the_way_ends_in_the_same_records(benchmark, package, compared, tmp_path):
+    """With its replay, its environments, its normalisers and its place in every draw."""
+    pytest.importorskip(package)
+    settings = {"benchmark": benchmark, "method": "fire+redo", "every": 5}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(tmp_path), json.dumps(settings)],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found["resumed"]) >= 3
+    whole, *resumed = [
+        [{key: record.get(key) for key in compared or record} for record in records]
+        for records in (found["whole"], *found["resumed"])
+    ]
+    assert all(records == whole for records in resumed)
+
+
 def start(folder):
     settings = ["--preset", "smoke", "--methods", "base", "fire", "--seeds", "1", "--no-report", "--jobs", "2"]
     settings += ["--first-epochs", "30", "--epochs", "20", "--save-seconds", "0", "--out", str(folder)]
