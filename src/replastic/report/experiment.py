@@ -22,7 +22,11 @@ Paths = str | Path | Sequence[str | Path]
 Array = NDArray[np.float64]
 
 PER_RUN_SETTINGS = frozenset({"method", "seed"})
-"""Keys of `RunInfo.config` in which the runs of one experiment may differ."""
+"""Keys of `RunInfo.config` in which the runs of one experiment differ."""
+MEASURES = frozenset({"metrics", "boundary_metrics", "start_metrics", "start_every"})
+"""Keys in which they may differ: which measures are taken, and how often. Measures leave no trace in a run."""
+SAMPLES = "start_samples"
+"""Key that only runs with measures at starts of phases have."""
 MEANING = ("score", "event", "higher_is_better", "axis", "tasks", "game")
 """Fields of `Presentation` that the runs of one experiment must share. Labels and curves come from the first run."""
 HELD_OUT = "_held_out"
@@ -271,7 +275,10 @@ def _check_meaning(first: RunData, run: RunData) -> None:
 def _check_comparable(first: RunData, run: RunData) -> None:
     """Refuse a run of another benchmark or with other settings than the first, naming the difference."""
     _check_meaning(first, run)
-    _refuse(first, run, differences(_shared(first), _shared(run)))
+    a, b = ({k: v for k, v in _shared(each).items() if k not in MEASURES} for each in (first, run))
+    if SAMPLES not in a or SAMPLES not in b:
+        a.pop(SAMPLES, None), b.pop(SAMPLES, None)
+    _refuse(first, run, differences(a, b))
 
 
 def _refuse(first: RunData, run: RunData, found: Sequence[str]) -> None:

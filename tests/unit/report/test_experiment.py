@@ -93,6 +93,17 @@ def test_other_settings_are_refused_with_the_difference(tmp_path: Path, write_ru
         load(tmp_path)
 
 
+def test_runs_may_differ_in_the_measures_they_take_and_not_in_their_samples(tmp_path: Path, write_run) -> None:
+    few, many = ({"start_metrics": names, "start_samples": 64} for names in (["dfi"], ["dfi", "dormant"]))
+    write_run(tmp_path / "few", "base", 0, [0.5], config=few)
+    write_run(tmp_path / "many", "fire", 0, [0.6], config={**many, "start_every": 10})
+    write_run(tmp_path / "none", "rescale", 0, [0.6])
+    assert load(tmp_path).methods == ("base", "fire", "rescale")
+    write_run(tmp_path / "others", "redo", 0, [0.6], config={**few, "start_samples": 32})
+    with pytest.raises(UserError, match="start_samples: 64 and 32"):
+        load([tmp_path / "few", tmp_path / "others"])
+
+
 def test_labels_and_curves_are_those_of_the_first_run(tmp_path: Path, write_run) -> None:
     write_run(tmp_path, "base", 0, [0.5], summary={"score_label": "accuracy", "curves": ["metric/dfi"]})
     write_run(tmp_path, "fire", 0, [0.6], summary={"score_label": "test accuracy", "phase_label": "stage"})
