@@ -17,10 +17,12 @@ from pathlib import Path
 
 from replastic.errors import UserError
 
-_TEMPORARY = re.compile(r"\.replastic-([0-9a-f]{8})-(\d+)-(\d+)-[0-9a-f]{8}\.tmp")
-"""Names of temporaries: machine, process, start of the process (see `_start`), and something random."""
+_TEMPORARY = re.compile(r"\.replastic-([0-9a-f]{8})-(\d+)-(\d+)-[0-9a-f]{8}\.tmp(?:\.journal)?")
+"""Names of temporaries: machine, process, start of the process (see `_start`), and something random. The end is that of
+a journal (`journal_of`)."""
+_JOURNAL = ".journal"
 FORGOTTEN = 86400.0
-"""Seconds without a write after which a temporary of another machine counts as left behind."""
+"""Seconds without a write after which a temporary of another machine, or one with a journal, counts as left behind."""
 
 
 def user_path(given: str | Path) -> Path:
@@ -100,13 +102,38 @@ def clear(folder: Path) -> None:
     """Remove the temporaries in a folder that belong to processes which are gone; those of living ones stay.
 
     Of a process on another machine nobody here can say whether it lives: its temporaries are removed when nothing was
-    written to them for a day.
+    written to them for a day. A temporary with a journal, with which a later process can go on, stays as long.
     """
-    with suppress(OSError), os.scandir(folder) as found:
-        for entry in found:
+    for path in abandoned(folder):
+        journal = journal_of(path)
+        if not journal.exists() or _idle(journal) >= FORGOTTEN:
+            remove(path)
+            remove(journal)
+
+
+def abandoned(folder: Path) -> list[Path]:
+    """The temporaries in a folder that belong to processes which are gone. A journal belongs to its temporary."""
+    found: list[Path] = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
             mark = _TEMPORARY.fullmatch(entry.name)
             if mark and not _is_in_use(Path(entry.path), *mark.groups()):
-                _remove(Path(entry.path))
+                found.append(Path(entry.path))
+    names = {path.name for path in found}
+    return [p for p in found if not (p.name.endswith(_JOURNAL) and p.name.removesuffix(_JOURNAL) in names)]
+
+
+def given_up(path: Path) -> Path:
+    """A name for a temporary of this process under which it counts as abandoned, though the process lives."""
+    mark = _TEMPORARY.fullmatch(path.name)
+    assert mark is not None
+    start, end = mark.span(3)
+    return path.with_name(f"{path.name[:start]}1{path.name[end:]}")  # no process began with the machine
+
+
+def journal_of(temporary: Path) -> Path:
+    """The place of the file that says how far the work on a temporary has come."""
+    return temporary.with_name(f"{temporary.name}{_JOURNAL}")
 
 
 def clear_below(folder: Path) -> None:
@@ -124,6 +151,15 @@ def temporary(folder: Path) -> Path:
     """A path for a temporary file or folder, which `clear` knows by its name when this process is gone."""
     process = os.getpid()
     return folder / f".replastic-{_machine()}-{process}-{_start(process)}-{secrets.token_hex(4)}.tmp"
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it, as far as the system lets us."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def make_folder(path: Path) -> None:
@@ -225,11 +261,3 @@ def _idle(path: Path) -> float:
         with suppress(OSError):
             times.append(file.lstat().st_mtime)
     return time.time() - max(times)
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink()

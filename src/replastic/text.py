@@ -47,6 +47,13 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+def duration(seconds: float) -> str:
+    """A length of time in words, to two digits or so."""
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
 def shown(value: object) -> str:
     """The value as it would be typed, in one short line, for a sentence on wrong input."""
     return printable(_SHORT.repr(value))

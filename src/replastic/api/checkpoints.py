@@ -83,7 +83,9 @@ def rewrite(
     """Write a copy of a checkpoint whose weights a method has rewritten; the input is never altered.
 
     The copy appears whole or not at all, in the dtypes, order and metadata of the input, with every other file of the
-    folder beside it. One tensor at a time is in memory.
+    folder beside it. Memory holds the tensor that is solved, the next one, which is read meanwhile, and the last one,
+    which is written. A call that was killed, or stopped by Ctrl-C, goes on at its tensor when it is made again within a
+    day.
 
     Args:
         source: A safetensors file, a folder with one or with shards and their index, or a file of `torch.save`.
@@ -129,7 +131,7 @@ def rewrite(
         seed=check_seed(seed),
         phase=-1,
     )
-    notes = list(store.notes)
+    notes: list[str] = []
     if only_collapsed:
         run.among = _collapsed(chosen, run, progress)
         notes += [] if run.among else ["no layer has collapsed: nothing to rewrite, the weights stay as they are"]
@@ -137,7 +139,7 @@ def rewrite(
         attached.begin()
         notes += without_effect(attached, init=init)
         (outcome,) = attached.cross(dry_run=dry_run, progress=progress)
-    return replace(outcome, optimizer=store.optimizer, notes=(*notes, *outcome.notes))
+    return replace(outcome, optimizer=store.optimizer, notes=(*store.notes, *notes, *outcome.notes))
 
 
 def _collapsed(method: methods.Method, run: methods.Run, progress: Progress) -> frozenset[tuple[str, str]]:

@@ -29,10 +29,10 @@ def ended(command: Callable[[], int]) -> int:
                 sys.stdout.flush()
     except ReplasticError as error:
         return _told(f"error: {error}", 2 if isinstance(error, UserError) else 1)
-    except Terminated:
-        return _told("stopped by a request to end", 143, "\n")
-    except KeyboardInterrupt:
-        return _told("stopped", 130, "\n")
+    except Terminated as stop:
+        return _told(_with_notes("stopped by a request to end", stop), 143, "\n")
+    except KeyboardInterrupt as stop:
+        return _told(_with_notes("stopped", stop), 130, "\n")
     except BrokenPipeError:
         _drop(sys.stdout)
         return 141
@@ -52,6 +52,11 @@ def _told(sentence: str, code: int, start: str = "") -> int:
     except OSError:
         _drop(sys.stderr)
     return code
+
+
+def _with_notes(sentence: str, stop: BaseException) -> str:
+    """The sentence, and what was noted on the way out, such as how to go on."""
+    return "; ".join((sentence, *getattr(stop, "__notes__", ())))
 
 
 def _reason(error: OSError) -> str:

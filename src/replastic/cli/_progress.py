@@ -8,6 +8,7 @@ import time
 from tqdm import tqdm
 
 from replastic.experiments import Listener, Plan
+from replastic.text import duration
 
 
 class Watch(Listener):
@@ -76,11 +77,5 @@ def in_words(planned: Plan, workers: int) -> str:
     expected = planned.expected(workers)
     if expected is not None:
         jobs = "1 job" if workers == 1 else f"{workers} jobs"
-        lines.append(f"expected: about {_duration(expected.seconds)} with {jobs} at a time, {expected.by}")
+        lines.append(f"expected: about {duration(expected.seconds)} with {jobs} at a time, {expected.by}")
     return "\n".join(lines)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

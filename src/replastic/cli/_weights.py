@@ -1,4 +1,4 @@
-"""Shared by the commands for checkpoints: which weights, and how a list of them is watched."""
+"""Shared by the commands for checkpoints: which weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import tyro
-from tqdm import tqdm
 
 from replastic import recipes
 
@@ -39,8 +38,3 @@ class Choice:
             "include": self.include,
             "layout": self.layout,
         }
-
-
-def watched(items: Any) -> Any:
-    """Show a progress bar while the items are read, where someone is looking."""
-    return tqdm(items, unit="layer", disable=None, leave=False)

@@ -14,7 +14,8 @@ from replastic.api.diagnose import Diagnosis
 from replastic.api.diagnosis import WeightReport
 from replastic.api.on_data import SAMPLES, inspect_on
 from replastic.cli._arguments import parse
-from replastic.cli._weights import Choice, watched
+from replastic.cli._tensors import watched
+from replastic.cli._weights import Choice
 from replastic.errors import UserError
 from replastic.text import printable_lines
 

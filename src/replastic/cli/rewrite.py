@@ -15,7 +15,8 @@ from replastic.api._shared import method_class
 from replastic.api.checkpoints import rewrite
 from replastic.cli._arguments import Parser, parse
 from replastic.cli._fields import flags_of, with_flags
-from replastic.cli._weights import Choice, watched
+from replastic.cli._tensors import watched
+from replastic.cli._weights import Choice
 from replastic.disk import user_path
 from replastic.registry import load_plugin
 from replastic.text import printable, printable_lines

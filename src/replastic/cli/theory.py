@@ -16,7 +16,8 @@ from replastic.api import rebuilt
 from replastic.api.promises import TheoryReport
 from replastic.api.theory import theory
 from replastic.cli._arguments import parse
-from replastic.cli._weights import Choice, watched
+from replastic.cli._tensors import watched
+from replastic.cli._weights import Choice
 from replastic.errors import UserError
 from replastic.text import printable_lines
 

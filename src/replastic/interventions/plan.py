@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -32,6 +33,11 @@ class Job:
     whole: bool = False
     """Whether the method gets the tensor in its own shape rather than its matrices."""
 
+    @property
+    def cost(self) -> float:
+        """What it takes, up to a factor: m n min(m, n) for a matrix (m, n)."""
+        return float(sum(i.batch * i.d_out * i.d_in * (min(i.d_out, i.d_in) + 1) for i in self.infos))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -46,6 +52,16 @@ class Plan:
     def methods(self) -> tuple[WeightMethod, ...]:
         """The methods of the jobs, each object once."""
         return tuple({id(job.method): job.method for job in self.jobs}.values())
+
+
+def fingerprint(jobs: Sequence[Job], run: Run) -> str:
+    """A text that two calls share if they do the same work on the same names and shapes, by the same draws."""
+    facts = [(job.entry.name, job.entry.shape, job.infos, job.touched, _settings(job.method)) for job in jobs]
+    return hashlib.sha256(repr((facts, run.seed, run.phase)).encode()).hexdigest()
+
+
+def _settings(method: WeightMethod) -> str:
+    return repr((method.name, [(f.name, getattr(method, f.name)) for f in fields(method)]))
 
 
 def plan(method: WeightMethod, run: Run) -> Plan:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -13,8 +12,7 @@ from torch import Tensor
 
 from replastic.errors import UserError
 from replastic.interventions.initial import Initial
-from replastic.interventions.method import WeightMethod
-from replastic.interventions.plan import Job
+from replastic.interventions.plan import Job, fingerprint
 from replastic.interventions.run import Run
 from replastic.interventions.sharded_rows import solved_by_rows
 from replastic.parallel.agreement import meet
@@ -61,7 +59,7 @@ def solved_sharded(
     for job in jobs:
         groups[_cut(run, job).ranks].append(job)
     for ranks, together in groups.items():
-        meet(ranks, _plan(together, run))
+        meet(ranks, fingerprint(together, run))
         cut, left = _cut(run, together[0]), []
         for job in together:
             proposal = solved_by_rows(job, run)
@@ -70,7 +68,7 @@ def solved_sharded(
             else:
                 yield proposal
         mine = list(chunks(left))
-        shares = share([sum(map(_work, chunk)) for chunk in mine], cut.size)
+        shares = share([sum(job.cost for job in chunk) for chunk in mine], cut.size)
         rounds = [list(_rounds([mine[k] for k in numbers], room)) for numbers in shares]
         for turn in range(max(map(len, rounds))):
             loads = [own[turn] if turn < len(own) else [] for own in rounds]
@@ -210,10 +208,6 @@ def _cut(run: Run, job: Job) -> Sharding:
     return found
 
 
-def _work(job: Job) -> float:
-    return float(sum(i.batch * i.d_out * i.d_in * (min(i.d_out, i.d_in) + 1) for i in job.infos))
-
-
 def _rounds(chunks: Sequence[Chunk], room: int) -> Iterator[list[Chunk]]:
     """Chunks of an owner that are taken together."""
     load: list[Chunk] = []
@@ -227,13 +221,3 @@ def _rounds(chunks: Sequence[Chunk], room: int) -> Iterator[list[Chunk]]:
         elements += size
     if load:
         yield load
-
-
-def _settings(method: WeightMethod) -> str:
-    return repr([(f.name, getattr(method, f.name)) for f in fields(method)])
-
-
-def _plan(jobs: Sequence[Job], run: Run) -> str:
-    """A text of all that is about to be done, equal in all processes that do the same."""
-    facts = [(job.entry.name, job.entry.shape, job.touched, job.method.name, _settings(job.method)) for job in jobs]
-    return hashlib.sha256(repr((facts, run.seed, run.phase)).encode()).hexdigest()

@@ -12,13 +12,13 @@ from replastic.errors import MatrixError, UserError
 from replastic.interventions.initial import Initial
 from replastic.interventions.method import Solution, WeightMethod
 from replastic.interventions.parts import Part, as_written, measure, outcome, working_dtype
-from replastic.interventions.plan import Job, Plan
+from replastic.interventions.plan import Job, Plan, fingerprint
 from replastic.interventions.run import Run
 from replastic.interventions.sharded import solved_sharded
 from replastic.linalg.device import at_once, in_working_precision
 from replastic.seeds import derive
-from replastic.weights.change import Change, Proposal
-from replastic.weights.entries import MatrixInfo
+from replastic.weights.change import Change, Proposal, Proposals
+from replastic.weights.entries import MatrixInfo, StoreOnDisk
 
 CHUNK = 1 << 20
 """Elements solved in one call on a CPU: enough to fill it, few enough that temporaries stay small."""
@@ -42,7 +42,12 @@ def propose(planned: Plan, run: Run) -> Change:
             zero), named with its layer.
     """
     sources = {id(m): _source(m, run) for m in planned.methods}
-    return Change(proposals=_proposals(planned.jobs, run, sources), skipped=planned.skipped, notes=planned.notes)
+    if isinstance(run.store, StoreOnDisk):
+        order = [job.entry.name for chunk in _chunks(planned.jobs) for job in chunk]
+        run.store.expect(order, f"{fingerprint(planned.jobs, run)} {run.init!r}")
+    costs = {job.entry.name: job.cost for job in planned.jobs}
+    made = _proposals(planned.jobs, run, sources)
+    return Change(proposals=Proposals(costs, made), skipped=planned.skipped, notes=planned.notes)
 
 
 def _source(method: WeightMethod, run: Run) -> Initial:
@@ -55,8 +60,15 @@ def _proposals(jobs: Sequence[Job], run: Run, sources: Mapping[int, Initial]) ->
     if sharded:  # first, so that no error of one process alone lets the others wait for it in an exchange
         yield from solved_sharded(sharded, run, sources, chunks=_chunks, answer=_answers, room=CHUNK)
     here = [job for job in jobs if not job.entry.sharded]
+    on_disk = run.store if isinstance(run.store, StoreOnDisk) else None
     for chunk in _chunks(here, at_once(_device(run), CHUNK)):
-        yield from _answers(chunk, run, sources[id(chunk[0].method)])
+        yield from _kept(chunk, on_disk) or _answers(chunk, run, sources[id(chunk[0].method)])
+
+
+def _kept(chunk: Sequence[Job], store: StoreOnDisk | None) -> list[Proposal]:
+    """The proposals that a killed call had made, if those for all weights of a chunk are there: it is solved as one."""
+    found = [store.kept(job.entry.name) for job in chunk] if store is not None else []
+    return [proposal for proposal in found if proposal is not None] if None not in found else []
 
 
 def _answers(chunk: Sequence[Job], run: Run, initial: Initial) -> Iterator[Proposal]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from replastic.errors import CheckpointError
+from replastic.weights.input_file import Stamp
 
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -33,11 +34,23 @@ def refuse_pointer(path: Path, start: bytes) -> None:
         raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` there")
 
 
+def raw_bytes(value: Tensor) -> memoryview:
+    """The bytes of a tensor in the order of its axes, without a copy if they lie so in memory."""
+    flat: memoryview = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return flat
+
+
 class ArchiveWriter(Protocol):
-    """A copy of an archive that is being written."""
+    """A copy of an archive that is being written. Its files may be there in part, from an earlier call."""
 
     def put(self, name: str, value: Tensor) -> None:
         """Replace one tensor by another of the same shape and dtype."""
+
+    def keep(self, name: str) -> None:
+        """Count a tensor as replaced, since an earlier call has put it into the copy."""
+
+    def written(self, name: str) -> Tensor:
+        """A tensor as it is in the copy, in memory of its own."""
 
     def finish(self) -> None:
         """Complete the copy and wait until it is on the disk."""
@@ -59,6 +72,10 @@ class Archive(Protocol):
     """Size of a copy in bytes."""
     notes: tuple[str, ...]
     """Sentences about the archive, for the user."""
+
+    @property
+    def stamps(self) -> Mapping[str, Stamp]:
+        """What its files were when they were opened, by name."""
 
     @property
     def outputs(self) -> frozenset[str]:

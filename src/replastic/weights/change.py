@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +67,23 @@ class Proposal:
     layers: tuple[LayerOutcome, ...] = ()
     shift: bool = False
     """Whether the value is the old one with something added: copies that follow get as much added to their own."""
+    kept: bool = False
+    """Whether it was computed by an earlier call, which was killed."""
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Proposals that are made as they are read, once. Their number and their costs are known before."""
+
+    costs: Mapping[str, float]
+    """What each takes, in units that they share, by the name of the tensor."""
+    made: Iterator[Proposal]
+
+    def __len__(self) -> int:
+        return len(self.costs)
+
+    def __iter__(self) -> Iterator[Proposal]:
+        return self.made
 
 
 @dataclass(frozen=True)

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from replastic._version import __version__
 from replastic.disk import user_path
 from replastic.errors import CheckpointError, UserError, did_you_mean, near_misses
-from replastic.weights.archive import Archive, ArchiveWriter
+from replastic.parallel.ahead import ReadAhead
+from replastic.registry import plugin_hashes
+from replastic.weights.archive import Archive
+from replastic.weights.change import Proposal
 from replastic.weights.config_layout import Described, describe
-from replastic.weights.draft import Draft, writing
+from replastic.weights.draft import Draft
 from replastic.weights.entries import WeightEntry
 from replastic.weights.layout import entries_from_shapes
 from replastic.weights.naming import strip_prefixes
+from replastic.weights.new_checkpoint import CheckpointTransaction, Source
 from replastic.weights.output_layers import TIED
 from replastic.weights.pickle_archive import SUFFIXES, PickleArchive
 from replastic.weights.roles import refined
@@ -61,11 +67,17 @@ class CheckpointStore:
         self._optimizer: OptimizerFiles = optimizer
         self._archive = _open(self.path)
         self._draft = None if destination is None else self._make_draft(_as_path(destination), overwrite)
+        self._ahead: ReadAhead[Tensor] | None = None
+        self._work = ""
+        self._transaction: CheckpointTransaction | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences for the user on how the checkpoint is read and copied."""
-        return (*((self._described[1],) if self._described[1] else ()), *self._archive.notes)
+        kept = 0 if self._transaction is None else self._transaction.gone_on_from
+        tensors = "1 tensor was" if kept == 1 else f"{kept} tensors were"
+        resumed = (f"went on from a call that was stopped: {tensors} done already",) if kept else ()
+        return (*((self._described[1],) if self._described[1] else ()), *self._archive.notes, *resumed)
 
     @cached_property
     def trainer(self) -> TrainerFiles:
@@ -101,11 +113,39 @@ class CheckpointStore:
         Raises:
             UserError: There is no such tensor; the message offers near misses.
         """
-        return self._archive.read(self._stored_names(name)[0])
+        stored = self._stored_names(name)[0]
+        return self._archive.read(stored) if self._ahead is None else self._ahead.read(stored)
+
+    def expect(self, order: Sequence[str], work: str) -> None:
+        """Be told which tensors will be read, in this order, to make a new checkpoint by some work.
+
+        A thread then reads the next tensor while one is in use, and a later call with the same work can go on after a
+        kill.
+
+        Args:
+            order: Names of tensors.
+            work: A text that two calls share only if they make the same of the same tensors.
+        """
+        self._ahead = ReadAhead([self._stored_names(name)[0] for name in order], self._archive.read)
+        self._work = work
+
+    def kept(self, name: str) -> Proposal | None:
+        """The new value of a tensor, if the call that is being gone on with has put it into the new checkpoint."""
+        return None if self._transaction is None else self._transaction.kept(name)
 
     def transaction(self, *, staging: str = "disk") -> CheckpointTransaction:
         """Begin a new checkpoint. New values go to its draft at once; `staging` has no effect."""
-        return CheckpointTransaction(self, self._archive, self._draft)
+        entries = {entry.name: entry for entry in self._entries}
+        source = Source(self.path, self._archive, entries, self.stored_names, self.complete)
+        code = f"{__version__} {torch.__version__} {sorted(plugin_hashes().items())}"
+        facts = f"{self.identity} {self._work} {code}" if self._work else ""
+        self._transaction = CheckpointTransaction(source, self._draft, facts)
+        return self._transaction
+
+    @property
+    def identity(self) -> str:
+        """A text that tells this checkpoint and its content from others: its path, and the stamps of its files."""
+        return f"{self.path.resolve()} {sorted(self._archive.stamps.items())}"
 
     def stored_names(self, entry: WeightEntry) -> list[str]:
         """The names under which the file holds a tensor: several if a tied tensor is stored twice."""
@@ -189,75 +229,11 @@ class CheckpointStore:
                 yield [name for name in entries if name in (a.name, b.name)]
 
 
-class CheckpointTransaction:
-    """A new checkpoint that is being written. A full disk or an error leaves nothing behind; see `Draft`."""
-
-    def __init__(self, store: CheckpointStore, archive: Archive, draft: Draft | None) -> None:
-        self._store = store
-        self._archive = archive
-        self._draft = draft
-        self._writer: ArchiveWriter | None = None
-        self._entries = {e.name: e for e in store.entries()}
-
-    def __enter__(self) -> CheckpointTransaction:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._draft is not None and self._writer is not None:
-            self._writer.close()
-            self._writer = None
-        if self._draft is not None:
-            self._draft.discard()
-
-    def stage(self, name: str, value: Tensor) -> None:
-        """Cast a new value to the stored dtype and put it into the draft, under every name of the tensor.
-
-        Raises:
-            UserError: There is no such tensor, its shape differs, it must not be written, or there is no destination.
-            CheckpointError: The disk is full.
-        """
-        draft, writer = self._begun()
-        entry = self._entries.get(name)
-        if entry is None:
-            raise UserError(f"{self._store.path} has no weight {name!r}")
-        if entry.refusal:
-            raise UserError(f"{name} cannot be written: {entry.refusal}")
-        if tuple(value.shape) != entry.shape:
-            raise UserError(f"{name} has shape {entry.shape}, but the new value has {tuple(value.shape)}")
-        cast = value.detach().to(device="cpu", dtype=entry.dtype)
-        with writing(draft.destination):
-            for stored in self._store.stored_names(entry):
-                writer.put(stored, cast)
-
-    def commit(self) -> Callable[[], None]:
-        """Complete the new checkpoint and put it in its place. The returned function removes it again.
-
-        Raises:
-            CheckpointError: The disk is full, something else has appeared in its place, or the input was replaced
-                meanwhile. Nothing is left behind.
-        """
-        draft, writer = self._begun()
-        with writing(draft.destination):
-            writer.finish()
-            self._store.complete(draft.path)
-        self._archive.check()
-        undo = draft.publish()
-        self._writer = None
-        return undo
-
-    def _begun(self) -> tuple[Draft, ArchiveWriter]:
-        """The draft and its writer. They begin at the first use, so that a dry run leaves no trace."""
-        if self._draft is None:
-            raise UserError("a checkpoint is never changed in place: give a destination")
-        if self._writer is None:
-            with writing(self._draft.destination):
-                self._draft.begin(self._archive.size)
-                self._writer = self._archive.writer(self._draft.path)
-        return self._draft, self._writer
-
-
 class LazyWeights(Mapping[str, Tensor]):
     """The tensors of a checkpoint by name, each read when it is needed. So initial weights may have any size."""
+
+    def __repr__(self) -> str:
+        return f"LazyWeights({self._store.identity})"
 
     def __init__(self, store: CheckpointStore) -> None:
         self._store = store

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from replastic.disk import clear, sync, temporary
+from replastic.disk import abandoned, clear, given_up, journal_of, remove, sync, temporary
 from replastic.errors import CheckpointError
 from replastic.text import printable
+from replastic.weights.journal import Journal, Work, work_of
 from replastic.weights.renames import exchange, rename_new
 
 
@@ -22,7 +23,8 @@ class Draft:
     `renames` says what each system gives. Where two folders cannot be exchanged, the old one is renamed first, so a
     kill between the two renames leaves both under hidden names.
 
-    A killed process leaves its draft behind. The next one that writes to the same folder removes it (`disk.clear`).
+    A killed process leaves its draft behind. If a journal says how far it had come, the next process with the same work
+    takes it over; else, the next one that writes to the same folder removes it (`disk.clear`).
 
     Args:
         destination: Path of the output.
@@ -46,19 +48,44 @@ class Draft:
                 f"{destination} exists already; give another destination, or pass overwrite=True (--overwrite)"
             )
         self.path = temporary(parent)
+        self.journal: Journal | None = None
+        """How far the draft has come; None where nobody can go on with it."""
 
-    def begin(self, size: int) -> None:
-        """Remove what killed processes left in the folder, and check that `size` bytes fit.
+    def begin(self, size: int, facts: str = "") -> None:
+        """Take over what a killed process left, remove what others left in the folder, and check that the rest fits.
+
+        Args:
+            size: Bytes of the output.
+            facts: What makes two calls do the same work (`Work.facts`); empty if a later call could not go on.
 
         Raises:
             CheckpointError: The disk has less room.
         """
+        work = Work(str(self.destination.absolute()), facts)
+        for left in abandoned(self.path.parent):
+            found = work_of(journal_of(left))
+            if found == work and facts and not self.path.exists():
+                self._take_over(left)
+            elif found is None or found.destination == work.destination:  # nobody else will go on with it
+                remove(left)
+                remove(journal_of(left))
         clear(self.path.parent)
+        needed = size - _occupied(self.path)
         free = shutil.disk_usage(self.path.parent).free
-        if free < size:
+        if free < needed:
             raise CheckpointError(
-                f"{self.destination} needs {size / 1e6:,.1f} MB, but only {free / 1e6:,.1f} MB are free there"
+                f"{self.destination} needs {needed / 1e6:,.1f} MB, but only {free / 1e6:,.1f} MB are free there"
             )
+        if facts:
+            self.journal = Journal(journal_of(self.path), work)
+
+    def _take_over(self, left: Path) -> None:
+        """Make the draft of a killed process that of this one, unless another process was faster."""
+        try:
+            os.rename(journal_of(left), journal_of(self.path))
+            os.rename(left, self.path)
+        except FileNotFoundError:
+            remove(journal_of(self.path))
 
     def publish(self) -> Callable[[], None]:
         """Put the draft in its place and return a function that removes it again.
@@ -68,6 +95,8 @@ class Draft:
                 not replace.
         """
         with writing(self.destination):
+            if self.journal is not None:
+                self.journal.remove()  # first: what lies under the draft's name afterwards may be the old output
             replaced = self._take_place()
             sync(self.destination.absolute().parent)
         return _cannot_undo(self.destination) if replaced else _undo(self.destination)
@@ -90,7 +119,18 @@ class Draft:
 
     def discard(self) -> None:
         """Remove the unfinished output."""
+        if self.journal is not None:
+            self.journal.remove()
         _remove(self.path)
+
+    def keep(self) -> Path:
+        """Leave the unfinished output to a later call that goes on with it, also of this process; its place."""
+        assert self.journal is not None
+        self.journal.close()
+        place = given_up(self.path)
+        os.rename(self.path, place)
+        os.rename(self.journal.path, journal_of(place))
+        return place
 
     def check_replaceable(self, names: set[str]) -> None:
         """Check that every file of an existing folder has a successor among `names` (paths relative to the folder).
@@ -171,6 +211,13 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _occupied(path: Path) -> int:
+    """Bytes that a file, or a folder with all below it, takes on the disk already; holes in files take none."""
+    files = [path / name for name in tree(path)] if path.is_dir() else [path] if path.exists() else []
+    facts = [file.lstat() for file in files]
+    return sum(512 * fact.st_blocks if hasattr(fact, "st_blocks") else fact.st_size for fact in facts)
 
 
 def _undo(destination: Path) -> Callable[[], None]:

@@ -10,6 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from replastic.weights.change import LayerOutcome, Proposal
+
 UndoStep = Callable[[], Sequence[str] | None]
 """Takes a change back, and returns what it could not put back, in words."""
 
@@ -112,8 +114,14 @@ class Transaction(Protocol):
     def __enter__(self) -> Transaction: ...
     def __exit__(self, *error: object) -> None: ...
 
-    def stage(self, name: str, value: Tensor) -> None:
-        """Keep the new value of one tensor, of any dtype; the store casts it once. Nothing is visible yet."""
+    def prepare(self) -> None:
+        """See that the writes are possible, before the first value is computed."""
+
+    def stage(self, name: str, value: Tensor, layers: Sequence[LayerOutcome] = ()) -> None:
+        """Keep the new value of one tensor, of any dtype; the store casts it once. Nothing is visible yet.
+
+        `layers` is what is reported of the value, for a store that keeps it with the value.
+        """
 
     def commit(self) -> UndoStep:
         """Make every staged value visible, and return a function that restores the old values."""
@@ -134,6 +142,17 @@ class WeightStore(Protocol):
 
     def transaction(self, *, staging: str = "memory") -> Transaction:
         """Begin a set of writes. New values wait in ``memory`` or on ``disk``; a store on disk always uses the disk."""
+
+
+@runtime_checkable
+class StoreOnDisk(WeightStore, Protocol):
+    """A store of files. Reading takes time there, and so long a piece of work that it may be killed."""
+
+    def expect(self, order: Sequence[str], work: str) -> None:
+        """Be told which tensors will be read in which order, and a text that two calls share if they do the same."""
+
+    def kept(self, name: str) -> Proposal | None:
+        """The new value of a tensor if an earlier call, which was killed, had computed it; None otherwise."""
 
 
 @runtime_checkable

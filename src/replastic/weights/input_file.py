@@ -7,6 +7,7 @@ import os
 import stat
 import weakref
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 from replastic.errors import CheckpointError
@@ -32,6 +33,7 @@ class InputFile:
 
     def __init__(self, path: Path, stamp: Stamp | None = None) -> None:
         self.path = path
+        self._reading = Lock()  # two threads may read, and a file has one position
         try:
             _refuse_others(path, os.stat(path).st_mode)
             handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -63,27 +65,29 @@ class InputFile:
     def read_into(self, start: int, buffer: memoryview) -> None:
         """Fill a buffer from the bytes from `start` on; errors as in `read`."""
         try:
-            self._file.seek(start)
-            while buffer:
-                count = self._file.readinto(buffer)
-                if not count:
-                    raise _cut_short(self.path)
-                buffer = buffer[count:]
+            with self._reading:
+                self._file.seek(start)
+                while buffer:
+                    count = self._file.readinto(buffer)
+                    if not count:
+                        raise _cut_short(self.path)
+                    buffer = buffer[count:]
             now = stamp_of(os.fstat(self._file.fileno()))
         except OSError as error:
             raise _unreadable(self.path, error) from None
         if now != self.stamp:
             raise changed(self.path)
 
-    def copy_to(self, target: BinaryIO) -> None:
-        """Write the whole content into another file, a piece at a time.
+    def copy_to(self, target: BinaryIO, start: int = 0, end: int | None = None) -> None:
+        """Write the content, or the bytes from `start` to `end`, into another file where that stands, in pieces.
 
         Raises:
             CheckpointError: As in `read`.
             OSError: The target cannot be written.
         """
-        for start in range(0, self.size, PIECE):
-            target.write(self.read(start, min(PIECE, self.size - start)))
+        end = self.size if end is None else end
+        for position in range(start, end, PIECE):
+            target.write(self.read(position, min(PIECE, end - position)))
 
     def stream(self) -> io.BufferedReader:
         """The content as a file object of Python, for readers that need one."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from replastic.errors import UserError, did_you_mean
+from replastic.weights.change import LayerOutcome
 from replastic.weights.declared import adapter_layers, declared_outputs
 from replastic.weights.derived import derived_weights, parts_of, read_derived
 from replastic.weights.entries import UndoStep, WeightEntry
@@ -205,7 +206,10 @@ class ModuleTransaction:
         if not self._committed:
             self._stage.close()
 
-    def stage(self, name: str, value: Tensor) -> None:
+    def prepare(self) -> None:
+        """Nothing to do: the weights are where they are."""
+
+    def stage(self, name: str, value: Tensor, layers: Sequence[LayerOutcome] = ()) -> None:
         """Cast the new value to the dtype and device of the live tensor, and keep it; of a sharded one the own part.
 
         Raises:

@@ -14,7 +14,7 @@ from replastic.disk import sync
 from replastic.errors import CheckpointError
 from replastic.text import printable
 from replastic.weights.archive import Stored, refuse_pointer
-from replastic.weights.input_file import InputFile
+from replastic.weights.input_file import InputFile, Stamp
 from replastic.weights.pickled import DamagedError, Opaque, TensorRef, UnsafeError, overlapping, references
 from replastic.weights.torch_file import Record, TorchFile, checksum, open_torch_file
 
@@ -57,6 +57,11 @@ class PickleArchive:
         self.size = self.file.file.size
         self.notes: tuple[str, ...] = _notes(content, key, state, found)
         self._checked: set[str] = set()
+
+    @property
+    def stamps(self) -> Mapping[str, Stamp]:
+        """What the file was when it was opened, by its name."""
+        return {self.path.name: self.file.file.stamp}
 
     def read(self, name: str) -> Tensor:
         """One tensor, in memory of its own.
@@ -121,7 +126,24 @@ class PickleWriter:
         torch.frombuffer(content, dtype=view.dtype).as_strided(view.shape, view.strides).copy_(value)
         copy.seek(record.start + begin)
         copy.write(content)
-        self._touched[view.storage.key] = record
+        self.keep(name)
+
+    def keep(self, name: str) -> None:
+        """Leave a tensor as it is in the copy, where an earlier call put it."""
+        key = self._archive.views[name].storage.key
+        self._touched[key] = self._archive.file.records[key]
+
+    def written(self, name: str) -> Tensor:
+        """A tensor as it is in the copy, in memory of its own."""
+        view = self._archive.views[name]
+        begin, end = view.span
+        if begin == end:
+            return torch.empty(view.shape, dtype=view.dtype)
+        copy = self._begun()
+        copy.seek(self._archive.file.records[view.storage.key].start + begin)
+        return torch.frombuffer(bytearray(copy.read(end - begin)), dtype=view.dtype).as_strided(
+            view.shape, view.strides
+        )
 
     def finish(self) -> None:
         """Bring the checksums up to date, and wait until the copy is on the disk."""
@@ -143,8 +165,11 @@ class PickleWriter:
 
     def _begun(self) -> BinaryIO:
         if self._copy is None:
-            self._copy = self._draft.open("x+b")
-            self._archive.file.file.copy_to(self._copy)
+            source = self._archive.file.file
+            whole = self._draft.exists() and self._draft.stat().st_size == source.size  # of an earlier call
+            self._copy = self._draft.open("r+b" if whole else "w+b")
+            if not whole:
+                source.copy_to(self._copy)
         return self._copy
 
 

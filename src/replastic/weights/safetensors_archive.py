@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,7 +15,7 @@ from replastic.disk import sync
 from replastic.errors import CheckpointError
 from replastic.text import printable
 from replastic.weights.archive import Stored
-from replastic.weights.input_file import InputFile
+from replastic.weights.input_file import InputFile, Stamp
 from replastic.weights.model_folder import ModelFolder
 from replastic.weights.naming import RUN_STATE
 from replastic.weights.run_state import FACTS
@@ -73,6 +74,11 @@ class SafetensorsArchive:
         self.size = sum(stamp[2] for stamp in self._copied.values()) or sum(f.file.size for f in self._files.values())
 
     @property
+    def stamps(self) -> Mapping[str, Stamp]:
+        """What its files were when they were opened, by name."""
+        return self._copied if self.folder is not None else {n: f.file.stamp for n, f in self._files.items()}
+
+    @property
     def outputs(self) -> frozenset[str]:
         """Files and links of a copy, relative to its folder; empty if the archive is a single file.
 
@@ -105,7 +111,7 @@ class SafetensorsArchive:
 
     def read(self, name: str) -> Tensor:
         """One tensor, in memory of its own."""
-        return self._files[self._home[name]].read(name)
+        return self.home(name).read(name)
 
     def equal(self, a: str, b: str) -> bool:
         """Whether two tensors hold the same bytes. Reads them in pieces, up to the first difference."""
@@ -127,7 +133,16 @@ class SafetensorsArchive:
 
     def home(self, name: str) -> SafetensorsFile:
         """The file that holds a tensor."""
-        return self._files[self._home[name]]
+        return self.shard(self._home[name])
+
+    def shard(self, name: str) -> SafetensorsFile:
+        """A file with tensors, by its name."""
+        return self._files[name]
+
+    @property
+    def originals(self) -> frozenset[str]:
+        """Names of the files that a copy has, links left out; that of the file itself if it is no folder."""
+        return frozenset({self.path.name} if self.folder is None else self._copied)
 
     def _check_index(self, index: dict[str, str]) -> None:
         for name, shard in index.items():
@@ -141,40 +156,58 @@ class SafetensorsArchive:
 class SafetensorsWriter:
     """A byte-for-byte copy in which only the bytes of replaced tensors differ; implements `ArchiveWriter`.
 
-    A shard is copied when its first tensor is replaced. One tensor at a time is in memory.
+    A shard begins as its header and a hole. New tensors go to their places in it at once, and what is between them is
+    copied in the end, so that each byte is written once. One tensor at a time is in memory.
     """
 
     def __init__(self, archive: SafetensorsArchive, draft: Path) -> None:
         self._archive = archive
         self._draft = draft
-        self._copied: set[Path] = set()
-        self._touched: dict[Path, SafetensorsFile] = {}
+        self._new: dict[str, set[str]] = defaultdict(set)
+        """Names of the new tensors of each shard, by the name of its file."""
         self._open: tuple[Path, BinaryIO] | None = None
         if archive.folder is not None:
-            draft.mkdir()
+            draft.mkdir(exist_ok=True)
 
     def put(self, name: str, value: Tensor) -> None:
-        """Overwrite one tensor in the copy of its shard."""
+        """Write one new tensor to its place in the copy of its shard."""
         file = self._archive.home(name)
-        self._touched[file.path] = file
-        file.overwrite(self._copy_of(file.file), name, value)
+        file.overwrite(self._copy_of(file), name, value)
+        self.keep(name)
+
+    def keep(self, name: str) -> None:
+        """Leave a tensor as it is in the copy, where an earlier call put it."""
+        self._new[self._archive.home(name).path.name].add(name)
+
+    def written(self, name: str) -> Tensor:
+        """A tensor that was put into the copy."""
+        file = self._archive.home(name)
+        return file.read_from(self._copy_of(file), name)
 
     def finish(self) -> None:
-        """Copy the files that no new tensor is in, and wait until all are on the disk."""
-        for file in self._touched.values():
-            file.renew_state(self._copy_of(file.file))
+        """Copy all that is not new, and wait until it is on the disk."""
+        for name, new in self._new.items():
+            file = self._archive.shard(name)
+            copy = self._copy_of(file)
+            for start, end in file.around(new):
+                copy.seek(start)
+                file.file.copy_to(copy, start, end)
+            file.renew_state(copy)
         self.close()
-        if self._archive.folder is None:
-            self._copy(self._archive.open(self._archive.path.name), self._draft)
-        else:
-            for name in sorted(self._archive.outputs - self._archive.links.keys()):
-                if self._draft / name not in self._copied:
-                    self._copy(self._archive.open(name), self._draft / name)
-            for name, target in self._archive.links.items():
-                (self._draft / name).parent.mkdir(parents=True, exist_ok=True)
-                (self._draft / name).symlink_to(target)
-        for copied in self._copied:
-            sync(copied)
+        copied = [self._target(name) for name in self._new]
+        for name in sorted(self._archive.originals - self._new.keys()):
+            target = self._target(name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as copy:
+                self._archive.open(name).copy_to(copy)
+            copied.append(target)
+        for name, place in self._archive.links.items():
+            link = self._draft / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(place)
+        for target in copied:
+            sync(target)
         if self._archive.folder is not None:
             for folder, _, _ in os.walk(self._draft):
                 sync(Path(folder))
@@ -185,20 +218,19 @@ class SafetensorsWriter:
             self._open[1].close()
             self._open = None
 
-    def _copy_of(self, source: InputFile) -> BinaryIO:
-        target = self._draft if self._archive.folder is None else self._draft / source.path.name
+    def _target(self, name: str) -> Path:
+        return self._draft if self._archive.folder is None else self._draft / name
+
+    def _copy_of(self, source: SafetensorsFile) -> BinaryIO:
+        """The copy of a shard, open; it begins with the header and has the full length."""
+        target = self._target(source.path.name)
         if self._open is None or self._open[0] != target:
             self.close()
-            self._copy(source, target)
-            self._open = (target, target.open("r+b"))
+            copy = target.open("r+b" if target.exists() else "w+b")
+            self._open = (target, copy)
+            source.file.copy_to(copy, 0, source.start)
+            copy.truncate(source.file.size)
         return self._open[1]
-
-    def _copy(self, source: InputFile, target: Path) -> None:
-        if target not in self._copied:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as file:
-                source.copy_to(file)
-            self._copied.add(target)
 
 
 def _shards(folder: ModelFolder) -> tuple[dict[str, str] | None, list[str]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from replastic.errors import CheckpointError
 from replastic.text import printable
-from replastic.weights.archive import refuse_pointer
+from replastic.weights.archive import raw_bytes, refuse_pointer
 from replastic.weights.input_file import InputFile
 from replastic.weights.run_state import CHECKSUM, FACTS, checksum
 from replastic.weights.safetensors_header import HeaderError, Span, parse_header, strict_json
@@ -45,11 +46,35 @@ class SafetensorsFile:
         span = self.spans[name]
         return _tensor(span, self.file.read(span.start, span.end - span.start))
 
+    @property
+    def start(self) -> int:
+        """Where the header ends and the tensors begin."""
+        return 8 + self._length
+
+    def around(self, names: Collection[str]) -> Iterator[tuple[int, int]]:
+        """The parts of the file (first byte, end) that hold neither the header nor one of these tensors."""
+        start = self.start
+        for name, span in self.spans.items():
+            if name in names:
+                if start < span.start:
+                    yield start, span.start
+                start = span.end
+        if start < self.file.size:
+            yield start, self.file.size
+
     def overwrite(self, copy: BinaryIO, name: str, value: Tensor) -> None:
         """Write `value`, of the stored shape and dtype, to its place in an open copy of this file."""
-        flat = value.detach().cpu().contiguous().reshape(-1)
         copy.seek(self.spans[name].start)
-        copy.write(flat.view(torch.uint8).numpy().data)
+        copy.write(raw_bytes(value))
+
+    def read_from(self, copy: BinaryIO, name: str) -> Tensor:
+        """One tensor of an open copy of this file, in memory of its own."""
+        span = self.spans[name]
+        copy.seek(span.start)
+        content = bytearray(span.end - span.start)
+        if copy.readinto(content) != len(content):  # type: ignore[attr-defined]
+            raise CheckpointError(f"{copy.name} is cut short")
+        return _tensor(span, content)
 
     def check_state(self) -> None:
         """If this is the saved state of a run, check that its content is what was saved.
@@ -66,14 +91,8 @@ class SafetensorsFile:
             return
         old = self.metadata[CHECKSUM].encode()
         copy.seek(0)
-        header = copy.read(8 + self._length)
-
-        def read(name: str) -> Tensor:
-            span = self.spans[name]
-            copy.seek(span.start)
-            return _tensor(span, bytearray(copy.read(span.end - span.start)))
-
-        new = checksum(self.spans, read, self.metadata[FACTS]).encode()
+        header = copy.read(self.start)
+        new = checksum(self.spans, partial(self.read_from, copy), self.metadata[FACTS]).encode()
         copy.seek(header.index(old))
         copy.write(new)
 
@@ -94,7 +113,7 @@ class SafetensorsFile:
         except HeaderError as error:
             raise CheckpointError(f"{self.path} {printable(str(error))}") from None
         self._length = length
-        offset = 8 + length
+        offset = self.start
         self.spans = {n: replace(s, start=offset + s.start, end=offset + s.end) for n, s in spans.items()}
         self._check_extent(offset, self.file.size)
 

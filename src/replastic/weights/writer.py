@@ -111,6 +111,8 @@ class _Write:
         Where a sharded weight cannot be staged, the proposals are read to their end first: the other processes need
         this one for making them.
         """
+        if transaction is not None:
+            transaction.prepare()
         for unit in self._change.units:
             self._units[self._entry(unit.name).name].append(unit)
         failed: UserError | None = None
@@ -140,7 +142,7 @@ class _Write:
             if proposal.shift:
                 self._shifted.add(entry.name)
             self._layers[entry.name] = layers
-            self._put(transaction, entry, proposal.value)
+            self._put(transaction, entry, proposal.value, proposal.layers)
 
     @property
     def exactly(self) -> list[object]:
@@ -222,7 +224,13 @@ class _Write:
             raise UserError(f"{name} cannot be written: {entry.refusal}")
         return entry
 
-    def _put(self, transaction: Transaction | None, entry: WeightEntry, value: Tensor) -> None:
+    def _put(
+        self,
+        transaction: Transaction | None,
+        entry: WeightEntry,
+        value: Tensor,
+        layers: Sequence[LayerOutcome] = (),
+    ) -> None:
         if tuple(value.shape) != entry.shape:
             raise UserError(f"{entry.name} has shape {entry.shape}, but its new value has {tuple(value.shape)}")
         units = self._units.get(entry.name, ())
@@ -239,7 +247,7 @@ class _Write:
             self._agreement.note(entry.name, value)
         self._touched[entry.name] = entry
         if transaction is not None:
-            transaction.stage(entry.name, value)
+            transaction.stage(entry.name, value, layers)
 
     def _optimizer_steps(self, policy: Policy, held: Mapping[str, Sequence[Tensor]]) -> list[Callable[[], UndoStep]]:
         if policy == "reset_all" or self._change.reset_optimizer:
