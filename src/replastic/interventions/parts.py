@@ -13,11 +13,13 @@ from torch import Tensor
 from replastic import linalg
 from replastic.interventions.method import Solution
 from replastic.linalg.device import at_once
+from replastic.linalg.products import symmetric_product
+from replastic.linalg.tall import gram_residual
 from replastic.weights.change import LayerOutcome
 from replastic.weights.entries import MatrixInfo
 
-MEASURED = 1 << 18
-"""Elements measured at a time on a CPU: bounds the float64 temporaries."""
+MEASURED = 1 << 16
+"""Elements measured at a time on a CPU: their float64 copies fit into its caches."""
 
 
 @dataclass(eq=False)
@@ -67,12 +69,20 @@ def _sums(part: Part) -> Tensor:
     powers = _powers(part)
     sums = torch.zeros(3, dtype=torch.float64, device=part.old.device)
     for start in range(0, part.old.shape[-2], rows):
-        new = part.new[..., start : start + rows, :].to(part.old.dtype)
-        old = part.old[..., start : start + rows, :]
-        for_distance, for_old, for_new = powers if part.old.dtype == torch.float64 else (1, 1, 1)
-        norms = [torch.linalg.vector_norm(x, dtype=torch.float64).square() for x in (old * for_old, new * for_new)]
-        sums += torch.stack([linalg.sfe(new * for_distance, old * for_distance).sum(), *norms])
+        new = _numbers(part.new[..., start : start + rows, :].to(part.old.dtype))
+        old = _numbers(part.old[..., start : start + rows, :])
+        if part.old.dtype == torch.float64:
+            for_distance, for_old, for_new = powers
+            difference, old, new = new * for_distance - old * for_distance, old * for_old, new * for_new
+        else:
+            difference = new - old
+        sums += torch.stack([torch.dot(x, x) for x in (difference, old, new)])
     return torch.cat([sums, powers])
+
+
+def _numbers(x: Tensor) -> Tensor:
+    """All entries in a row, in float64."""
+    return x.to(torch.float64, memory_format=torch.contiguous_format).flatten()
 
 
 def _powers(part: Part) -> Tensor:
@@ -87,14 +97,17 @@ def _powers(part: Part) -> Tensor:
 def as_written(answer: Solution, stored: torch.dtype) -> dict[str, Tensor]:
     """The residual of the new matrices as they will be stored, where their dtype rounds more than the solver did.
 
-    It is that of the weight divided by its `scale`. A method that tells no residual, or no scale, has none.
+    It is that of the weight divided by its `scale`, from a Gram matrix in the dtype of the solver, whose own rounding
+    is far below that of the stored one. A method that tells no residual, or no scale, has none.
     """
     found, scale = answer.facts.get("residual"), answer.facts.get("scale")
     if not isinstance(found, Tensor) or not isinstance(scale, Tensor) or stored == answer.weight.dtype:
         return {}
     scaled = scale > 0  # a matrix that was passed over has no scale, and its residual stays 1
-    rounded = linalg.residual(answer.weight.to(stored), torch.where(scaled, scale, 1))
-    return {"residual": torch.where(scaled, rounded, found)}
+    q = answer.weight.to(stored).to(answer.weight.dtype).div_(torch.where(scaled, scale, 1)[:, None, None])
+    q = q if q.shape[-2] >= q.shape[-1] else q.mT
+    gram = symmetric_product(q, q, out=q.new_empty(len(q), q.shape[-1], q.shape[-1]))
+    return {"residual": torch.where(scaled, gram_residual(gram), found)}
 
 
 def outcome(part: Part, method: str, known_by: str = "") -> LayerOutcome:
