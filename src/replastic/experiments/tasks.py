@@ -12,6 +12,7 @@ from replastic.learners.classification import Classification
 from replastic.networks import Network
 from replastic.networks.mlp import Mlp
 from replastic.streams._repeated import Repeated
+from replastic.streams.random_labels import RandomLabels
 from replastic.training import Protocol
 
 METHODS = (
@@ -42,6 +43,9 @@ rate, so that it needs more: at 1e-3 it moves nothing in runs of this length."""
 TRAINER = Trainer(learning_rate=1e-3, batch_size=64, warmup=0.0, clip_norm=0.0, optimizer_policy="reset_touched")
 """Nothing tells the optimizer of a boundary: it keeps its state but for weights that a method rewrites, so that a
 network that was reset is a new one in all."""
+
+PUBLISHED = Mlp(hidden=(512, 512, 512, 512), weights="orthonormal_start")
+"""AdamO's network, as a third party reports it."""
 
 START = (
     "ntk_condition",
@@ -157,6 +161,34 @@ def summary(score_label: str) -> dict[str, Any]:
     }
 
 
+def random_labels(name: str, *, short: str, network: Mlp, seeds: int) -> BenchmarkSpec:
+    """A benchmark of AdamO's paper whose tasks are images with fresh random labels.
+
+    Args:
+        name: Of the benchmark, which begins with that of the data set.
+        short: The part of the data for the smallest preset.
+        network: Of the small preset.
+        seeds: Of the small preset.
+    """
+    task = Classification(
+        data=name.removesuffix("_random_labels"),
+        stream=RandomLabels(tasks=40, images=600, steps=300),
+        network=network,
+    )
+    published = replace(task, stream=RandomLabels(tasks=50, images=1200, steps=7500), network=PUBLISHED)
+    tiny = replace(task, data=short, stream=RandomLabels(tasks=3, images=64, steps=20), network=Mlp(hidden=(16, 16)))
+    found = presets(
+        protocol(task),
+        protocol(published, learning_rate=1e-4, batch_size=64),
+        protocol(tiny),
+        seeds=seeds,
+        networks=variants(network),
+        published="AdamO's setting as a third party reports it (4 layers of 512, orthogonal start, 1e-4, 8 seeds); the "
+        "number and length of its tasks are not known",
+    )
+    return BenchmarkSpec(name=name, presets=found, summary=summary("accuracy on the task at its end"))
+
+
 def scored_on_own_images(name: str, stream: Repeated, *, data: str, small: str, short: str) -> BenchmarkSpec:
     """A benchmark of AdamO's paper whose tasks change one set of images, scored on the images of the task.
 
@@ -173,7 +205,7 @@ def scored_on_own_images(name: str, stream: Repeated, *, data: str, small: str, 
         task,
         data=data,
         stream=replace(stream, tasks=50, steps=14_000),
-        network=Mlp(hidden=(512, 512, 512, 512), weights="orthonormal_start"),
+        network=PUBLISHED,
     )
     tiny = replace(task, data=short, stream=replace(stream, tasks=3, steps=20), network=Mlp(hidden=(16, 16)))
     found = presets(
