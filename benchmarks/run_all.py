@@ -14,12 +14,14 @@ SCRIPTS = (
     "polar_speed",
     "boundary_cost",
     "vision_throughput",
+    "page_faults",
     "optimizer_overhead",
     "denormals",
     "stacked_runs",
     "acting",
     "language_throughput",
     "language_boundary",
+    "rewrite_7b",
 )
 
 

@@ -26,6 +26,8 @@ from replastic.training.session import Session
 GOALS = {"cpu": 3.0, "cuda": 10.0}
 """Least speed of the library's best setting, as a multiple of the plain loop's."""
 SETTINGS = ("float32", "channels_last", "bfloat16", "bfloat16+channels_last")
+OPERATORS = 10
+"""That are listed with their shares."""
 WINDOW = 25
 """Updates over which a loss curve is averaged."""
 
@@ -90,6 +92,21 @@ def throughput(
         goal = GOALS[torch.device(device).type]
         rows += [Row(f"speed / {base}", n, r, "x", goal if n == best else None) for n, r in ratios.items()]
     return rows
+
+
+def shares(protocol: Protocol, splits: Splits, setting: str, updates: int, device: str) -> list[Row]:
+    """The operators that take most of an update, each with its share of the time of all."""
+    library = Library(protocol, splits, setting, 0, 2 * updates, device)
+    library.advance(updates)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        library.advance(updates)
+    found = sorted(profile.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in found)
+    return [
+        Row(f"share of an update, {setting}", event.key, 100 * event.self_cpu_time_total / total, "%", note=note)
+        for event in found[:OPERATORS]
+        for note in [f"{event.count / updates:.0f} calls"]
+    ]
 
 
 def spread(seconds: Sequence[float], images: int) -> str:
@@ -163,6 +180,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=50, help="updates of each contestant in a round")
     parser.add_argument("--curve", type=int, default=150, help="updates of the loss curves; 0 leaves them out")
     parser.add_argument("--seeds", type=int, default=5, help="seeds of the loss curves")
+    parser.add_argument("--profile", action="store_true", help="also which operators take the time of the last setting")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     protocol = benchmarks.get("vision_warm_start")().on(options.data).presets[options.preset].protocol
@@ -176,6 +194,8 @@ def main() -> None:
         repeats=options.repeats,
         device=options.device,
     )
+    if options.profile:
+        rows += shares(protocol, splits, options.settings[-1], options.updates, options.device)
     if options.curve:
         rows += curves(
             protocol,

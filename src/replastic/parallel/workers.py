@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from replastic.errors import ReplasticError
+from replastic.memory import give_back_freed_memory, keep_freed_memory
 from replastic.parallel.signals import Terminated, termination, without_interrupts
 from replastic.registry import load_plugin
 
@@ -37,6 +38,8 @@ def work(
     ended: Callable[[str, str], None] = lambda name, problem: None,
 ) -> dict[str, str]:
     """Call `function(job, report)` for every job, each in one of `workers` processes with one torch thread.
+
+    A process keeps the memory it frees for its next updates (`keep_freed_memory`), and gives it back after each job.
 
     Ctrl-C, SIGTERM or an error ends the processes within `GRACE` seconds, so a job must be safe to kill.
 
@@ -162,6 +165,7 @@ def _work_on(connection: Connection, function: Function, plugins: tuple[str, ...
     if gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # Before the first use of CUDA, which is when it is read.
     torch.set_num_threads(1)
+    keep_freed_memory()
     Thread(target=_die_with_parent, daemon=True).start()
     broken = ""
     try:
@@ -173,6 +177,7 @@ def _work_on(connection: Connection, function: Function, plugins: tuple[str, ...
         try:
             job = connection.recv()
             problem = broken or attempt(function, job, lambda value: connection.send(("progress", value)))
+            give_back_freed_memory()
             connection.send(("ended", problem))
         except (EOFError, BrokenPipeError):
             return  # The parent is gone.
