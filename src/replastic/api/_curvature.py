@@ -55,6 +55,8 @@ def output_side(model: nn.Module, batch: Any, loss_fn: LossFunction) -> tuple[fl
         loss = loss_fn(_Outputs(given), batch)
         if not torch.isclose(loss.detach().double(), there.double(), rtol=1e-3, atol=1e-6):
             raise UserError("the loss looks at more than the model's outputs: pass beta= and gamma= yourself")
+        if not loss.requires_grad:
+            raise UserError("the loss does not depend on the model's outputs: loss_fn must not detach it")
         (slope,) = torch.autograd.grad(loss, given, create_graph=True)
         rows = [
             torch.autograd.grad(slope[:, k].sum(), given, retain_graph=True, materialize_grads=True, allow_unused=True)[

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from replastic.errors import UserError
+from replastic.interventions.asked import Asked, with_gradients
 from replastic.interventions.entering import entering
 from replastic.interventions.method import Method, WeightMethod
 from replastic.interventions.needs import Plans, check_needs, used
@@ -89,7 +90,7 @@ class Attached:
         self._followers = followers
         self._renew = renew
         self._staging = staging
-        self._went_back = False
+        self._asked = Asked()
         self._agree = agree
         self._plans: dict[str, Plan] = {}
         self._planned_for: Sequence[WeightEntry] = ()
@@ -163,6 +164,7 @@ class Attached:
 
         It is computed in the weights' own precision, inside `torch.autocast` too.
         """
+        self._asked.penalty = True
         if self.run.model is None or not any(type(part).penalty is not Method.penalty for part in self._parts()):
             return None
         with in_full_precision(self.run.model):
@@ -189,14 +191,14 @@ class Attached:
             optimizer: Name of the optimizer that is stepped next; None for all of them.
 
         Returns:
-            The loss at the weights as they are, by the first call.
+            The loss at the weights as they are, by the first call. A `UserError` if that leaves no gradient.
         """
-        self._went_back = True
+        self._asked.backward = True
         if not self.is_on:
             return closure()
         chosen = self.optimizers.values() if optimizer is None else (self.optimizers[optimizer],)
         parameters = [p for one in chosen for group in one.param_groups for p in group["params"]]
-        return self.method.backward(self.run, parameters, closure)
+        return self.method.backward(self.run, parameters, with_gradients(closure, parameters))
 
     def after_update(self, loss: Tensor | float | None = None, *, changed: bool = False) -> list[Outcome]:
         """Let the method act after an update of the weights; what it proposes is written.
@@ -211,15 +213,11 @@ class Attached:
             What each part that acted did; empty if none did. Undo them in reverse order.
 
         Raises:
-            UserError: What a part proposes cannot be written; of that nothing was. Or the method wants the loss twice,
-                and the gradients were not computed by `backward`; or the trigger needs the loss.
+            UserError: What a part proposes cannot be written; of that nothing was. Or a call is missing that the method
+                needs, of `backward` or `penalty`; or the trigger needs the loss.
         """
-        if self.is_on and self.method.repeats_backward and not self._went_back:
-            raise UserError(
-                f"{self._name} computes the loss twice for each update: give a function that computes it and its "
-                "gradients to method.backward(closure), before the optimizer's step"
-            )
-        self._went_back = False
+        if self.is_on:
+            self._asked.check(self.method)
         self.run.step += 1
         changes = (part.after_step(self.run) for part in self._parts())
         outcomes = [self._write(change, "keep") for change in changes if change is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any, Protocol
 
 import torch
@@ -45,8 +46,13 @@ class AdamO(AdamW):
     result equals that of `torch.optim.Adam` bit for bit.
 
     Each group of parameters has its own ``isometry_strength`` and ``isometry_lr``. A scheduler of the learning rate
-    scales both steps alike. A parameter without a gradient gets neither. Products of float16 and bfloat16 weights are
-    made in float32.
+    scales both steps alike: ``isometry_lr`` belongs to the rate that the schedule is a multiple of (``initial_lr`` of
+    the group; `OneCycleLR` makes that its maximum over 25). A parameter without a gradient gets neither. Products of
+    float16 and bfloat16 weights are made in float32.
+
+    The isometry step is an explicit one, which overshoots where the largest singular value s of a matrix has
+    2 * isometry_lr * isometry_strength * (s^2 - 1) > 1: rescale such matrices first (`replastic.fire_`), or take a
+    smaller step.
 
     Reference: Rosseau, Mueller and Nowe (2026), arXiv 2606.09762. The name is taken twice: arXiv 2605.01968 is another
     method. Differs: weight decay (the paper has none), and fused weights and the taps of kernels are cut into matrices.
@@ -68,7 +74,8 @@ class AdamO(AdamW):
 
     Raises:
         ValueError: A number is out of its range.
-        UserError: A cut gives something else than batches of matrices, or there is no matrix.
+        UserError: The same for the isometry step, a cut gives something else than batches of matrices, or there is no
+            matrix.
     """
 
     def __init__(
@@ -88,6 +95,11 @@ class AdamO(AdamW):
         fused: bool | None = None,
     ) -> None:
         self._isometry = {"isometry_strength": isometry_strength, "isometry_lr": isometry_lr}
+        if matrices is not None and not isinstance(matrices, Mapping):
+            raise UserError(
+                "matrices must say how each parameter is cut, as replastic.matrices(model) does, got "
+                f"{type(matrices).__name__}"
+            )
         self._matrices = None if matrices is None else dict(matrices)
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, foreach=foreach, fused=fused)
         self._step_supports_amp_scaling = False
@@ -110,15 +122,18 @@ class AdamO(AdamW):
 
         Raises:
             ValueError: The optimizer has one of them already, or a number is out of its range; nothing was added.
-            UserError: The cut of one of them gives no batches of matrices; nothing was added.
+            UserError: The strength or rate of the isometry step is not allowed, or the cut of one of them gives no
+                batches of matrices; nothing was added.
         """
         group = {**self._isometry, **param_group}
         for name in ("isometry_strength", "isometry_lr"):
             value = group[name]
-            if value is not None and not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"{name} must be 0 or more, got {value}")
-        if group["isometry_strength"] is None:
-            raise ValueError("isometry_strength must be a number, got None")
+            if value is None and name == "isometry_lr":
+                continue
+            if isinstance(value, bool) or not isinstance(value, Real | Tensor):
+                raise UserError(f"{name} must be a number, got {value!r}")
+            if not 0 <= float(value) < math.inf:
+                raise UserError(f"{name} must be 0 or more and finite, got {float(value)}")
         super().add_param_group(group)
         try:
             for parameter in self.param_groups[-1]["params"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -165,8 +166,14 @@ class _Budget:
         advice += ["kind='trace'"] if self._kind == "full" and f.outputs > 1 else []
         raise UserError(
             f"the kernel of {f.samples} samples and {f.outputs} outputs would take {needed / 1e9:.3g} GB{why}, more "
-            f"than memory_gb={self._limit / 1e9:g}: pass {' or '.join([*advice, f'memory_gb={needed / 1e9:.2g}'])}"
+            f"than memory_gb={self._limit / 1e9:g}: pass {' or '.join([*advice, f'memory_gb={_above(needed / 1e9)}'])}"
         )
+
+
+def _above(gigabytes: float) -> str:
+    """At least as many, in two or three digits."""
+    digits = 10.0 ** (math.floor(math.log10(gigabytes)) - 1)
+    return f"{math.ceil(gigabytes / digits) * digits:.3g}"
 
 
 def _parts(

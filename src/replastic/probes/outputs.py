@@ -19,7 +19,10 @@ from replastic.probes.quiet import undisturbed
 
 Read = Callable[[Any], Tensor]
 """From what the model returns to its outputs, (samples, outputs)."""
-_HINT = "pass outputs=<function of what the model returns>, such as outputs=lambda out: out.logits[:, -1]"
+_HINT = (
+    "pass outputs=<function of what the model returns>, such as outputs=lambda out: out.logits[:, -1], to the probe "
+    "(replastic.probes.ntk and others)"
+)
 
 
 class OutputFunction:

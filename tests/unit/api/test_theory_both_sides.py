@@ -249,6 +249,7 @@ def test_nothing_is_left_behind() -> None:
         ({"old": {"0.weight": torch.zeros(2, 2), "2.weight": torch.zeros(3, 5)}}, r"0.weight has shape \(5, 4\) now"),
         ({"loss_fn": 3}, "loss_fn"),
         ({"loss_fn": squared, "batch": None}, "loss_fn is taken on a batch: pass batch="),
+        ({"loss_fn": lambda model, batch: model(batch).sum().detach()}, "loss_fn must not detach it"),
         ({"loss_fn": lambda model, batch: model(batch)}, "must return the mean loss as a tensor of one number"),
     ],
 )

@@ -52,6 +52,12 @@ def attached(model: nn.Module, data: Any, **options: Any) -> Any:
     return replastic.during("l2_er", model, optimizer, batches=data, loss_fn=loss_fn, **options)
 
 
+def update(method: Any) -> Any:
+    """The calls of one update."""
+    method.penalty()
+    return method.after_update()
+
+
 def test_its_step_goes_up_the_effective_rank_of_all_samples_together() -> None:
     model, data = small(), batches(3)
     inputs = torch.cat([x for x, _ in data])
@@ -73,8 +79,8 @@ def test_its_step_goes_up_the_effective_rank_of_all_samples_together() -> None:
     assert not wanted["6.weight"].any()
     with attached(model, data, er_lr=0.01, er_batch=3, decay=0.0) as method:
         assert method.penalty() is None
-        assert [method.after_update() for _ in range(2)] == [[], []]
-        assert len(method.after_update()) == 1
+        assert [update(method) for _ in range(2)] == [[], []]
+        assert len(update(method)) == 1
     for name, p in model.named_parameters():
         torch.testing.assert_close((p.detach() - before[name]) / 0.01, wanted[name], rtol=1e-4, atol=1e-6)
     assert ranks(model, inputs) > start
@@ -84,7 +90,7 @@ def test_the_decay_is_added_to_the_gradient() -> None:
     model = small()
     with attached(model, batches(1), decay=0.25, er_lr=0.0) as method:
         found = torch.autograd.grad(method.penalty(), list(model.parameters()))
-        assert method.after_update() == []
+        assert update(method) == []
     for gradient, p in zip(found, model.parameters(), strict=True):
         torch.testing.assert_close(gradient, 0.25 * p.detach(), rtol=1e-12, atol=0)
 
@@ -101,7 +107,7 @@ def test_every_sample_of_a_pass_is_taken_before_one_comes_again() -> None:
     with replastic.during("l2_er:er_batch=3", model, optimizer, batches=data, loss_fn=watched) as method:
         seen.clear()
         for _ in range(12):
-            method.after_update()
+            update(method)
     rows = torch.cat([x for x, _ in data])
     for first in (0, 6):
         taken = torch.cat(seen[first : first + 6])
@@ -114,8 +120,8 @@ def test_dropout_and_statistics_leave_no_trace() -> None:
     statistics = {name: b.clone() for name, b in model.named_buffers()}
     state = torch.get_rng_state()
     with attached(model, batches(2), er_batch=2) as method:
-        assert not method.after_update()
-        assert method.after_update()
+        assert not update(method)
+        assert update(method)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(b, statistics[name]) for name, b in model.named_buffers())
     assert not any(module.training for module in model.modules())
@@ -125,8 +131,8 @@ def test_too_few_samples_and_no_features_are_refused() -> None:
     with pytest.raises(UserError, match=r"needs at least 2 samples .* er_batch=1 batches have 1: raise er_batch"):
         attached(small(), batches(3, size=1), er_batch=1)
     with attached(small(), batches(3, size=1), er_batch=2) as method:
-        method.after_update()
-        assert method.after_update()
+        update(method)
+        assert update(method)
     with pytest.raises(UserError, match="no Linear or convolution of this model reads any"):
         attached(nn.Sequential(nn.Linear(4, 3)).double(), batches(2))
     with pytest.raises(UserError, match="frozen"):

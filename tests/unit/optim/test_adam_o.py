@@ -197,6 +197,15 @@ def test_alone_the_step_leads_to_an_isometry() -> None:
     torch.testing.assert_close(w @ w.T, torch.eye(5, dtype=torch.float64), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize(("share", "shrinks"), [(0.9, True), (1.1, False)])
+def test_the_step_overshoots_from_the_stated_size_on(share: float, shrinks: bool) -> None:
+    s, strength = 4.0, 0.5
+    lr = share / (2 * strength * (s**2 - 1))
+    w = s * torch.eye(3, dtype=torch.float64).unsqueeze(0)
+    module.isometry_step_([w], lr * strength)
+    assert (float(w.abs().max()) < s) == shrinks
+
+
 def test_groups_have_their_own_strength() -> None:
     model = network()
     first, second = [p for p in model.parameters() if p.dim() == 2][:2]
@@ -335,6 +344,10 @@ def test_half_precision_steps_are_computed_in_float32() -> None:
         ({"isometry_strength": float("nan")}, "isometry_strength must be 0 or more"),
         ({"isometry_lr": -1.0}, "isometry_lr must be 0 or more"),
         ({"isometry_strength": None}, "isometry_strength must be a number"),
+        ({"isometry_strength": "1"}, "isometry_strength must be a number, got '1'"),
+        ({"isometry_strength": True}, "isometry_strength must be a number, got True"),
+        ({"isometry_lr": float("inf")}, "isometry_lr must be 0 or more and finite, got inf"),
+        ({"matrices": ["0.weight"]}, r"as replastic\.matrices\(model\) does, got list"),
         ({"lr": -1.0}, "learning rate"),
     ],
 )

@@ -338,6 +338,14 @@ def test_what_cannot_be_asked() -> None:
         ntk(model, x, kind="half")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="samples must be a whole number of at least 1, got 0"):
         ntk(model, x, samples=0)
+    limits = [1e-6]
+    while True:
+        try:
+            ntk(model, x, memory_gb=limits[-1])
+            break
+        except UserError as refused:
+            limits.append(float(str(refused).rpartition("memory_gb=")[2]))  # as it says
+    assert len(limits) <= 4, "a refusal for the kernel alone, and one for each kind of gradients beside it"
     with pytest.raises(UserError, match="memory_gb must be above 0"):
         ntk(model, x, memory_gb=0)
     with pytest.raises(UserError, match="no trainable parameter: set requires_grad=True"):
