@@ -45,7 +45,8 @@ def layer_jacobians(
         batch: The argument of `loss_fn`, or, without one, inputs of the model (the first of a tuple).
         loss_fn: Mean loss of the model on a batch. It shows how the model is called; its value is not used.
         blocks: Names of modules, as in `named_modules`. By default the children of the model, or of its only child; the
-            entries of a list of modules count as children.
+            entries of a list of modules count as children. The same for a child that takes or returns something else
+            than one tensor of real numbers, such as the trunk of a transformer.
         samples: Taken from the start of the batch; None for all.
         outputs: From what the model returns to (samples, outputs); by default the tensor itself, or its ``logits``.
         memory_gb: Limit on the memory of the Jacobians of a block, in 10^9 bytes.
@@ -66,9 +67,16 @@ def layer_jacobians(
     spectra: dict[str, JacobianSpectrum] = {}
     skipped: dict[str, str] = {}
     with f.quietly():
-        for name, module in chosen.items():
+        waiting = list(chosen.items())
+        while waiting:
+            name, module = waiting.pop(0)
             try:
                 spectra[name] = _spectrum(f, module, memory_gb)
+            except _OddError as none:
+                inner = [] if blocks else list(_unpacked(module, f"{name}."))
+                waiting = inner + waiting
+                if not inner:
+                    skipped[name] = str(none)
             except _NoneError as none:
                 skipped[name] = str(none)
     return LayerJacobians(spectra, skipped)
@@ -76,6 +84,10 @@ def layer_jacobians(
 
 class _NoneError(Exception):
     """A block that has no Jacobian, and the reason."""
+
+
+class _OddError(_NoneError):
+    """The same for a block that leads from or to something else than one tensor; its parts may have one."""
 
 
 def _blocks(model: nn.Module) -> dict[str, nn.Module]:
@@ -140,5 +152,5 @@ def _through(f: OutputFunction, module: nn.Module, part: slice) -> tuple[Tensor,
         raise _NoneError(f"it runs {len(calls)} times in a pass")
     samples = len(range(*part.indices(f.samples)))
     if len(seen) != 1 or any(not t.dim() or len(t) != samples for t in seen[0]):
-        raise _NoneError("it does not lead from one tensor of real numbers, a row for each sample, to another")
+        raise _OddError("it does not lead from one tensor of real numbers, a row for each sample, to another")
     return seen[0]

@@ -53,6 +53,44 @@ def test_values_are_those_of_the_dense_jacobians(memory_gb: float) -> None:
         h = (h + block(t.clone())).detach()
 
 
+class Trunk(nn.Module):
+    """Takes tokens and returns a table, as those of transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 4)
+        self.layers = nn.ModuleList([nn.Linear(4, 4) for _ in range(2)])
+
+    def forward(self, tokens: Tensor) -> dict[str, Tensor]:
+        h = self.embedding(tokens)
+        for layer in self.layers:
+            h = h + torch.tanh(layer(h))
+        return {"hidden": h}
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = Trunk()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.trunk(tokens)["hidden"].mean(1))
+
+
+def test_a_trunk_that_takes_tokens_or_returns_a_table_is_measured_by_its_parts() -> None:
+    torch.manual_seed(0)
+    model, tokens = Tokens(), torch.randint(0, 5, (3, 2))
+    found = layer_jacobians(model, tokens)
+    assert list(found.spectra) == ["trunk.layers.0", "trunk.layers.1", "head"]
+    assert list(found.skipped) == ["trunk.embedding"]
+    for name, layer in (("trunk.layers.0", model.trunk.layers[0]), ("trunk.layers.1", model.trunk.layers[1])):
+        one = torch.linalg.svdvals(layer.weight.detach().double())
+        expected = one.repeat_interleave(2).expand(3, 8)  # two tokens, each through the same weight
+        assert torch.allclose(found.spectra[name].values, expected, atol=1e-10)
+    assert list(layer_jacobians(model, tokens, blocks=["trunk", "head"]).skipped) == ["trunk"]
+
+
 def test_dynamical_isometry_block_by_block() -> None:
     torch.manual_seed(0)
     kwargs = {"hidden": (12, 12, 12), "weights": "orthonormal"}
