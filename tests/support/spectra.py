@@ -14,6 +14,7 @@ def spectrum(kind: str, n: int) -> Tensor:
     return {
         "condition 1": torch.ones(n, dtype=torch.float64),
         "condition 1e3": 10 ** (-3 * even),
+        "condition 1e4": 10 ** (-4 * even),
         "condition 1e5": 10 ** (-5 * even),
         "condition 1e7": 10 ** (-7 * even),
         "half at 1e-3": torch.where(halves, 1.0, 1e-3).double(),
@@ -27,6 +28,7 @@ def spectrum(kind: str, n: int) -> Tensor:
 SPECTRA = (
     "condition 1",
     "condition 1e3",
+    "condition 1e4",
     "condition 1e5",
     "condition 1e7",
     "half at 1e-3",

@@ -355,12 +355,19 @@ class Attached:
     def _write(self, change: Change, policy: Policy, *, between_phases: bool = False, dry_run: bool = False) -> Outcome:
         """Write what a part proposes, and tell every part where weights were replaced (`Method.after_write`)."""
         names: list[str] = []
+        if (entries := self.run.store.entries()) is not self._barred[0]:
+            self._barred = entries, protected(entries, self.run.exclude_modules)
+
+        def allowed(name: str) -> str:
+            if reason := self._barred[1].get(name):
+                raise UserError(f"{self._name} would write {name}, which is to be left alone ({reason})")
+            return name
 
         def noted(proposal: Proposal) -> Proposal:
-            names.append(self._allowed(proposal.name))
+            names.append(allowed(proposal.name))
             return proposal
 
-        units = tuple(unit for unit in change.units if self._allowed(unit.name))
+        units = tuple(unit for unit in change.units if allowed(unit.name))
         replaces = bool(units) or between_phases
         outcome = write(
             self.run.store,
@@ -382,16 +389,6 @@ class Attached:
         if change.modules and not dry_run:
             outcome = outcome.then_undo(adopt(change.modules, tuple(self.optimizers.values())))
         return outcome
-
-    def _allowed(self, name: str) -> str:
-        """The name itself, unless the tensor is to be left alone."""
-        entries = self.run.store.entries()
-        if entries is not self._barred[0]:
-            self._barred = entries, protected(entries, self.run.exclude_modules)
-        reason = self._barred[1].get(name)
-        if reason:
-            raise UserError(f"{self._name} would write {name}, which is to be left alone ({reason})")
-        return name
 
     def _note_optimizer(self) -> None:
         with suppress(StopIteration):

@@ -19,11 +19,16 @@ class Leading:
         self.directions = _leading_directions(gram.to(tall.out.dtype))
         self.images = _times(tall, self.directions)
 
+        images = self.images.double()
+        self._sigma: Tensor = torch.linalg.eigvalsh(images.mT @ images).clamp_min(0).sqrt()
+
+    def largest(self) -> Tensor:
+        """The largest singular value of W, (b,) float64; found from below, and closely."""
+        return self._sigma[:, -1]
+
     def alignment(self, factor: Tensor) -> Tensor:
         """<Q V, W V> / ||W V||_*, (b,) float64, for the factor Q (b, m, n)."""
-        gram = self.images.mT.double() @ self.images.double()
-        nuclear = torch.sum(torch.linalg.eigvalsh(gram).clamp_min(0).sqrt(), dim=-1)
-        return torch.div(inner(factor @ self.directions, self.images), nuclear)
+        return torch.div(inner(factor @ self.directions, self.images), self._sigma.sum(-1))
 
 
 def _leading_directions(gram: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from replastic.linalg.newton_schulz import newton_schulz
 from replastic.linalg.result import PolarResult
 from replastic.linalg.svd import svd
 from replastic.linalg.tall import Solved, Tall, gram_residual
+from replastic.linalg.threads import for_each
 
 CHUNK_ELEMENTS = 1 << 18
 """Elements of a batch that are solved at a time, but one matrix at least; more on a GPU. It bounds the extra memory."""
@@ -77,13 +78,17 @@ def polar(
     scale = towards_one(peak)[:, None, None]
     residual = torch.ones(len(peak), dtype=torch.float64, device=w.device)
     aligned = torch.zeros_like(residual)
-    iterations = 0
+    iterations = [0]
     zero = peak == 0
-    with in_working_precision(w.device):
-        for chunk in _chunks(source, zero):
+
+    def work(chunk: slice) -> None:
+        with in_working_precision(w.device):
             solved = solve(Tall(source[chunk], scale[chunk], target[chunk]), **options)
-            residual[chunk], aligned[chunk] = solved.residual, solved.alignment
-            iterations = max(iterations, solved.iterations)
+        residual[chunk], aligned[chunk] = solved.residual, solved.alignment
+        iterations.append(solved.iterations)
+
+    for_each(work, list(_chunks(source, zero)), w.device)
+    with in_working_precision(w.device):
         for i in torch.nonzero(zero).flatten().tolist():
             target[i].zero_()
             if on_zero == "complete":
@@ -91,7 +96,7 @@ def polar(
                 residual[i], aligned[i] = gram_residual(target[i].mT @ target[i]), 1.0
     _check(residual, aligned, zero, solver)
     batch = w.shape[:-2]
-    return PolarResult(out, residual.reshape(batch), aligned.reshape(batch), iterations, solver)
+    return PolarResult(out, residual.reshape(batch), aligned.reshape(batch), max(iterations), solver)
 
 
 def _solver(name: str, options: dict[str, Any]) -> Callable[..., Solved]:
