@@ -21,11 +21,11 @@ class PolarResult:
     alignment: Tensor
     """<Q, W> / ||W||_*: 1 for the polar factor. A flipped direction lowers it; the residual cannot see a flip.
 
-    `svd`, and `exact` where it takes eigenvectors, know every singular value and use all of them. All others use the leading min(16, r)
-    directions only, where a flip costs most: <QV, WV> / ||WV||_* with V from a few steps of subspace iteration. For an
-    exact factor this is at most 1. Since V is approximate, it can be a little less, but seldom below 0.99. If Q is not
-    orthonormal, as after few Newton-Schulz steps, it is lower still. A zero matrix has no direction: its value is 1 if
-    it was completed, and 0 if it was skipped.
+    `svd`, and `exact` where it takes eigenvectors, know every singular value and use all of them. All others use the
+    leading min(16, r) directions only, where a flip costs most: <QV, WV> / ||WV||_* with V from a few steps of subspace
+    iteration. For an exact factor this is at most 1. Since V is approximate, it can be a little less, but seldom below
+    0.99. If Q is not orthonormal, as after few Newton-Schulz steps, it is lower still. A zero matrix has no direction:
+    its value is 1 if it was completed, and 0 if it was skipped.
     """
     iterations: int
     """Number of iterations; 0 for a direct solver."""
