@@ -12,6 +12,7 @@ from replastic.report import (
     dots,
     learning,
     over_seeds,
+    phase_starts,
     scales,
     series,
     starts,
@@ -40,6 +41,7 @@ def draw(table: Table, more: Sequence[Sheet] = ()) -> list[Plot]:
     plots += [dots.just_after(table, sheet) for sheet in more if sheet.name == AFTER]
     plots += over_seeds.profiles(games)
     ranked = [sheet for sheet in more if sheet.beside == PLOT]
+    plots += phase_starts.panels(table)
     plots += [contest_plot.draw(ranked)] if ranked else []
     asked = [key for key in experiment.shown.curves if key not in experiment.further_scores]
     plots += [_diagnostic(table, key) for key in asked if series.events_of(experiment, key)]

@@ -12,9 +12,9 @@ from replastic.report.measures import bounds_of
 from replastic.report.statistics import Bounds, mean_interval
 
 INSIDE = (Event.EVALUATION, Event.PHASE_END)
-ONCE = (Event.BEFORE_BOUNDARY, Event.BOUNDARY, Event.PHASE_END)
-"""Events that happen once a phase."""
 """Events of the scores inside a phase."""
+ONCE = (Event.BEFORE_BOUNDARY, Event.BOUNDARY, Event.PHASE_END)
+"""Events that happen once a phase, but for its start, which has a plot of its own (`phase_starts`)."""
 
 
 @dataclass(frozen=True)
