@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +20,7 @@ from replastic.api._calls import public
 from replastic.api.diagnose import Diagnosis, diagnose
 from replastic.disk import user_path
 from replastic.errors import UserError
+from replastic.probes import undisturbed
 from replastic.records import RUN, STATE, RunDirectory
 from replastic.weights.checkpoint import CheckpointStore, LazyWeights
 from replastic.weights.naming import RUN_STATE
@@ -71,7 +72,27 @@ def inspect_on(
             "or give the folder of an unfinished run"
         )
     fill(net, file)
-    return diagnose(net, batch, _squared if batch[1].is_floating_point() else _entropy, **arguments)
+    loss_fn = _squared if batch[1].is_floating_point() else _entropy
+    _check_fit(net, batch, loss_fn)
+    return diagnose(net, batch, loss_fn, **arguments)
+
+
+def _check_fit(net: nn.Module, batch: tuple[Tensor, Tensor], loss_fn: Callable[[nn.Module, Any], Tensor]) -> None:
+    """See that the network runs on the samples, before anything is measured.
+
+    Raises:
+        UserError: It does not, or the loss cannot be computed of what it returns.
+    """
+    try:
+        with torch.no_grad(), undisturbed(net):
+            loss_fn(net, batch)
+    except Exception as error:
+        inputs, targets = ("x".join(map(str, part.shape[1:])) or "one number" for part in batch)
+        said = str(error).partition("\n")[0]
+        raise UserError(
+            f"the network cannot be run on these data, samples of {inputs} ({batch[0].dtype}) with targets of "
+            f"{targets} ({batch[1].dtype}): {type(error).__name__}: {said}"
+        ) from error
 
 
 def _entropy(model: nn.Module, batch: Any) -> Tensor:

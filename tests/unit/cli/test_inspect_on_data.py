@@ -114,3 +114,20 @@ def test_a_checkpoint_of_another_network(place: Path) -> None:
         inspect_on(place / "other.safetensors", place / "pair.pt", model=f"{place}/net.py:make")
     with pytest.raises(UserError, match="--measures needs --data"):
         main([str(place / "model.pt"), "--measures", "dead"])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "words"),
+    [
+        (torch.randn(40, 3, 8, 8), torch.randint(4, (40,)), r"samples of 3x8x8 \(torch.float32\).* RuntimeError: mat1"),
+        (torch.randint(9, (40, 12)), torch.randint(4, (40,)), r"samples of 12 \(torch.int64\).* RuntimeError: "),
+        (torch.randn(40, 12), torch.randint(4, (40, 2)), r"targets of 2 \(torch.int64\): RuntimeError: "),
+        (torch.randn(40, 12), torch.full((40,), 7), r"targets of one number .*: IndexError: Target 7 is out of bounds"),
+    ],
+)
+def test_data_that_the_network_does_not_take(
+    place: Path, inputs: torch.Tensor, targets: torch.Tensor, words: str
+) -> None:
+    torch.save((inputs, targets), place / "other.pt")
+    with pytest.raises(UserError, match=f"the network cannot be run on these data, .*{words}"):
+        inspect_on(place / "model.pt", place / "other.pt", model=f"{place}/net.py:make")
