@@ -17,9 +17,6 @@ _OTHER = ("amsgrad", "maximize", "capturable", "differentiable", "decoupled_weig
 """Settings of Adam that are off in the usual case."""
 
 
-_ONE = torch.ones(())
-
-
 def clip(parameters: Sequence[Tensor], most: float) -> None:
     """Scale the gradients so that the norm of all of them together is at most `most`, in place; call it without grad.
 
@@ -29,8 +26,9 @@ def clip(parameters: Sequence[Tensor], most: float) -> None:
     if not _alike(gradients):
         nn.utils.clip_grad_norm_(parameters, most, foreach=True)
         return
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2.0)), 2.0)
-    torch._foreach_mul_(gradients, (most / (norm + 1e-6)).clamp(max=1.0))
+    factor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2.0)), 2.0)
+    factor.add_(1e-6).reciprocal_().mul_(most).clamp_(max=1.0)  # what torch's most / (norm + 1e-6) comes to
+    torch._foreach_mul_(gradients, factor)
 
 
 def step(optimizer: Optimizer) -> None:
@@ -60,9 +58,7 @@ def _adam(optimizer: Optimizer) -> bool:
     if not all(map(all, states)) or not all(map(_alike, gradients)):
         return False
     for group, moved, slopes, known in zip(optimizer.param_groups, chosen, gradients, states, strict=True):
-        counts = [state["step"] for state in known]
-        # A tensor, as torch would make one of a number for each count anew.
-        torch._foreach_add_(counts, _ONE if counts[0].device == _ONE.device else 1)
+        counts = _counted(known)
         torch._fused_adam_(
             moved,
             slopes,
@@ -79,6 +75,19 @@ def _adam(optimizer: Optimizer) -> bool:
             maximize=False,
         )
     return True
+
+
+def _counted(states: Sequence[dict[str, Tensor]]) -> list[Tensor]:
+    """The counts of the steps, one higher. They are made parts of one tensor, so that counting takes one call."""
+    counts = [state["step"] for state in states]
+    whole = counts[0]._base
+    if whole is None or whole.numel() != len(counts) or any(count._base is not whole for count in counts):
+        whole = torch.stack(counts)
+        counts = list(whole.unbind())
+        for state, count in zip(states, counts, strict=True):
+            state["step"] = count
+    whole.add_(1)
+    return counts
 
 
 def _alike(gradients: Sequence[Tensor]) -> bool:
