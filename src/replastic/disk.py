@@ -25,6 +25,10 @@ FORGOTTEN = 86400.0
 """Seconds without a write after which a temporary of another machine, or one with a journal, counts as left behind."""
 
 
+CACHE = "REPLASTIC_CACHE"
+"""Environment variable: the folder of `cache_folder`; ``~/.cache/replastic`` if it is not set."""
+
+
 def user_path(given: str | Path) -> Path:
     """A path as a person writes it: ``~`` and ``~name`` at its beginning are home folders.
 
@@ -37,6 +41,11 @@ def user_path(given: str | Path) -> Path:
         return Path(given).expanduser()
     except RuntimeError:
         raise UserError(f"{str(given)!r} begins with the home folder of a user who is not known here") from None
+
+
+def cache_folder() -> Path:
+    """The folder of what is made once and kept: decoded images, tokenizers, tokens, what a probe found."""
+    return user_path(os.environ.get(CACHE) or "~/.cache/replastic")
 
 
 def write_text(path: Path, text: str) -> None:

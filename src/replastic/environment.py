@@ -23,7 +23,7 @@ def environment() -> dict[str, Any]:
         "plugins": plugin_hashes(),
         "git": _git(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
     }
 
@@ -48,7 +48,8 @@ def _git() -> dict[str, Any] | None:
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Its name; empty if the system does not tell."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

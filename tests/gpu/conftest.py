@@ -33,7 +33,8 @@ def device() -> torch.device:
 def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU, let `exact` solve as it does on a GPU, and let it take as many matrices at once."""
     if WANTED == "cpu":
-        monkeypatch.setattr(import_module("replastic.linalg.exact"), "by_eigenvectors", by_float64_gram)
+        for usual in ("by_eigenvectors", "by_products"):
+            monkeypatch.setattr(import_module("replastic.linalg.exact"), usual, by_float64_gram)
         for room in ("linalg.polar", "linalg.tall", "interventions.solve", "interventions.parts"):
             monkeypatch.setattr(import_module(f"replastic.{room}"), "at_once", lambda device, on_cpu: ON_A_GPU)
 

@@ -14,11 +14,9 @@ from safetensors.torch import save_file
 
 from replastic.data.dataset import Dataset, Pixels, Splits
 from replastic.data.source import Place
-from replastic.disk import clear, replacing, user_path
+from replastic.disk import CACHE, cache_folder, clear, replacing
 from replastic.errors import UserError
 
-FOLDER = "REPLASTIC_CACHE"
-"""Environment variable: the folder of decoded data sets and tokens; ``~/.cache/replastic`` if it is not set."""
 FORMAT = 3
 """Part of every key. It grows whenever the same source is decoded to other tensors than before."""
 PARTS = ("train", "held_out", "test")
@@ -46,7 +44,7 @@ def cached(name: str, key: Sequence[Any], make: Callable[[], Splits]) -> Splits:
         splits = _read(file)
     if splits is None:
         raise UserError(
-            f"{file} is damaged although it was just written: check the disk, or set {FOLDER} to another folder"
+            f"{file} is damaged although it was just written: check the disk, or set {CACHE} to another folder"
         )
     return splits
 
@@ -100,12 +98,6 @@ def _files(folder: Path, inside: str = "", above: tuple[tuple[int, int], ...] = 
             yield name, facts.st_size, facts.st_mtime_ns
 
 
-def cache_folder() -> Path:
-    """The folder of what is made once and kept: decoded images, trained tokenizers, tokens."""
-    given = os.environ.get(FOLDER)
-    return user_path(given or "~/.cache/replastic")
-
-
 def _write(file: Path, splits: Splits) -> None:
     parts = (splits.train, splits.held_out, splits.test)
     pixels = splits.train.pixels
@@ -120,7 +112,7 @@ def _write(file: Path, splits: Splits) -> None:
             save_file(tensors, temporary, metadata=facts)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(
-            f"cannot keep the decoded images in {file.parent} ({error}): make room, or set {FOLDER} to another folder"
+            f"cannot keep the decoded images in {file.parent} ({error}): make room, or set {CACHE} to another folder"
         ) from error
 
 

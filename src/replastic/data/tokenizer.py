@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from replastic.data.cache import cache_folder
-from replastic.disk import make_folder, user_path, write_text
+from replastic.disk import cache_folder, make_folder, user_path, write_text
 from replastic.errors import UserError
 from replastic.extras import require
 from replastic.options import split

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from replastic.data.cache import cache_folder
 from replastic.data.corpus import Corpus, Part
 from replastic.data.token_file import TokenFile, read_tokens, write_tokens
 from replastic.data.tokenizer import Tokenizer, tokenizer
+from replastic.disk import cache_folder
 from replastic.errors import UserError
 
 

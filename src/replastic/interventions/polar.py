@@ -130,4 +130,6 @@ class PolarMethod(PolarSettings, WeightMethod):
             "alignment": result.alignment,
             "scale": scale,
         }
+        if result.products:
+            facts["products"] = result.products
         return Written(weight, scale, facts)

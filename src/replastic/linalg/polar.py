@@ -17,6 +17,7 @@ from replastic.linalg.exact import exact
 from replastic.linalg.fast import fast
 from replastic.linalg.iterative import iterative
 from replastic.linalg.magnitude import towards_one
+from replastic.linalg.matmul import fastest_products
 from replastic.linalg.newton_schulz import newton_schulz
 from replastic.linalg.result import PolarResult
 from replastic.linalg.svd import svd
@@ -87,7 +88,8 @@ def polar(
         residual[chunk], aligned[chunk] = solved.residual, solved.alignment
         iterations.append(solved.iterations)
 
-    for_each(work, list(_chunks(source, zero)), w.device)
+    with fastest_products(w.device) as products:
+        for_each(work, list(_chunks(source, zero)), w.device)
     with in_working_precision(w.device):
         for i in torch.nonzero(zero).flatten().tolist():
             target[i].zero_()
@@ -96,7 +98,7 @@ def polar(
                 residual[i], aligned[i] = gram_residual(target[i].mT @ target[i]), 1.0
     _check(residual, aligned, zero, solver)
     batch = w.shape[:-2]
-    return PolarResult(out, residual.reshape(batch), aligned.reshape(batch), max(iterations), solver)
+    return PolarResult(out, residual.reshape(batch), aligned.reshape(batch), max(iterations), solver, products)
 
 
 def _solver(name: str, options: dict[str, Any]) -> Callable[..., Solved]:

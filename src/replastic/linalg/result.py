@@ -30,3 +30,5 @@ class PolarResult:
     iterations: int
     """Number of iterations; 0 for a direct solver."""
     solver: str
+    products: str = ""
+    """``oneDNN`` if a probe found that faster on this machine; empty for torch's usual products."""
