@@ -56,7 +56,7 @@ class Method:
     changes_forward: ClassVar[bool] = False
     """Whether `setup` changes what the network computes, by hooks: other parts of a combination are set up after it."""
     policy: ClassVar[Policy | None] = None
-    """What becomes of the optimizers' state at a boundary, in place of what the run says; None leaves it to the run."""
+    """The fate of the optimizers' state at a boundary, in place of the run's own policy; None leaves it to the run."""
     takes_shards: ClassVar[bool] = False
     """Whether it works on a model of whose weights each process holds a part alone (FSDP2); others are refused there. A
     `WeightMethod` does: it gets its weights whole."""

@@ -35,7 +35,7 @@ class Job:
 
     @property
     def cost(self) -> float:
-        """What it takes, up to a factor: m n min(m, n) for a matrix (m, n)."""
+        """Time that it takes, up to a factor: m n min(m, n) for a matrix (m, n)."""
         return float(sum(i.batch * i.d_out * i.d_in * (min(i.d_out, i.d_in) + 1) for i in self.infos))
 
 

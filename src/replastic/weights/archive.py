@@ -75,7 +75,7 @@ class Archive(Protocol):
 
     @property
     def stamps(self) -> Mapping[str, Stamp]:
-        """What its files were when they were opened, by name."""
+        """State of its files when they were opened, by name."""
 
     @property
     def outputs(self) -> frozenset[str]:

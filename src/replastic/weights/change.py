@@ -76,7 +76,7 @@ class Proposals:
     """Proposals that are made as they are read, once. Their number and their costs are known before."""
 
     costs: Mapping[str, float]
-    """What each takes, in units that they share, by the name of the tensor."""
+    """Time that each takes, in units that they share, by the name of the tensor."""
     made: Iterator[Proposal]
 
     def __len__(self) -> int:

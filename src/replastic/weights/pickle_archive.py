@@ -60,7 +60,7 @@ class PickleArchive:
 
     @property
     def stamps(self) -> Mapping[str, Stamp]:
-        """What the file was when it was opened, by its name."""
+        """State of the file when it was opened, by its name."""
         return {self.path.name: self.file.file.stamp}
 
     def read(self, name: str) -> Tensor:

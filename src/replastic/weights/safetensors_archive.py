@@ -75,7 +75,7 @@ class SafetensorsArchive:
 
     @property
     def stamps(self) -> Mapping[str, Stamp]:
-        """What its files were when they were opened, by name."""
+        """State of its files when they were opened, by name."""
         return self._copied if self.folder is not None else {n: f.file.stamp for n, f in self._files.items()}
 
     @property

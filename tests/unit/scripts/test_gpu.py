@@ -46,7 +46,8 @@ def start(script: Script, out: Path, *more: str, minutes: float = 5.0) -> int:
 
 
 def statuses(out: Path) -> dict[str, str]:
-    return {file.stem: json.loads(file.read_text())["status"] for file in out.glob("*.json")}
+    read = {file.stem: json.loads(file.read_text()) for file in out.glob("*.json") if ".rows" not in file.name}
+    return {name: content["status"] for name, content in read.items()}
 
 
 NOTE = "import sys, pathlib; file = pathlib.Path(sys.argv[1]) / 'order'; file.open('a').write('{}\\n')"
